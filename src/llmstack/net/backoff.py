@@ -1,0 +1,62 @@
+"""The one retry policy: how often something that failed is tried again, and how long to wait before."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from llmstack.errors import LlmstackError
+
+TRIES = 6
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+# A server may ask for more patience than we would have by ourselves, but not for ever.
+LONGEST_RETRY_AFTER = 900.0
+# Waits shorter than this are not worth a line on the screen.
+WORTH_TELLING = 3.0
+
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Cancelled(LlmstackError):  # noqa: N818 - a state, not an error: it never reaches the person
+    """Other work of the same run failed or was interrupted, so this one stops too."""
+
+
+class Backoff:
+    """Counts failed tries since the last progress and waits between them, longer each time, with jitter."""
+
+    def __init__(self, cancel: threading.Event, tell: Callable[[str], None], tries: int = TRIES) -> None:
+        self._cancel = cancel
+        self._tell = tell
+        self._tries = tries
+        self._failed = 0
+
+    def progress(self) -> None:
+        """Start counting anew: something was achieved since the last failure."""
+        self._failed = 0
+
+    def wait(self, error: LlmstackError, retry_after: float | None = None) -> None:
+        """Wait before the next try; raises `error` when there is to be none, Cancelled when the run ends."""
+        self._failed += 1
+        if self._failed >= self._tries:
+            raise error
+        delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311
+        if retry_after is not None:
+            delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
+        if delay >= WORTH_TELLING:
+            self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._tries - 1})")
+        if self._cancel.wait(delay):
+            raise Cancelled("cancelled") from error
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Read a Retry-After header (RFC 9110, section 10.2.3) as seconds from now; None when there is none to read."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    date = email.utils.parsedate_tz(value)
+    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None

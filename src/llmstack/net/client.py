@@ -1,0 +1,246 @@
+"""An HTTP client over urllib3: proxies and CA bundles from the environment, retries, redirects that leak nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import urllib3
+from urllib3.util import Timeout, make_headers, parse_url
+
+from llmstack import __version__
+from llmstack.errors import IntegrityError, UnavailableError
+from llmstack.net.backoff import RETRIED_STATUS, Backoff, Cancelled, parse_retry_after
+
+Response = urllib3.BaseHTTPResponse
+Body = bytes | Iterable[bytes]
+
+CONNECT_TIMEOUT = 20.0
+READ_TIMEOUT = 90.0
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class ConnectionLostError(UnavailableError):
+    """A connection could not be made, broke, or fell silent."""
+
+
+class Client:
+    """Sends requests; one for a whole run, safe in threads.
+
+    `tell` hears of waits that a person should know about. `cancel` ends every wait and every resumable read of this
+    client with Cancelled.
+    """
+
+    def __init__(self, connections: int = 8, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.cancel = threading.Event()
+        self._tell = tell
+        self._connections = connections
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def backoff(self) -> Backoff:
+        """Return a fresh count of failed tries that tells its waits where this client tells them."""
+        return Backoff(self.cancel, self._tell)
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
+    ) -> Response:
+        """Send one request once, without following redirects; the response's body is yet to be read.
+
+        An iterable body goes out with `Transfer-Encoding: chunked`. Raises ConnectionLostError; what the iterable
+        raises passes through.
+        """
+        if self.cancel.is_set():
+            raise Cancelled("cancelled")
+        sent = {"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
+        with network_errors(url):
+            return self._pool(url).request(
+                method,
+                url,
+                body=body,
+                headers=sent,
+                chunked=body is not None and not isinstance(body, bytes),
+                preload_content=False,
+                redirect=False,
+                retries=False,
+            )
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Response:
+        """Send a request that may be repeated; follow redirects, try again on 408, 425, 429, 5xx and lost connections.
+
+        Authorization is never sent to another origin than the first. Returns the last response whatever its status;
+        raises ConnectionLostError when the connection fails again and again.
+        """
+        backoff = self.backoff()
+        while True:
+            try:
+                response = self._follow(method, url, headers or {}, body)
+            except ConnectionLostError as error:
+                backoff.wait(error)
+                continue
+            if response.status not in RETRIED_STATUS:
+                return response
+            failed = UnavailableError(f"{display_url(url)} answers {response.status} {response.reason or ''}".rstrip())
+            retry_after = parse_retry_after(response.headers.get("Retry-After"))
+            try:
+                backoff.wait(failed, retry_after)
+            except UnavailableError:
+                return response
+            discard(response)
+
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self.send(method, url, headers, body)
+            location = response.headers.get("Location")
+            if response.status not in REDIRECTS or not location:
+                return response
+            discard(response)
+            url, headers = redirected(url, location, headers)
+            if response.status == 303 and method != "HEAD":
+                method, body = "GET", None
+        raise UnavailableError(f"{display_url(url)}: more than {MAX_REDIRECTS} redirects")
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        proxy = _proxy_for(url)
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = self._make_pool(proxy)
+            return self._pools[proxy]
+
+    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        timeout = Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+        if proxy is None:
+            return urllib3.PoolManager(
+                num_pools=32, maxsize=self._connections, timeout=timeout, ssl_context=tls_context()
+            )
+        auth = parse_url(proxy).auth
+        return urllib3.ProxyManager(
+            proxy,
+            num_pools=32,
+            maxsize=self._connections,
+            timeout=timeout,
+            ssl_context=tls_context(),
+            proxy_headers=make_headers(proxy_basic_auth=auth) if auth else None,
+        )
+
+
+def redirected(url: str, location: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Return where a redirect leads and the headers to send there: no Authorization to another origin.
+
+    Raises UnavailableError for a redirect from https to http, or to something that is not HTTP.
+    """
+    target = urljoin(url, location)
+    old, new = urlsplit(url), urlsplit(target)
+    if new.scheme not in {"http", "https"} or (old.scheme == "https" and new.scheme == "http"):
+        raise UnavailableError(f"{display_url(url)} redirects to {display_url(target)}, which is not secure")
+    if (old.scheme, old.netloc) != (new.scheme, new.netloc):
+        headers = {name: value for name, value in headers.items() if name.lower() not in {"authorization", "cookie"}}
+    return target, headers
+
+
+def display_url(url: str) -> str:
+    """Return a URL as it may be shown: without a query (signatures live there) and without credentials."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def discard(response: Response) -> None:
+    """Be done with a response; its connection is kept for the next request where next to nothing is left to read."""
+    left = response.length_remaining
+    with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+        if left is not None and left <= 64 * 1024:
+            response.drain_conn()
+    response.close()
+
+
+def read_limited(response: Response, limit: int) -> bytes:
+    """Read a small response whole and be done with it.
+
+    Raises IntegrityError when it is longer than `limit`, ConnectionLostError when it breaks off.
+    """
+    url = response.geturl() or ""
+    data = bytearray()
+    with network_errors(url):
+        try:
+            while chunk := response.read(min(64 * 1024, limit + 1 - len(data))):
+                data += chunk
+                if len(data) > limit:
+                    raise IntegrityError(f"{display_url(url)}: the answer is longer than {limit} bytes")
+        finally:
+            response.close()
+    return bytes(data)
+
+
+@lru_cache(maxsize=1)
+def tls_context() -> ssl.SSLContext:
+    """Return the TLS settings: the system's CAs (SSL_CERT_FILE, SSL_CERT_DIR), and REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE.
+
+    Falls back to certifi's bundle where the system has none.
+    """
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is None and paths.capath is None:
+        import certifi  # noqa: PLC0415 - rarely needed
+
+        context.load_verify_locations(certifi.where())
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if bundle := os.environ.get(name):
+            try:
+                context.load_verify_locations(cafile=bundle)
+            except OSError as error:
+                raise UnavailableError(f"{name}={bundle} cannot be read as a CA bundle: {error}") from error
+    return context
+
+
+@contextlib.contextmanager
+def network_errors(url: str) -> Iterator[None]:
+    """Turn what urllib3 and sockets raise into ConnectionLostError; the only place that knows those exceptions."""
+    try:
+        yield
+    except urllib3.exceptions.HTTPError as error:
+        raise ConnectionLostError(f"{display_url(url)}: {_reason(error)}", hint=_hint(error)) from error
+    except OSError as error:
+        raise ConnectionLostError(f"{display_url(url)}: {error.strerror or error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "the host name cannot be resolved"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return f"no connection within {CONNECT_TIMEOUT:.0f} s"
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        return f"silent for {READ_TIMEOUT:.0f} s"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {cause.reason or cause}"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror[0].lower() + cause.strerror[1:]
+    text = str(error)
+    return "the connection broke off" if "IncompleteRead" in text or "Connection broken" in text else text
+
+
+def _hint(error: BaseException) -> str | None:
+    text = f"{error} {error.__cause__}"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "name your CA's bundle in SSL_CERT_FILE"
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "the server does not speak TLS: --plain-http allows plain HTTP"
+    return None
+
+
+def _proxy_for(url: str) -> str | None:
+    parts = urlsplit(url)
+    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
