@@ -45,7 +45,7 @@ def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
         tag += "--" + _NOT_IN_TAG.sub("_", revision)
     if len(tag) > MAX_TAG:
         raise UsageError(
-            f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, over the {MAX_TAG} that a tag may have",
+            f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, a tag has at most {MAX_TAG}",
             hint="name the commit instead of the branch",
         )
     return tag
