@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from llmstack.errors import UsageError
+from llmstack.hub.snapshot import RepoType
 from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 
-RepoType = Literal["model", "dataset"]
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
