@@ -7,12 +7,16 @@ layer.md does not allow them).
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from llmstack.errors import IntegrityError
+from llmstack.oci.compression import decompressed
+from llmstack.oci.spec import Descriptor
+from llmstack.oci.store import BlobReader, verified
 from llmstack.oci.tar import BLOCK
 
 EntryKind = Literal["file", "folder", "symlink", "hardlink", "other"]
@@ -42,55 +46,90 @@ class TarEntry:
     target: str
 
 
-class TarReader:
-    """Iterates over a tar's entries; `content` gives the current one's bytes, what is not read is skipped."""
+class ChunkReader:
+    """A stream of chunks read piece by piece, without copying them."""
 
     def __init__(self, chunks: Iterable[bytes], what: str) -> None:
         self._chunks = iter(chunks)
         self._view = memoryview(b"")
+        self.what = what
+
+    def pieces(self, size: int, *, required: bool = True) -> Generator[memoryview, None, None]:
+        """Yield the next `size` bytes; raises IntegrityError if the stream ends before, unless it may."""
+        while size:
+            if not self._view and not self._fill():
+                if required:
+                    raise IntegrityError(f"{self.what} is cut off")
+                return
+            piece = self._view[:size]
+            self._view = self._view[len(piece) :]
+            size -= len(piece)
+            yield piece
+
+    def take(self, size: int, *, required: bool = True) -> bytes:
+        """Return the next `size` bytes, fewer at the stream's end if that may be."""
+        return b"".join(self.pieces(size, required=required))
+
+    def skip(self, size: int, *, required: bool = True) -> None:
+        """Pass over the next `size` bytes."""
+        for _ in self.pieces(size, required=required):
+            pass
+
+    def _fill(self) -> bool:
+        for chunk in self._chunks:
+            if chunk:
+                self._view = memoryview(chunk)
+                return True
+        return False
+
+
+class TarReader:
+    """Iterates over a tar's entries; `content` gives the current one's bytes, what is not read is skipped."""
+
+    def __init__(self, chunks: Iterable[bytes], what: str) -> None:
+        self._stream = ChunkReader(chunks, what)
         self._what = what
         self._left = 0
-        self._padding = 0
 
     def __iter__(self) -> Generator[TarEntry, None, None]:
         """Yield the entries up to the end mark or the end of the stream; raises IntegrityError for a broken tar."""
-        while True:
-            name: str | None = None
-            target: str | None = None
-            size: int | None = None
-            while (info := self._header()) is not None:
-                if info.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}:
-                    records = self._records(self._extension(info))
-                    name, target = records.get("path", name), records.get("linkpath", target)
-                    size = self._number(records["size"]) if "size" in records else size
-                elif info.type == tarfile.XGLTYPE:
-                    self._extension(info)
-                elif info.type == tarfile.GNUTYPE_LONGNAME:
-                    name = _text(self._extension(info).partition(b"\0")[0])
-                elif info.type == tarfile.GNUTYPE_LONGLINK:
-                    target = _text(self._extension(info).partition(b"\0")[0])
-                else:
-                    break
-            if info is None:
-                return
-            yield self._entry(
-                info, info.name if name is None else name, info.linkname if target is None else target, size
-            )
-            self._skip()
+        while (entry := self._next()) is not None:
+            padding = -entry.size % BLOCK
+            yield entry
+            for _ in self.content():
+                pass
+            # Padding that is missing at the very end of a stream is missed by nobody.
+            self._stream.skip(padding, required=False)
 
     def content(self) -> Generator[memoryview, None, None]:
         """Yield the bytes of the entry that the iteration is at; raises IntegrityError if the tar ends before."""
-        while self._left:
-            if not self._view and not self._fill():
-                raise IntegrityError(f"{self._what}: the tar is cut off")
-            piece = self._view[: self._left]
-            self._view = self._view[len(piece) :]
+        for piece in self._stream.pieces(self._left):
             self._left -= len(piece)
             yield piece
 
-    def _entry(self, info: tarfile.TarInfo, name: str, target: str, size: int | None) -> TarEntry:
+    def _next(self) -> TarEntry | None:
+        name: str | None = None
+        target: str | None = None
+        size: int | None = None
+        while (info := self._header()) is not None:
+            if info.type in {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}:
+                records = self._records(self._extension(info))
+                name, target = records.get("path", name), records.get("linkpath", target)
+                size = self._number(records["size"]) if "size" in records else size
+            elif info.type == tarfile.XGLTYPE:
+                self._extension(info)
+            elif info.type == tarfile.GNUTYPE_LONGNAME:
+                name = _text(self._extension(info).partition(b"\0")[0])
+            elif info.type == tarfile.GNUTYPE_LONGLINK:
+                target = _text(self._extension(info).partition(b"\0")[0])
+            else:
+                return self._entry(info, info.name if name is None else name, target, size)
+        return None
+
+    def _entry(self, info: tarfile.TarInfo, name: str, target: str | None, size: int | None) -> TarEntry:
         if info.type == tarfile.GNUTYPE_SPARSE:
             raise IntegrityError(f"{self._what}: {name!r} is a sparse file, which no layer may hold")
+        target = info.linkname if target is None else target
         size = info.size if size is None else size
         if info.type in _WITHOUT_DATA:
             size = 0
@@ -98,27 +137,14 @@ class TarReader:
             raise IntegrityError(f"{self._what}: {name!r} has a negative size")
         if "\0" in name or "\0" in target:
             raise IntegrityError(f"{self._what}: {name!r} is not a name that a layer may hold")
-        self._left, self._padding = size, -size % BLOCK
+        self._left = size
         kind = _KINDS.get(info.type, "other")
         # Before POSIX, a folder was a file whose name ends in a slash.
         return TarEntry(name, "folder" if kind == "file" and name.endswith("/") else kind, size, target)
 
-    def _skip(self) -> None:
-        for _ in self.content():
-            pass
-        self._left, self._padding = self._padding, 0
-        # Padding that is not there at the very end of a stream is missed by nobody.
-        while self._left and (self._view or self._fill()):
-            piece = len(self._view[: self._left])
-            self._view = self._view[piece:]
-            self._left -= piece
-        self._left = 0
-
     def _header(self) -> tarfile.TarInfo | None:
-        block = self._take(BLOCK, required=False)
-        if len(block) < BLOCK or block.count(0) == BLOCK:
-            if block.strip(b"\0"):
-                raise IntegrityError(f"{self._what}: the tar is cut off")
+        block = self._stream.take(BLOCK, required=False)
+        if block.count(0) == len(block):
             return None
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -128,8 +154,8 @@ class TarReader:
     def _extension(self, info: tarfile.TarInfo) -> bytes:
         if not 0 <= info.size <= _MAX_EXTENSION:
             raise IntegrityError(f"{self._what}: a tar header of {info.size} bytes")
-        data = self._take(info.size, required=True)
-        self._take(-info.size % BLOCK, required=False)
+        data = self._stream.take(info.size)
+        self._stream.skip(-info.size % BLOCK, required=False)
         return data
 
     def _records(self, data: bytes) -> dict[str, str]:
@@ -153,23 +179,20 @@ class TarReader:
             raise IntegrityError(f"{self._what}: {text[:40]!r} is not a size")
         return int(text)
 
-    def _take(self, size: int, *, required: bool) -> bytes:
-        pieces = []
-        while size and (self._view or self._fill()):
-            piece = self._view[:size]
-            self._view = self._view[len(piece) :]
-            size -= len(piece)
-            pieces.append(piece)
-        if size and required:
-            raise IntegrityError(f"{self._what}: the tar is cut off")
-        return b"".join(pieces)
 
-    def _fill(self) -> bool:
-        for chunk in self._chunks:
-            if chunk:
-                self._view = memoryview(chunk)
-                return True
-        return False
+@contextlib.contextmanager
+def open_layer(reader: BlobReader, layer: Descriptor) -> Iterator[TarReader]:
+    """Read a layer's tar, decompressed where need be; the blob is verified when the context ends.
+
+    Raises IntegrityError at the end if the blob does not match its digest or size: nothing that was read before may
+    be relied on until then.
+    """
+    what = f"{reader.name}: layer {layer.digest}"
+    with contextlib.closing(reader.read_blob(layer)) as chunks:
+        stream = verified(chunks, layer, reader.name)
+        yield TarReader(decompressed(stream, what), what)
+        for _ in stream:
+            pass
 
 
 def _text(data: bytes) -> str:
