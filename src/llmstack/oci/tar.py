@@ -6,7 +6,7 @@ PAX, mtime 0, owner 0:0 without names, mode 0644, no directory entries, closed b
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 BLOCK = 512
@@ -45,15 +45,15 @@ def offsets(files: Sequence[TarFile]) -> tuple[list[int], int]:
     return starts, position + len(END)
 
 
-def layer(files: Iterable[TarFile], open_file: Callable[[TarFile], Iterable[bytes]]) -> Generator[bytes, None, None]:
-    """Yield a layer's bytes. `open_file` must give exactly the file's size; what it raises passes through."""
-    return _gathered(_pieces(files, open_file))
+def layer(files: Iterable[TarFile], contents: Iterable[Iterable[bytes]]) -> Generator[bytes, None, None]:
+    """Yield a layer's bytes. `contents` gives each file's chunks, exactly its size; what it raises passes through."""
+    return _gathered(_pieces(files, contents))
 
 
-def _pieces(files: Iterable[TarFile], open_file: Callable[[TarFile], Iterable[bytes]]) -> Generator[bytes, None, None]:
-    for file in files:
+def _pieces(files: Iterable[TarFile], contents: Iterable[Iterable[bytes]]) -> Generator[bytes, None, None]:
+    for file, chunks in zip(files, contents, strict=True):
         yield header(file)
-        yield from open_file(file)
+        yield from chunks
         yield padding(file.size)
     yield END
 

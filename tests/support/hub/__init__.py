@@ -1,0 +1,16 @@
+"""A loopback Hugging Face hub over real HTTP, judged by the real huggingface_hub (tests/test_rig_hub.py).
+
+with Hub() as hub:
+    repo = hub.add_repo("org/tiny", {"config.json": b"{}", "model.safetensors": Path("big.bin")}, license="mit")
+    hub.fault("*/model.safetensors", drop_after=1000, times=2)
+    ...  # HF_ENDPOINT=hub.url
+    repo.commit({"config.json": b'{"a": 1}'})
+    hub.log.files("*.safetensors")
+"""
+
+from tests.support.hub.content import Commit, HubFile, Repo, git_oid
+from tests.support.hub.faults import Fault
+from tests.support.hub.log import Logged, RequestLog
+from tests.support.hub.server import Account, Hub
+
+__all__ = ["Account", "Commit", "Fault", "Hub", "HubFile", "Logged", "Repo", "RequestLog", "git_oid"]

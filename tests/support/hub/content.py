@@ -1,0 +1,147 @@
+"""The repos that a loopback hub holds: files with the hashes that git and LFS give them, commits, branches, tags."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+RepoType = Literal["model", "dataset"]
+Gated = Literal[False, "auto", "manual"]
+Content = bytes | Path
+
+FIRST_COMMIT = datetime(2024, 1, 1, 12, tzinfo=UTC)
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a commit; `oid` is git's name for the blob, which for an LFS file is its pointer's."""
+
+    path: str
+    content: Content
+    size: int
+    oid: str
+    sha256: str | None
+    pointer_size: int
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 or self.oid
+
+    def read(self, start: int, stop: int) -> bytes:
+        if isinstance(self.content, bytes):
+            return self.content[start:stop]
+        with self.content.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One state of a repo; `files` is sorted by path."""
+
+    sha: str
+    title: str
+    date: datetime
+    files: dict[str, HubFile]
+    parent: Commit | None
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Every folder's path with a made-up tree id."""
+        parents = {str(parent) for path in self.files for parent in Path(path).parents} - {"."}
+        return {path: hashlib.sha1(f"{self.sha} {path}".encode()).hexdigest() for path in sorted(parents)}
+
+
+class Repo:
+    """A model or dataset repo with its history; made by Hub.add_repo.
+
+    Commits are dated a day apart and their ids follow from what they hold, so that the same calls always make the
+    same repo.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        repo_type: RepoType,
+        *,
+        license: str | None,  # noqa: A002 - the hub's word for it
+        gated: Gated,
+        private: bool,
+        lfs_over: int,
+    ) -> None:
+        self.id = repo_id
+        self.type = repo_type
+        self.license = license
+        self.gated = gated
+        self.private = private
+        self.lfs_over = lfs_over
+        self.commits: dict[str, Commit] = {}
+        self.branches: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+
+    @property
+    def sha(self) -> str:
+        """The commit that `main` names."""
+        return self.branches["main"]
+
+    def head(self, revision: str = "main") -> Commit:
+        """Return the commit that a branch, a tag or a commit id names; raises KeyError."""
+        name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        return self.commits[self.branches.get(name) or self.tags.get(name) or name]
+
+    def commit(
+        self, files: Mapping[str, Content], *, delete: Iterable[str] = (), branch: str = "main", title: str = "Update"
+    ) -> Commit:
+        """Add a commit to a branch: its last one's files without `delete`, with `files`. A new branch starts at main.
+
+        A file larger than the repo's `lfs_over` bytes becomes an LFS file. A Path's content is read from there
+        whenever it is asked for.
+        """
+        start = self.branches.get(branch) or self.branches.get("main")
+        parent = self.commits[start] if start else None
+        merged = dict(parent.files) if parent else {}
+        for path in delete:
+            del merged[path]
+        merged |= {path: self._file(path, content) for path, content in files.items()}
+        listing = "".join(f"{path}\0{file.oid}\n" for path, file in sorted(merged.items()))
+        text = f"{self.type} {self.id} {len(self.commits)} {parent.sha if parent else ''} {branch} {title}\n{listing}"
+        commit = Commit(
+            sha=hashlib.sha1(text.encode()).hexdigest(),
+            title=title,
+            date=FIRST_COMMIT + timedelta(days=len(self.commits)),
+            files=dict(sorted(merged.items())),
+            parent=parent,
+        )
+        self.commits[commit.sha] = commit
+        self.branches[branch] = commit.sha
+        return commit
+
+    def tag(self, name: str, revision: str = "main") -> None:
+        self.tags[name] = self.head(revision).sha
+
+    def _file(self, path: str, content: Content) -> HubFile:
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if size <= self.lfs_over:
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            return HubFile(path, content, size, git_oid(data), None, 0)
+        sha256 = _sha256(content)
+        pointer = POINTER.format(sha256, size).encode()
+        return HubFile(path, content, size, git_oid(pointer), sha256, len(pointer))
+
+
+def git_oid(data: bytes) -> str:
+    """Return git's id of a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _sha256(content: Content) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,202 @@
+"""A lean HTTP/1.1 server for tests: keep-alive, TCP_NODELAY, files sent by the kernel.
+
+It parses only what the fixtures need, so that a benchmark measures the client and not this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from io import BufferedReader
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+# A body up to this size goes out in one write with its headers.
+ONE_WRITE = 128 * 1024
+SLOW_TICK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; header names are in lower case, `raw_path` is still percent-encoded and without the query."""
+
+    method: str
+    raw_path: str
+    raw_query: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return unquote(self.raw_path)
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(self.raw_query)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """The bytes of a file from `start` up to `stop`."""
+
+    path: Path
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What goes wrong while a body is sent: it breaks off or falls silent after some bytes, or comes slowly."""
+
+    drop_after: int | None = None
+    stall_after: int | None = None
+    bytes_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What to answer; Content-Length is the body's length unless `headers` say otherwise."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | FilePart = b""
+    disturbance: Disturbance | None = None
+
+
+class WebServer:
+    """Serves `handle(request)` on a free loopback port, one thread a connection, from start() to stop()."""
+
+    def __init__(self, handle: Callable[[Request], Response], host: str = "127.0.0.1", port: int = 0) -> None:
+        self._handle = handle
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._acceptor = threading.Thread(target=self._accept, name="webserver", daemon=True)
+        self._listener = socket.create_server((host, port), backlog=256)
+        self.host = host
+        self.port = int(self._listener.getsockname()[1])
+        self.url = f"http://{host}:{self.port}"
+
+    def start(self) -> None:
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Break all connections off and wait until every thread is done."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        if self._acceptor.ident is not None:
+            self._acceptor.join()
+        self._listener.close()
+        with self._lock:
+            left = dict(self._connections)
+        for connection, thread in left.items():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="webserver-connection", daemon=True)
+            with self._lock:
+                self._connections[connection] = thread
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            # What a client does to its connection is its own affair; every other exception is a bug in a fixture.
+            with connection, connection.makefile("rb") as reader, contextlib.suppress(ConnectionError, TimeoutError):
+                while (request := _read_request(reader)) is not None:
+                    response = self._handle(request)
+                    if not self._send(connection, request, response) or request.headers.get("connection") == "close":
+                        return
+        finally:
+            with self._lock:
+                self._connections.pop(connection)
+
+    def _send(self, connection: socket.socket, request: Request, response: Response) -> bool:
+        """Send a response; tell whether the connection is still good."""
+        body = b"" if request.method == "HEAD" else response.body
+        head = _head(response)
+        if response.disturbance is not None and len(body):
+            connection.sendall(head)
+            return self._send_disturbed(connection, body, response.disturbance)
+        if len(body) <= ONE_WRITE:
+            connection.sendall(head + _bytes(body, 0, len(body)))
+        else:
+            connection.sendall(head)
+            _send_body(connection, body, 0, len(body))
+        return True
+
+    def _send_disturbed(self, connection: socket.socket, body: bytes | FilePart, disturbance: Disturbance) -> bool:
+        limits = (len(body), disturbance.drop_after, disturbance.stall_after)
+        end = min(limit for limit in limits if limit is not None)
+        for start, stop in self._ticks(end, disturbance.bytes_per_second):
+            _send_body(connection, body, start, stop)
+        if disturbance.stall_after is not None and disturbance.stall_after <= end:
+            self._stopping.wait()
+        if end == len(body):
+            return True
+        connection.shutdown(socket.SHUT_RDWR)
+        return False
+
+    def _ticks(self, end: int, rate: int | None) -> Iterable[tuple[int, int]]:
+        step = end if rate is None else max(1, int(rate * SLOW_TICK))
+        for start in range(0, end, step or 1):
+            if rate is not None and self._stopping.wait(SLOW_TICK):
+                return
+            yield start, min(end, start + step)
+
+
+def _read_request(reader: BufferedReader) -> Request | None:
+    """Read one request; None when the client has closed the connection."""
+    line = reader.readline(65536)
+    if not line.strip():
+        return None
+    method, target, _ = line.decode("latin-1").split(" ", 2)
+    headers = {}
+    while (line := reader.readline(65536)) not in {b"\r\n", b"\n", b""}:
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name.strip().lower()] = value.strip()
+    body = reader.read(int(headers.get("content-length", "0")))
+    raw_path, _, raw_query = target.partition("?")
+    return Request(method, raw_path, raw_query, headers, body)
+
+
+def _head(response: Response) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    if "Content-Length" not in response.headers:
+        lines.append(f"Content-Length: {len(response.body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _bytes(body: bytes | FilePart, start: int, stop: int) -> bytes:
+    if isinstance(body, bytes):
+        return body[start:stop]
+    descriptor = os.open(body.path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, stop - start, body.start + start)
+    finally:
+        os.close(descriptor)
+
+
+def _send_body(connection: socket.socket, body: bytes | FilePart, start: int, stop: int) -> None:
+    if isinstance(body, bytes):
+        connection.sendall(memoryview(body)[start:stop])
+        return
+    with body.path.open("rb") as file:
+        connection.sendfile(file, body.start + start, stop - start)
