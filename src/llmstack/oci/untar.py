@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,18 +181,26 @@ class TarReader:
 
 
 @contextlib.contextmanager
-def open_layer(reader: BlobReader, layer: Descriptor) -> Iterator[TarReader]:
+def open_layer(
+    reader: BlobReader, layer: Descriptor, tell: Callable[[int], None] = lambda _: None
+) -> Iterator[TarReader]:
     """Read a layer's tar, decompressed where need be; the blob is verified when the context ends.
 
-    Raises IntegrityError at the end if the blob does not match its digest or size: nothing that was read before may
-    be relied on until then.
+    `tell` hears how many bytes of the blob have come. Raises IntegrityError at the end if the blob does not match its
+    digest or size: nothing that was read before may be relied on until then.
     """
     what = f"{reader.name}: layer {layer.digest}"
     with contextlib.closing(reader.read_blob(layer)) as chunks:
-        stream = verified(chunks, layer, reader.name)
+        stream = verified(_told(chunks, tell), layer, reader.name)
         yield TarReader(decompressed(stream, what), what)
         for _ in stream:
             pass
+
+
+def _told(chunks: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        tell(len(chunk))
+        yield chunk
 
 
 def _text(data: bytes) -> str:
