@@ -71,7 +71,7 @@ def _find_file(environ: Mapping[str, str], folder: Path) -> Path | None:
 
 
 def _read_file(path: Path) -> dict[str, object]:
-    import yaml  # noqa: PLC0415 - most commands have no file to read, and start sooner without
+    import yaml
 
     try:
         value = yaml.safe_load(path.read_bytes())

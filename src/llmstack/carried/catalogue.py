@@ -16,13 +16,14 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from urllib.parse import quote
 
-from llmstack.carried.naming import DEFAULT_REVISION, RepoType
+from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.errors import UnavailableError
+from llmstack.hub.snapshot import RepoType
 from llmstack.oci.reference import Digest
 from llmstack.reporting.text import human_size, printable
 
 HUB = "https://huggingface.co"
-FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
+FILE_NAMES: dict[str] = {"model": "models.md", "dataset": "datasets.md"}
 
 _COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")

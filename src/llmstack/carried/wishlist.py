@@ -11,14 +11,15 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmstack.carried.fileindex import Selection
-from llmstack.carried.naming import DEFAULT_REVISION, RepoType, check_repo_id, split_revision, tag_for
+from llmstack.carried.fileindex import NO_SELECTION, Selection
+from llmstack.carried.naming import DEFAULT_REVISION, check_repo_id, split_revision, tag_for
 from llmstack.errors import UsageError
+from llmstack.hub.snapshot import RepoType
 from llmstack.reporting.text import printable
 
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
@@ -32,15 +33,15 @@ _REF = re.compile(r"refs/(?:pr|convert)/[^/]+")
 
 @dataclass(frozen=True, slots=True)
 class WishEntry:
-    """One repo to carry, and the line that asks for it; `prepare` is a script as the list names it."""
+    """One repo to carry; `prepare` is a script as the list names it, `file` and `line` where it stands in a list."""
 
     repo_id: str
     repo_type: RepoType
-    revision: str
-    selection: Selection
-    prepare: str | None
-    file: str
-    line: int
+    revision: str = DEFAULT_REVISION
+    selection: Selection = NO_SELECTION
+    prepare: str | None = None
+    file: str | None = None
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,13 @@ def read_wishlist(path: Path, repo_type: RepoType) -> WishList:
     return parse_wishlist(text, str(path), repo_type, os.environ.get("HF_ENDPOINT"))
 
 
-def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | None = None) -> WishList:
+def parse_wishlist(text: str, file: str, repo_type: endpoint: str | None = None) -> WishList:
     """Read the text of a wish list of models or of datasets; a wrong line becomes a problem and stops no other.
 
     `endpoint` is the address of a hub besides the public one. A line whose image would get the same tag as that of an
     earlier line is a problem.
     """
-    hosts = HUB_HOSTS | {_host(endpoint)} if endpoint else HUB_HOSTS
+    hosts = _hosts(endpoint)
     entries: dict[str, WishEntry] = {}
     problems: list[WishProblem] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -102,6 +103,17 @@ def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | No
         except UsageError as error:
             problems.append(WishProblem(file, number, printable(error.message), error.hint))
     return WishList(tuple(entries.values()), tuple(problems))
+
+
+def named_entries(words: Sequence[str], repo_type: RepoType, selection: Selection) -> list[WishEntry]:
+    """Return entries for repos named on a command line, as a list's lines name them; raises UsageError."""
+    hosts = _hosts(os.environ.get("HF_ENDPOINT"))
+    found = [_parse_repo(word, repo_type, hosts) for word in words]
+    return [WishEntry(repo_id, repo_type, revision, selection) for repo_id, revision in found]
+
+
+def _hosts(endpoint: str | None) -> frozenset[str]:
+    return HUB_HOSTS | {_host(endpoint)} if endpoint else HUB_HOSTS
 
 
 def _split(line: str) -> list[str]:

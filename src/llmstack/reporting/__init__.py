@@ -28,6 +28,6 @@ def make_reporter(progress: Progress, *, quiet: bool = False) -> Reporter:
         progress = "rich" if drawable else "plain"
     if progress == "plain":
         return PlainReporter()
-    from llmstack.reporting.rich_reporter import RichReporter  # noqa: PLC0415 - rich is slow to import
+    from llmstack.reporting.rich_reporter import RichReporter
 
     return RichReporter()
