@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import re
+import shutil
 import ssl
 import time
 import uuid
@@ -166,6 +167,7 @@ def _run(folder: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any]
         yield registry
     finally:
         registry.daemon.stop()
+        shutil.rmtree(root)
 
 
 def _start(folder: Path, root: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any] | None) -> Registry:
