@@ -20,6 +20,7 @@ STARTED_WITH = pytest.StashKey[dict[str, str]]()
 # What a developer's machine may have set, and no test may see.
 FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMSTACK_", "DOCKER_", "XDG_", "REGISTRY_")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
 NOWHERE = "http://127.0.0.1:1"
 
@@ -37,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
     """Set the environment to that of a machine on which nothing is configured, with `home` as its home folder."""
     for name in list(os.environ):
-        if name.startswith(FOREIGN) or name.lower() in PROXIES:
+        if name.startswith(FOREIGN) or name.lower() in PROXIES or name in BUNDLES:
             patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("HF_ENDPOINT", NOWHERE)
