@@ -82,7 +82,7 @@ def read_wishlist(path: Path, repo_type: RepoType) -> WishList:
     return parse_wishlist(text, str(path), repo_type, os.environ.get("HF_ENDPOINT"))
 
 
-def parse_wishlist(text: str, file: str, repo_type: endpoint: str | None = None) -> WishList:
+def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | None = None) -> WishList:
     """Read the text of a wish list of models or of datasets; a wrong line becomes a problem and stops no other.
 
     `endpoint` is the address of a hub besides the public one. A line whose image would get the same tag as that of an
