@@ -27,7 +27,7 @@ from llmstack.cli.options import (
 def ferry(
     repos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REPO_ID[@REVISION]]...", help="What to carry; the wish lists in get_hf/ if none."),
+        typer.Argument(metavar="[REPO_ID[@REVISION]...]", help="What to carry; the wish lists in get_hf/ if none."),
     ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="NAMESPACE", help="Where to: registry/path, or oci:FOLDER.")
@@ -38,7 +38,7 @@ def ferry(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", metavar="REF|scratch", help="What the image stands on.  [default: busybox of Docker Hub]"
+            "--base", metavar="REF|scratch", help="What the image stands on (default: busybox of Docker Hub)."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
