@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llmstack.carried.catalogue import CatalogueRow, record
+from llmstack.carried.catalogue import FILE_NAMES, CatalogueRow, record
 from llmstack.carried.naming import Namespace, tag_for
 from llmstack.carried.stores import open_store
 from llmstack.carried.wishlist import WishEntry, WishList, read_wishlist
@@ -24,7 +24,6 @@ from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
 LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_datasets.txt"}
-CATALOGUES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ def ferry(
             store = open_store(options.target, entry.repo_type, registries)
             carried = carrier.carry(entry, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and carried.digest:
-                record(options.lists / CATALOGUES[entry.repo_type], _row(carried, image))
+                record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
         except LlmstackError as error:
             failed(entry, error)
             return _failure(entry, error, time.monotonic() - began)
