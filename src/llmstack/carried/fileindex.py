@@ -32,6 +32,9 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
 
+NO_SELECTION = Selection()
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
     """One file: path inside the repo, size in bytes, hashes, and the range of a layer blob that holds its bytes.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from llmstack.errors import UsageError
+from llmstack.hub.snapshot import RepoType
 from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 
-RepoType = Literal["model", "dataset"]
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
@@ -45,7 +45,7 @@ def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
         tag += "--" + _NOT_IN_TAG.sub("_", revision)
     if len(tag) > MAX_TAG:
         raise UsageError(
-            f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, over the {MAX_TAG} that a tag may have",
+            f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, a tag has at most {MAX_TAG}",
             hint="name the commit instead of the branch",
         )
     return tag

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from llmstack.errors import LlmstackError
 
-TRIES = 6
+TRIES = 5
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 # A server may ask for more patience than we would have by ourselves, but not for ever.

@@ -57,8 +57,6 @@ class Client:
         An iterable body goes out with `Transfer-Encoding: chunked`. Raises ConnectionLostError; what the iterable
         raises passes through.
         """
-        if self.cancel.is_set():
-            raise Cancelled("cancelled")
         sent = {"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
         with network_errors(url):
             return self._pool(url).request(
@@ -82,6 +80,8 @@ class Client:
         """
         backoff = self.backoff()
         while True:
+            if self.cancel.is_set():
+                raise Cancelled("cancelled")
             try:
                 response = self._follow(method, url, headers or {}, body)
             except ConnectionLostError as error:
@@ -189,7 +189,7 @@ def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if paths.cafile is None and paths.capath is None:
-        import certifi  # noqa: PLC0415 - rarely needed
+        import certifi
 
         context.load_verify_locations(certifi.where())
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):

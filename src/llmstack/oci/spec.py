@@ -239,6 +239,14 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
+def media_type_of(value: Mapping[str, Any]) -> str:
+    """Return a manifest's or an index's media type, told by its fields where it does not name it itself."""
+    declared = value.get("mediaType")
+    if isinstance(declared, str):
+        return declared
+    return INDEX if "manifests" in value else MANIFEST
+
+
 def _annotations(value: Mapping[str, Any]) -> dict[str, str]:
     annotations = value.get("annotations")
     return {str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {}

@@ -93,3 +93,9 @@ def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
         return False
     target.write_blob(lambda: verified(source.read_blob(blob), blob, source.name))
     return True
+
+
+def write_bytes(target: BlobStore, data: bytes) -> None:
+    """Store a small blob unless it is there already."""
+    if not target.has_blob(Digest.of(data)):
+        target.write_blob(lambda: [data])

@@ -1,0 +1,1 @@
+"""Carrying a repo from the hub into a registry or an OCI layout."""

@@ -1,0 +1,96 @@
+"""The base image that a carried image stands on, so that it can be run and not only read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmstack.carried.stores import open_image
+from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.oci.reference import Digest
+from llmstack.oci.repository import Registries
+from llmstack.oci.spec import (
+    INDEX_TYPES,
+    MAX_CONFIG_SIZE,
+    Descriptor,
+    Document,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+)
+from llmstack.oci.store import BlobReader, read_verified
+
+SCRATCH = "scratch"
+# What models are served on. A base may have more platforms; each would only add manifests that nobody pulls.
+ARCHITECTURES = ("amd64", "arm64")
+
+
+@dataclass(frozen=True, slots=True)
+class BasePlatform:
+    """A base's image for one platform: its config, and its layers from the lowest up."""
+
+    platform: Platform
+    config: ImageConfig
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base image: one entry per platform, and where its layers are copied from (None: it has none).
+
+    `name` and `digest` are what the image's annotations say of it; a folder's name means nothing elsewhere, so a base
+    out of an OCI layout has none.
+    """
+
+    name: str | None
+    digest: Digest | None
+    platforms: tuple[BasePlatform, ...]
+    source: BlobReader | None
+
+    @property
+    def depth(self) -> int:
+        """The most layers that any platform has."""
+        return max(len(entry.layers) for entry in self.platforms)
+
+
+def load_base(text: str, registries: Registries) -> Base:
+    """Resolve `scratch`, a reference or `oci:FOLDER[:TAG]`.
+
+    Raises what reading an image raises, with `source` as the side, and IntegrityError where it is not a usable image.
+    """
+    if text == SCRATCH:
+        return Base(None, None, tuple(_empty(architecture) for architecture in ARCHITECTURES), None)
+    try:
+        source, locator = open_image(text, registries)
+        document = source.manifest(locator)
+        platforms = tuple(_load_platform(source, item) for item in _manifests(source, document))
+    except LlmstackError as error:
+        error.side = "base image"
+        raise
+    name = None if text.startswith("oci:") else text.removeprefix("docker://")
+    return Base(name, document.digest, platforms, source)
+
+
+def _empty(architecture: str) -> BasePlatform:
+    platform = Platform("linux", architecture, "v8" if architecture == "arm64" else None)
+    return BasePlatform(platform, ImageConfig(dict(platform.to_json())), ())
+
+
+def _manifests(source: BlobReader, document: Document) -> list[Document]:
+    """Return the manifests of the platforms that are kept; all of a base that is for none of the usual ones."""
+    if document.media_type not in INDEX_TYPES:
+        return [document]
+    # Build attestations are listed beside images, for the platform unknown/unknown.
+    images = [item for item in Index.parse(document).manifests if item.platform and item.platform.os == "linux"]
+    usual = [item for item in images if item.platform and item.platform.architecture in ARCHITECTURES]
+    if not images:
+        raise IntegrityError(f"{source.name}@{document.digest} holds no image for Linux")
+    return [source.manifest(item.digest) for item in usual or images]
+
+
+def _load_platform(source: BlobReader, document: Document) -> BasePlatform:
+    manifest = Manifest.parse(document)
+    config = ImageConfig.parse(read_verified(source, manifest.config, MAX_CONFIG_SIZE))
+    if len(config.diff_ids) != len(manifest.layers):
+        raise IntegrityError(f"{source.name}@{document.digest}: its config and its manifest list different layers")
+    return BasePlatform(config.platform, config, manifest.layers)

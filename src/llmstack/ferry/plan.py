@@ -1,0 +1,135 @@
+"""Which file goes into which layer: a pure function of the file list and the limits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from llmstack.carried.fileindex import ROOT
+from llmstack.errors import UsageError
+from llmstack.hub.snapshot import HubFile
+from llmstack.oci import tar
+
+MiB = 1024 * 1024
+
+# Docker stops at 125 layers; a few are left for whoever builds on a carried image.
+MAX_LAYERS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What shapes a plan; `large` and `bundle` are bytes.
+
+    A file of `large` bytes or more gets a layer of its own. Smaller ones are bundled into layers of about `bundle`.
+    There are at most `layers` data layers.
+    """
+
+    large: int = 16 * MiB
+    bundle: int = 64 * MiB
+    layers: int = MAX_LAYERS - 2
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One data layer: its files in the order of the tar."""
+
+    files: tuple[HubFile, ...]
+
+    @property
+    def content(self) -> tuple[tuple[str, str], ...]:
+        """What tells whether another layer holds the same: path and oid of each file, in order."""
+        return tuple((file.path, file.oid) for file in self.files)
+
+    @property
+    def is_single(self) -> bool:
+        """Tell whether the layer holds just one file."""
+        return len(self.files) == 1
+
+    @property
+    def tar_files(self) -> list[tar.TarFile]:
+        """The files as they lie in the tar."""
+        return [tar.TarFile(f"{ROOT}/{file.path}", file.size) for file in self.files]
+
+    @cached_property
+    def _laid_out(self) -> tuple[list[int], int]:
+        return tar.offsets(self.tar_files)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each file's bytes begin in the layer."""
+        return self._laid_out[0]
+
+    @property
+    def size(self) -> int:
+        """The layer's bytes, headers and padding included."""
+        return self._laid_out[1]
+
+
+def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
+    """Return the data layers: one per large file in order of the paths, then the bundles of small ones.
+
+    Docker's classic store reuses layers only as a prefix of the image, so what changes most, the small files, comes
+    last. Where that would be too many layers, neighbours are grouped. Raises UsageError when there is no file.
+    """
+    if not files:
+        raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
+    ordered = sorted(files, key=lambda file: file.path.encode())
+    large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
+    small = [file for file in ordered if file.size < limits.large]
+    room = limits.layers if not large else max(1, limits.layers // 2)
+    bundles = _bundles(small, limits.bundle)
+    if len(large) + len(bundles) > limits.layers:
+        bundles = _grouped(bundles, max(room, limits.layers - len(large)))
+        large = _grouped(large, limits.layers - len(bundles))
+    return tuple(PlannedLayer(group) for group in (*large, *bundles))
+
+
+def _bundles(files: Iterable[HubFile], target: int) -> list[tuple[HubFile, ...]]:
+    """Cut the small files into bundles at places that the paths themselves choose.
+
+    Cutting by size alone would move every later boundary, and so every later bundle, when one file is added. A path
+    whose hash says so ends a bundle that is a quarter full; a bundle that would grow past `target` ends anyway.
+    """
+    bundles: list[tuple[HubFile, ...]] = []
+    current: list[HubFile] = []
+    size = 0
+    for file in files:
+        if current and (size + file.size > target or (size >= target // 4 and _is_boundary(file.path))):
+            bundles.append(tuple(current))
+            current, size = [], 0
+        current.append(file)
+        size += file.size
+    return [*bundles, tuple(current)] if current else bundles
+
+
+def _is_boundary(path: str) -> bool:
+    return hashlib.sha256(path.encode()).digest()[0] < 4
+
+
+def _grouped(groups: Sequence[tuple[HubFile, ...]], most: int) -> list[tuple[HubFile, ...]]:
+    """Join neighbours until there are at most `most` groups, keeping the largest as small as that allows."""
+    if len(groups) <= most:
+        return list(groups)
+    sizes = [sum(file.size for file in group) for group in groups]
+    low, high = max([1, *sizes]), sum(sizes) + len(groups)
+    while low < high:
+        middle = (low + high) // 2
+        if sum(1 for _ in _cuts(sizes, middle)) + 1 <= most:
+            high = middle
+        else:
+            low = middle + 1
+    bounds = [0, *_cuts(sizes, low), len(groups)]
+    return [tuple(file for group in groups[start:end] for file in group) for start, end in pairwise(bounds)]
+
+
+def _cuts(sizes: Sequence[int], capacity: int) -> Iterator[int]:
+    """Yield where a new group begins when groups are filled in order up to `capacity` bytes."""
+    filled = 0
+    for number, size in enumerate(sizes):
+        if number and filled + size > capacity:
+            yield number
+            filled = 0
+        filled += size

@@ -1,0 +1,50 @@
+"""What earlier images of a repo hold already, so that no byte of it moves twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llmstack.carried.fileindex import FileIndex, IndexedFile
+from llmstack.carried.image import open_image
+from llmstack.errors import IntegrityError, NotFoundError
+from llmstack.ferry.plan import PlannedLayer
+from llmstack.oci.reference import Digest
+from llmstack.oci.store import BlobReader
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A carried image that is there already: its digest, and its file index."""
+
+    digest: Digest
+    index: FileIndex
+
+
+def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
+    """Return the carried image under `tag`; None where there is none, or one that this version cannot build upon."""
+    try:
+        image = open_image(store, tag)
+    except (NotFoundError, IntegrityError):
+        # Whatever it is, it is not in our way: a whole image is going to replace it.
+        return None
+    return Earlier(image.document.digest, image.index) if image.index else None
+
+
+class HeldLayers:
+    """The layers of earlier images of a repo, found by what they hold: path and oid of each file, in order."""
+
+    def __init__(self, earlier: Iterable[Earlier]) -> None:
+        self._layers: dict[tuple[tuple[str, str], ...], tuple[IndexedFile, ...]] = {}
+        for image in earlier:
+            files: dict[Digest, list[IndexedFile]] = defaultdict(list)
+            for file in image.index.files:
+                files[file.layer].append(file)
+            for group in files.values():
+                group.sort(key=lambda file: file.offset)
+                self._layers[tuple((file.path, file.oid) for file in group)] = tuple(group)
+
+    def find(self, layer: PlannedLayer) -> tuple[IndexedFile, ...] | None:
+        """Return the files of an earlier layer that holds just what `layer` would, or None."""
+        return self._layers.get(layer.content)

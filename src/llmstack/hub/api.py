@@ -1,0 +1,235 @@
+"""Asking the Hugging Face Hub, through huggingface_hub: commits, file lists, and the files' bytes.
+
+HF_ENDPOINT, HF_TOKEN and the stored token mean what they mean everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import quote
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+# Which HTTP library raises it depends on the version of huggingface_hub, which takes it from there too.
+from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]  # it has no __all__
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # documented, no __all__
+
+from llmstack import __version__
+from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError
+from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
+from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
+from llmstack.net.client import READ_TIMEOUT
+
+T = TypeVar("T")
+
+# The hub's CDN refuses a single GET of more than 50 GB; a series of ranges gets such a file.
+RANGE_WINDOW = 32 * 10**9
+_MAX_ERROR = 64 * 1024
+
+
+class Hub:
+    """The hub that HF_ENDPOINT names, with the token of the environment; safe in threads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._token = get_token()
+        self.endpoint = constants.ENDPOINT.rstrip("/")
+        self._api = HfApi(
+            endpoint=self.endpoint,
+            token=self._token or False,
+            library_name="llmstack",
+            library_version=__version__,
+        )
+        self._headers = build_hf_headers(
+            token=self._token or False, library_name="llmstack", library_version=__version__
+        )
+        # huggingface_hub waits for ever on a server that fell silent.
+        get_session().timeout = READ_TIMEOUT
+
+    def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
+        """Resolve a revision to its commit: one request.
+
+        Raises NotFoundError for an unknown repo or revision, NotAuthorisedError, UnavailableError.
+        """
+        found = self._ask(
+            repo_id, repo_type, revision, lambda: self._api.repo_info(repo_id, revision=revision, repo_type=repo_type)
+        )
+        if found.sha is None:
+            raise UnavailableError(f"{self.endpoint} names no commit for {repo_id}@{revision}", side="source")
+        return RepoInfo(
+            repo_id=repo_id,
+            repo_type=repo_type,
+            revision=revision,
+            commit=found.sha,
+            last_modified=_utc(getattr(found, "last_modified", None)),
+            license=_license(getattr(found, "card_data", None)),
+            gated=bool(getattr(found, "gated", False)),
+        )
+
+    def snapshot(self, info: RepoInfo) -> Snapshot:
+        """List the commit's files: a request per thousand files, and one for the commit's date."""
+        files = self._ask(info.repo_id, info.repo_type, info.commit, lambda: list(self._tree(info)))
+        return Snapshot(info, self._commit_date(info), tuple(sorted(files, key=lambda file: file.path.encode())))
+
+    def read(
+        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
+    ) -> Generator[bytes, None, None]:
+        """Yield a file's bytes, hashed on the way, and call `verified` with its sha256 at the end.
+
+        Raises IntegrityError instead of ending when the hub's hash does not match; NotFoundError, NotAuthorisedError,
+        UnavailableError as the hub answers.
+        """
+        seen = FileHash(file)
+        for start in range(0, file.size, RANGE_WINDOW):
+            stop = min(file.size, start + RANGE_WINDOW)
+            for chunk in read_resuming(
+                self._client,
+                lambda byte_range: self._open(info, file, byte_range),
+                what=f"{info.repo_id}: {file.path}",
+                size=file.size,
+                start=start,
+                stop=stop,
+            ):
+                seen.update(chunk)
+                yield chunk
+        verified(file, seen.check())
+
+    def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None) -> Response:
+        url = hf_hub_url(
+            info.repo_id, file.path, repo_type=info.repo_type, revision=info.commit, endpoint=self.endpoint
+        )
+        headers = {**self._headers, "Range": byte_range} if byte_range else self._headers
+        response = self._client.request("GET", url, headers)
+        if response.status in {200, 206}:
+            return response
+        raise self._refused(info, f"{info.repo_id}: {file.path}", response)
+
+    def _refused(self, info: RepoInfo, what: str, response: Response) -> LlmstackError:
+        code, status = response.headers.get("X-Error-Code", ""), response.status
+        with contextlib.suppress(LlmstackError):
+            read_limited(response, _MAX_ERROR)
+        if status == 403 and not code and not (response.geturl() or "").startswith(self.endpoint):
+            # A signed URL that is not good any more: asking the hub again gives a new one.
+            return ConnectionLostError(f"{what}: the storage behind the hub answers 403", side="source")
+        if code == "GatedRepo" or status == 403:
+            return self._gated(info.repo_id, info.repo_type)
+        if status == 401:
+            return self._not_found(info.repo_id, info.repo_type)
+        if status == 404:
+            hint = "the repo changed on the hub meanwhile: run the command again"
+            return NotFoundError(f"{what} is not there at commit {info.commit[:12]}", hint=hint, side="source")
+        return UnavailableError(f"{what}: {display_url(self.endpoint)} answers {status}", side="source")
+
+    def _tree(self, info: RepoInfo) -> Iterator[HubFile]:
+        entries = self._api.list_repo_tree(info.repo_id, recursive=True, revision=info.commit, repo_type=info.repo_type)
+        for entry in entries:
+            if isinstance(entry, RepoFile):
+                yield HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+
+    def _commit_date(self, info: RepoInfo) -> str:
+        """Return the commit's own date; `last_modified` moves with the repo, and an image must not.
+
+        HfApi.list_repo_commits would page through the whole history, so the first page is asked for here.
+        """
+        url = f"{self.endpoint}/api/{info.repo_type}s/{quote(info.repo_id)}/commits/{info.commit}"
+        response = self._client.request("GET", f"{url}?limit=1", self._headers)
+        data = read_limited(response, 16 * 1024 * 1024)
+        if response.status == 200:
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                return _utc(datetime.fromisoformat(json.loads(data)[0]["date"]))
+        # Mirrors of the hub seldom have this route.
+        return info.last_modified
+
+    def _ask(self, repo_id: str, repo_type: RepoType, revision: str, call: Callable[[], T]) -> T:
+        """Call huggingface_hub, try again as everywhere else, and turn its exceptions into ours."""
+        backoff = self._client.backoff()
+        what = f"asking {display_url(self.endpoint)} for {repo_type} {repo_id}"
+        while True:
+            try:
+                return call()
+            except GatedRepoError as error:
+                raise self._gated(repo_id, repo_type) from error
+            except RevisionNotFoundError as error:
+                raise NotFoundError(
+                    f"{repo_type} {repo_id} has no revision {revision}",
+                    hint=f"its branches and tags: {self._page(repo_id, repo_type)}/tree/main",
+                    side="source",
+                ) from error
+            except (RepositoryNotFoundError, DisabledRepoError, EntryNotFoundError) as error:
+                raise self._not_found(repo_id, repo_type) from error
+            except HfHubHTTPError as error:
+                status = error.response.status_code
+                if status in {401, 403}:
+                    raise self._not_found(repo_id, repo_type) from error
+                failed = UnavailableError(f"{what}: it answers {status}", side="source")
+                if status not in RETRIED_STATUS:
+                    raise failed from error
+                backoff.wait(failed, parse_retry_after(error.response.headers.get("Retry-After")))
+            except OfflineModeIsEnabled as error:
+                raise UnavailableError(
+                    f"{what}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE where you ferry", side="source"
+                ) from error
+            except HFValidationError as error:
+                raise UsageError(f"{repo_id!r} is not a Hugging Face repo id") from error
+            except TransportError as error:
+                backoff.wait(UnavailableError(f"{what}: {error}", side="source"))
+
+    def _not_found(self, repo_id: str, repo_type: RepoType) -> LlmstackError:
+        if self._token and not self._token_is_good():
+            return NotAuthorisedError(
+                f"{display_url(self.endpoint)} does not accept the token",
+                hint="check HF_TOKEN, or log in again with: hf auth login",
+                side="source",
+            )
+        kind = "token may not see it" if self._token else "if it is private, set HF_TOKEN"
+        other = "--type dataset" if repo_type == "model" else "--type model"
+        return NotFoundError(
+            f"{repo_type} {repo_id} is not on {display_url(self.endpoint)}",
+            hint=f"check the spelling; {'your ' if self._token else ''}{kind}; or is it {other}?",
+            side="source",
+        )
+
+    def _token_is_good(self) -> bool:
+        response = self._client.request("GET", f"{self.endpoint}/api/whoami-v2", self._headers)
+        with contextlib.suppress(LlmstackError):
+            read_limited(response, 1024 * 1024)
+        return response.status != 401
+
+    def _gated(self, repo_id: str, repo_type: RepoType) -> NotAuthorisedError:
+        hint = f"accept its licence on {self._page(repo_id, repo_type)}"
+        hint += " with the account of your token" if self._token else ", then set HF_TOKEN or run: hf auth login"
+        return NotAuthorisedError(f"{repo_type} {repo_id} is gated", hint=hint, side="source")
+
+    def _page(self, repo_id: str, repo_type: RepoType) -> str:
+        return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+def _utc(time: datetime | None) -> str:
+    """Return a time as the OCI annotations want it: RFC 3339, in UTC, to the second."""
+    return (time or datetime.fromtimestamp(0, UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _license(card: object) -> str | None:
+    """Return the licence that a card declares; the name it gives where it says `other`."""
+    declared = getattr(card, "license", None)
+    if declared == "other":
+        declared = getattr(card, "license_name", None) or declared
+    if isinstance(declared, list):
+        declared = " OR ".join(map(str, declared))
+    return None if declared is None else str(declared)

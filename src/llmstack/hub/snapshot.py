@@ -1,0 +1,86 @@
+"""A repo pinned to one commit, as values; no IO and no import of huggingface_hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmstack.errors import IntegrityError
+
+RepoType = Literal["model", "dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a snapshot: path in the repo, size in bytes, and the hash that the hub vouches for.
+
+    `oid` is the sha256 of an LFS file (64 hex digits), else the git blob sha1 (40).
+    """
+
+    path: str
+    size: int
+    oid: str
+
+    @property
+    def is_lfs(self) -> bool:
+        """Tell whether the hub keeps the file in LFS, so that its oid is the sha256 of its bytes."""
+        return len(self.oid) == 64
+
+
+@dataclass(frozen=True, slots=True)
+class RepoInfo:
+    """What the hub says of a repo at a revision: the commit, and what the card and the owner declare.
+
+    `last_modified` is an ISO 8601 time in UTC, with seconds.
+    """
+
+    repo_id: str
+    repo_type: RepoType
+    revision: str
+    commit: str
+    last_modified: str
+    license: str | None
+    gated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A repo pinned to a commit, with its files sorted by path. `created` is the commit's date (ISO 8601, UTC)."""
+
+    info: RepoInfo
+    created: str
+    files: tuple[HubFile, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class FileHash:
+    """Hashes a file as it passes, the way the hub does, and its sha256 as well."""
+
+    def __init__(self, file: HubFile) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._git: Any = None
+        if not file.is_lfs:
+            self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
+    def update(self, chunk: bytes) -> None:
+        """Take in the next bytes."""
+        self._sha256.update(chunk)
+        if self._git:
+            self._git.update(chunk)
+
+    def check(self) -> str:
+        """Return the sha256 of a whole file; raises IntegrityError when the hub's hash is another one."""
+        sha256 = self._sha256.hexdigest()
+        if (self._git.hexdigest() if self._git else sha256) != self._file.oid:
+            raise IntegrityError(
+                f"{self._file.path}: the bytes that the hub sent do not match the hash it lists",
+                hint="try again; if it stays so, the file on the hub is damaged",
+                side="source",
+            )
+        return sha256

@@ -1,0 +1,227 @@
+"""An OCI image layout on a disk as a BlobStore (image-spec image-layout.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from llmstack.oci.reference import Digest
+from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Document, Index, media_type_of
+from llmstack.oci.store import CHUNK, BlobReader
+
+REF_NAME = "org.opencontainers.image.ref.name"
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_PART = ".part-"
+
+
+class Layout:
+    """Reads and writes one layout folder; implements BlobStore. The folder is made by the first write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def name(self) -> str:
+        """Return the folder as skopeo names it: `oci:FOLDER`."""
+        return f"oci:{self.folder}"
+
+    def manifest(self, reference: str) -> Document:
+        """Return a manifest or an index; see BlobReader."""
+        if ":" in reference:
+            return self._document(Digest.parse(reference))
+        return self._document(find_manifest(self._index(), reference, self.name).digest)
+
+    def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
+        """Yield a blob's bytes; see BlobReader."""
+        left = (blob.size if stop is None else stop) - start
+        with self._reading(blob.digest) as file:
+            file.seek(start)
+            while left > 0:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    raise IntegrityError(f"{self.name}: blob {blob.digest} is shorter than {blob.size} bytes")
+                left -= len(chunk)
+                yield chunk
+
+    def tags(self) -> list[str]:
+        """Return all tags; see BlobReader."""
+        return tags_of(self._index())
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Tell whether the blob is there: only whole blobs ever carry their name."""
+        return self._blob(digest).is_file()
+
+    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
+        """Link a blob from another layout on the same disk; false where that cannot be done."""
+        if not isinstance(source, Layout) or not source.has_blob(blob.digest):
+            return False
+        with self._writing():
+            try:
+                os.link(source._blob(blob.digest), self._blob(blob.digest))
+            except FileExistsError:
+                return True
+            except OSError as error:
+                if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+                    return False
+                raise
+        return True
+
+    def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
+        """Write a stream into a part file and give it its name when it is whole; see BlobStore."""
+        digest, size = hashlib.sha256(), 0
+        with self._writing(), self._part_file() as (file, part):
+            for chunk in make_chunks():
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+            name = Digest("sha256:" + digest.hexdigest())
+            _publish(file, part, self._blob(name))
+        return name, size
+
+    def put_manifest(self, document: Document, tag: str | None = None) -> None:
+        """Store a manifest or an index, and list it in index.json under `tag`; see BlobStore."""
+        self.write_blob(lambda: [document.data])
+        if tag is None:
+            return
+        entry = replace(document.descriptor, annotations={REF_NAME: tag})
+        with self._writing(), self._locked():
+            others = tuple(item for item in self._index().manifests if item.annotations.get(REF_NAME) != tag)
+            entries = sorted((*others, entry), key=lambda item: (item.annotations.get(REF_NAME, ""), item.digest))
+            self._replace("index.json", Index(tuple(entries)).document().data)
+
+    def _document(self, digest: Digest) -> Document:
+        with self._reading(digest) as file:
+            data = file.read(MAX_MANIFEST_SIZE + 1)
+        document = Document("", data)
+        if len(data) > MAX_MANIFEST_SIZE:
+            raise IntegrityError(f"{self.name}: manifest {digest} is larger than {MAX_MANIFEST_SIZE} bytes")
+        if document.digest != digest:
+            raise IntegrityError(f"{self.name}: manifest {digest} does not match its digest")
+        return replace(document, media_type=media_type_of(document.json()))
+
+    def _index(self) -> Index:
+        try:
+            with (self.folder / "index.json").open("rb") as file:
+                return Index.parse(Document("", file.read(MAX_MANIFEST_SIZE)))
+        except FileNotFoundError:
+            return Index(())
+        except OSError as error:
+            raise UnavailableError(f"{self.name}: index.json cannot be read: {error.strerror}") from error
+
+    def _blob(self, digest: Digest) -> Path:
+        return self.folder / "blobs" / "sha256" / digest.hex
+
+    @contextlib.contextmanager
+    def _reading(self, digest: Digest) -> Iterator[IO[bytes]]:
+        try:
+            file = self._blob(digest).open("rb")
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{self.name}: blob {digest} is missing") from error
+        except OSError as error:
+            raise UnavailableError(f"{self.name}: blob {digest} cannot be read: {error.strerror}") from error
+        with file:
+            yield file
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Make the folder where need be, and turn the disk's refusals into errors a person can act on."""
+        try:
+            (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "oci-layout").exists():
+                self._replace("oci-layout", _LAYOUT)
+            yield
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise UnavailableError(
+                    f"writing to {self.name}: the disk is full", hint="free some space; what is whole is kept"
+                ) from error
+            raise UnavailableError(f"writing to {self.name}: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def _part_file(self) -> Iterator[tuple[IO[bytes], Path]]:
+        """Open a new part file, locked while it is written; part files that a killed process left are cleared away."""
+        blobs = self.folder / "blobs" / "sha256"
+        with self._locked():
+            for stale in blobs.glob(f"{_PART}*"):
+                _remove_if_unlocked(stale)
+            descriptor, name = tempfile.mkstemp(prefix=_PART, dir=blobs)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file, Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the layout's lock: two processes that write into one layout never lose each other's entries."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        descriptor, part = tempfile.mkstemp(prefix=f".{name}-", dir=self.folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                _publish(file, Path(part), self.folder / name)
+        finally:
+            Path(part).unlink(missing_ok=True)
+
+
+def tags_of(index: Index) -> list[str]:
+    """Return the tags that a layout's index.json lists, sorted."""
+    return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
+
+
+def split_tag(text: str) -> tuple[str, str | None]:
+    """Split `PATH[:TAG]` as skopeo does for `oci:`: a colon after the last slash begins the tag."""
+    head, slash, last = text.rpartition("/")
+    name, colon, tag = last.partition(":")
+    return f"{head}{slash}{name}", tag if colon else None
+
+
+def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
+    """Return the entry of a layout's index.json that a tag names; the empty tag names the only image there is.
+
+    Raises NotFoundError that lists the tags, UsageError when there are several images and none is named.
+    """
+    names = tags_of(index)
+    hint = f"it holds: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "it is empty"
+    found = [item for item in index.manifests if not reference or item.annotations.get(REF_NAME) == reference]
+    if not found:
+        raise NotFoundError(f"{place} holds no image {reference}".rstrip(), hint=hint)
+    if not reference and len({item.digest for item in found}) > 1:
+        raise UsageError(f"{place} holds several images", hint=hint)
+    return found[0]
+
+
+def _publish(file: IO[bytes], part: Path, target: Path) -> None:
+    """Give a written file its final name, so that after a power loss it is there whole or not at all."""
+    file.flush()
+    os.fchmod(file.fileno(), 0o644)
+    os.fsync(file.fileno())
+    part.rename(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove_if_unlocked(part: Path) -> None:
+    with contextlib.suppress(OSError), part.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink(missing_ok=True)

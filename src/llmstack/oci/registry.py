@@ -1,0 +1,131 @@
+"""A registry as an HTTP server: its address, its logins, and what its error answers mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from urllib.parse import urljoin, urlsplit
+
+from llmstack.errors import (
+    IntegrityError,
+    LlmstackError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
+from llmstack.net import Client, ConnectionLostError, Response, read_limited
+from llmstack.net.backoff import RETRIED_STATUS
+from llmstack.net.client import Body, discard
+from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
+from llmstack.oci.reference import DOCKER_HUB, is_loopback
+from llmstack.oci.spec import parse_object
+
+DOCKER_HUB_API = "registry-1.docker.io"
+_MAX_ERROR = 64 * 1024
+
+
+class Registry:
+    """One registry host, spoken to with the credentials that `docker login` left; safe in threads."""
+
+    def __init__(self, host: str, client: Client, lookup: CredentialLookup, *, plain_http: bool = False) -> None:
+        self.host = host
+        self.client = client
+        self._lookup = lookup
+        self._plain_http = plain_http
+        self._url: str | None = None
+        self._authorizer: Authorizer | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The base URL. Raises ConnectionLostError where a registry on this machine answers neither way."""
+        return self._open()[0]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        scopes: tuple[str, ...],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Response:
+        """Send a request that may be repeated, logged in where the registry asks for it.
+
+        `path` is relative to the base URL or an absolute URL. Returns the last response whatever its status. Raises
+        NotAuthorisedError, UnavailableError.
+        """
+        url = urljoin(self.url, path)
+        response = self.client.request(method, url, {**(headers or {}), **self._authorization(url, scopes)}, body)
+        if response.status == 401 and self._own(url) and self._open()[1].challenged(response, scopes):
+            discard(response)
+            response = self.client.request(method, url, {**(headers or {}), **self._authorization(url, scopes)}, body)
+        return response
+
+    def stream(self, method: str, url: str, scopes: tuple[str, ...], body: Body) -> Response:
+        """Send a body that cannot be sent twice, once, with a token that was fetched just before where need be."""
+        headers = {"Content-Type": "application/octet-stream", **self._authorization(url, scopes)}
+        return self.client.send(method, url, headers, body)
+
+    def error(self, response: Response, what: str) -> LlmstackError:
+        """Read an error answer and return what it means for `what`, an operation and its object.
+
+        The codes are those of the distribution spec ("Error Codes").
+        """
+        code, message = _error_code(response)
+        status = response.status
+        text = f"{what}: {self.host} answers {status} {message or code or response.reason or ''}".rstrip()
+        if status == 401 or code in {"UNAUTHORIZED", "DENIED"} or status == 403:
+            logged_in = self._open()[1].logged_in
+            hint = "this login may not do that: check the name and its rights" if logged_in else login_hint(self.host)
+            return NotAuthorisedError(text, hint=hint)
+        if code == "NAME_INVALID":
+            return UsageError(text, hint="this registry does not allow that repository name")
+        if status == 404:
+            return NotFoundError(text, hint="check the name; some registries want the repository to be created first")
+        if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
+            return IntegrityError(text)
+        if status == 413:
+            return LlmstackError(text, hint="the registry, or a proxy before it, limits the size of a layer")
+        if status in RETRIED_STATUS:
+            return UnavailableError(text)
+        return LlmstackError(text)
+
+    def _own(self, url: str) -> bool:
+        return urlsplit(url)[:2] == urlsplit(self.url)[:2]
+
+    def _authorization(self, url: str, scopes: tuple[str, ...]) -> dict[str, str]:
+        return self._open()[1].header(scopes) if self._own(url) else {}
+
+    def _open(self) -> tuple[str, Authorizer]:
+        with self._lock:
+            if self._url is None or self._authorizer is None:
+                host = DOCKER_HUB_API if self.host == DOCKER_HUB else self.host
+                self._url = f"{self._scheme(host)}://{host}"
+                self._authorizer = Authorizer(self.client, self.host, self._url, self._lookup)
+            return self._url, self._authorizer
+
+    def _scheme(self, host: str) -> str:
+        if self._plain_http:
+            return "http"
+        if not is_loopback(host):
+            return "https"
+        # On this machine plain HTTP is implied, but a registry there may speak TLS: it answers plain HTTP with 400.
+        try:
+            response = self.client.request("GET", f"http://{host}/v2/")
+        except ConnectionLostError as error:
+            if "reset" in str(error) or "Remote end closed" in str(error):
+                return "https"
+            raise
+        discard(response)
+        return "https" if response.status == 400 else "http"
+
+
+def _error_code(response: Response) -> tuple[str, str]:
+    """Return the first error's code and message, both empty where the answer is not in the registry's form."""
+    try:
+        errors = parse_object(read_limited(response, _MAX_ERROR), "error").get("errors")
+    except LlmstackError:
+        return "", ""
+    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
+    return str(first.get("code", ""))[:60], str(first.get("message", ""))[:300]

@@ -1,0 +1,252 @@
+"""One repository of a registry as a BlobStore (distribution-spec v1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from dataclasses import replace
+from urllib.parse import urljoin
+
+from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError
+from llmstack.net import Client, ConnectionLostError, Response, read_limited, read_resuming
+from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
+from llmstack.net.client import discard
+from llmstack.oci.auth import CredentialLookup
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.registry import Registry
+from llmstack.oci.spec import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    INDEX,
+    MANIFEST,
+    MAX_MANIFEST_SIZE,
+    Descriptor,
+    Document,
+    media_type_of,
+    parse_object,
+)
+from llmstack.oci.store import BlobReader
+
+_ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+_MAX_TAGS_PAGE = 16 * 1024 * 1024
+# What a layer's PATCH may be answered with when the upload session is gone: the layer starts over.
+_SESSION_LOST = frozenset({401, 404, 416})
+
+
+class Repository:
+    """Reads and writes one repository; implements BlobStore. `write` asks for the right to push as well."""
+
+    def __init__(self, registry: Registry, repository: str, *, write: bool = False) -> None:
+        self._registry = registry
+        self._repository = repository
+        self._scopes = (f"repository:{repository}:{'pull,push' if write else 'pull'}",)
+
+    @property
+    def name(self) -> str:
+        """Return registry and repository, as in a reference."""
+        return f"{self._registry.host}/{self._repository}"
+
+    @property
+    def _client(self) -> Client:
+        return self._registry.client
+
+    def manifest(self, reference: str) -> Document:
+        """Return a manifest or an index; see BlobReader."""
+        what = f"reading {self.name}{'@' if ':' in reference else ':'}{reference}"
+        response = self._get(f"manifests/{reference}", {"Accept": _ACCEPT})
+        if response.status != 200:
+            raise self._registry.error(response, what)
+        expected = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
+        document = Document("", read_limited(response, MAX_MANIFEST_SIZE))
+        if expected and document.digest != expected:
+            raise IntegrityError(f"{what}: the bytes do not match their digest {expected[:80]}")
+        return replace(document, media_type=media_type_of(document.json()))
+
+    def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
+        """Yield a blob's bytes; see BlobReader."""
+        what = f"reading {self.name}@{blob.digest}"
+
+        def open_range(byte_range: str | None) -> Response:
+            response = self._get(f"blobs/{blob.digest}", {"Range": byte_range} if byte_range else {})
+            if response.status not in {200, 206}:
+                raise self._registry.error(response, what)
+            return response
+
+        return read_resuming(self._client, open_range, what=what, size=blob.size, start=start, stop=stop)
+
+    def tags(self) -> list[str]:
+        """Return all tags; see BlobReader."""
+        tags: set[str] = set()
+        path: str | None = self._path("tags/list?n=1000")
+        while path:
+            response = self._registry.request("GET", path, self._scopes)
+            if response.status == 404:
+                discard(response)
+                return []
+            if response.status != 200:
+                raise self._registry.error(response, f"listing the tags of {self.name}")
+            following = _NEXT.search(response.headers.get("Link", ""))
+            page = parse_object(read_limited(response, _MAX_TAGS_PAGE), "tag list").get("tags") or []
+            new = {str(tag) for tag in page} - tags
+            tags |= new
+            # A registry that pages in a circle must not keep us.
+            path = urljoin(urljoin(self._registry.url, path), following[1]) if following and new else None
+        return sorted(tags)
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Tell whether the blob is there (HEAD)."""
+        response = self._registry.request("HEAD", self._path(f"blobs/{digest}"), self._scopes)
+        if response.status in {200, 404}:
+            discard(response)
+            return response.status == 200
+        raise self._registry.error(response, f"looking for {self.name}@{digest}")
+
+    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
+        """Mount a blob from another repository of this registry (distribution-spec, "Mounting a blob").
+
+        A registry that will not mount, for whatever reason, gets the bytes: false, no error.
+        """
+        if not isinstance(source, Repository) or source._registry.host != self._registry.host:
+            return False
+        query = f"blobs/uploads/?mount={blob.digest}&from={source._repository}"
+        try:
+            response = self._registry.request("POST", self._path(query), (*self._scopes, *source._scopes))
+        except NotAuthorisedError:
+            return False
+        if response.status == 202:
+            self._cancel(self._location(response, self._registry.url))
+        discard(response)
+        return response.status == 201
+
+    def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
+        """Upload a stream by one streamed PATCH, as `docker push` does; see BlobStore.
+
+        Content-Range chunks are not used: several registries refuse or mishandle them, and the common ones cannot
+        resume a broken PATCH either, so a broken upload starts over.
+        """
+        backoff = self._client.backoff()
+        while True:
+            stream = _HashedStream(make_chunks())
+            try:
+                return self._upload(stream)
+            except _UploadBrokenError as broken:
+                backoff.wait(broken.error, broken.retry_after)
+            except ConnectionLostError as error:
+                if stream.failed:
+                    raise
+                backoff.wait(error)
+
+    def put_manifest(self, document: Document, tag: str | None = None) -> None:
+        """Store a manifest or an index; see BlobStore."""
+        path = self._path(f"manifests/{tag or document.digest}")
+        response = self._registry.request(
+            "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
+        )
+        if response.status not in {200, 201, 202}:
+            raise self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
+        discard(response)
+
+    def _upload(self, stream: _HashedStream) -> tuple[Digest, int]:
+        what = f"uploading a layer to {self.name}"
+        response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, {"Content-Length": "0"})
+        if response.status != 202:
+            raise self._registry.error(response, what)
+        location = self._location(response, self._registry.url)
+        discard(response)
+        try:
+            response = self._registry.stream("PATCH", location, self._scopes, stream)
+            if response.status not in {200, 201, 202, 204}:
+                raise self._upload_error(response, what)
+            location = self._location(response, location)
+            discard(response)
+            digest = Digest("sha256:" + stream.digest.hexdigest())
+            self._commit(location, digest, what)
+        except BaseException:
+            self._cancel(location)
+            raise
+        return digest, stream.size
+
+    def _commit(self, location: str, digest: Digest, what: str) -> None:
+        url = f"{location}{'&' if '?' in location else '?'}digest={digest.replace(':', '%3A')}"
+        response = self._registry.request("PUT", url, self._scopes, {"Content-Length": "0"})
+        if response.status in {200, 201, 202, 204}:
+            discard(response)
+            return
+        error = self._upload_error(response, what)
+        # A repeated PUT finds its session gone when the first one was carried out but its answer was lost.
+        if not (isinstance(error, _UploadBrokenError) and self.has_blob(digest)):
+            raise error
+
+    def _upload_error(self, response: Response, what: str) -> LlmstackError:
+        error = self._registry.error(response, what)
+        if response.status in RETRIED_STATUS | _SESSION_LOST:
+            return _UploadBrokenError(error, parse_retry_after(response.headers.get("Retry-After")))
+        return error
+
+    def _cancel(self, location: str) -> None:
+        """Give an upload session up (DELETE); a registry that will not hear of it times it out by itself."""
+        try:
+            discard(self._registry.stream("DELETE", location, self._scopes, b""))
+        except LlmstackError:
+            return
+
+    def _location(self, response: Response, base: str) -> str:
+        location = response.headers.get("Location")
+        return urljoin(base, location) if location else base
+
+    def _get(self, path: str, headers: dict[str, str]) -> Response:
+        return self._registry.request("GET", self._path(path), self._scopes, headers)
+
+    def _path(self, rest: str) -> str:
+        return f"/v2/{self._repository}/{rest}"
+
+
+class _UploadBrokenError(LlmstackError):
+    """An upload that has to start over."""
+
+    def __init__(self, error: LlmstackError, retry_after: float | None) -> None:
+        super().__init__(error.message, hint=error.hint)
+        self.error = error
+        self.retry_after = retry_after
+
+
+class _HashedStream:
+    """Iterates over chunks once, hashing them, and remembers whether it was the chunks that failed."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.failed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._chunks:
+                self.digest.update(chunk)
+                self.size += len(chunk)
+                yield chunk
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.failed = True
+            raise
+
+
+class Registries:
+    """Opens repositories; each registry is met once, with its logins and tokens."""
+
+    def __init__(self, client: Client, lookup: CredentialLookup, plain_http: Collection[str] = ()) -> None:
+        self._client = client
+        self._lookup = lookup
+        self._plain_http = plain_http
+        self._registries: dict[str, Registry] = {}
+
+    def repository(self, reference: Reference, *, write: bool = False) -> Repository:
+        """Return the repository that `reference` is in; no request is made yet."""
+        host = reference.registry
+        if host not in self._registries:
+            plain = host in self._plain_http or "*" in self._plain_http
+            self._registries[host] = Registry(host, self._client, self._lookup, plain_http=plain)
+        return Repository(self._registries[host], reference.repository, write=write)
