@@ -10,6 +10,7 @@ import typer
 
 from llmstack import __version__
 from llmstack.cli.edge import EDGE
+from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ def _main(
 
 
 app.command()(ferry)
+app.command()(extract)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,17 @@ class ProgressStyle(StrEnum):
     NONE = "none"
 
 
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="REPO_ID[@REVISION]|IMAGE", help="A carried repo by its id, or any image.")
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="SOURCE",
+        help="Where from: a namespace, oci:FOLDER, docker-daemon:, docker-archive:FILE, oci-archive:FILE.",
+    ),
+]
 TypeOption = Annotated[Kind, typer.Option("--type", help="Which kind of repo.")]
 IncludeOption = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="Only these files. Repeatable.")]
 ExcludeOption = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="Not these files. Repeatable.")]

@@ -19,7 +19,6 @@ from llmstack.ferry.carry import Carried, Carrier, LayerPlan
 from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Client
-from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
@@ -38,7 +37,6 @@ class FerryOptions:
     jobs: int
     force: bool = False
     dry_run: bool = False
-    plain_http: tuple[str, ...] = ()
     lists: Path | None = None
 
 
@@ -92,13 +90,12 @@ def read_lists(folder: Path | None) -> WishList:
 def ferry(
     entries: Sequence[WishEntry],
     options: FerryOptions,
+    client: Client,
+    registries: Registries,
     reporter: Reporter,
-    lookup: CredentialLookup,
     failed: Callable[[WishEntry, LlmstackError], None],
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
-    client = Client(connections=options.jobs + 10, tell=reporter.note)
-    registries = Registries(client, lookup, options.plain_http)
     carrier = Carrier(Hub(client), client, reporter, options.jobs)
 
     @lru_cache(maxsize=1)
