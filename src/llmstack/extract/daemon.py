@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llmstack.carried.fileindex import ROOT
+from llmstack.carried.parallel import run_all
 from llmstack.engine.daemon import DaemonImage
 from llmstack.errors import IntegrityError
 from llmstack.extract.indexed import Worker
 from llmstack.extract.merged import LayerSource
 from llmstack.extract.plan import PlannedFile
-from llmstack.extract.work import run_all
 from llmstack.net import Cancelled
 from llmstack.oci.untar import TarEntry, TarReader
 

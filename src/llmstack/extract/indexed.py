@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from threading import Event
 
 from llmstack.carried.image import StoredLayer
+from llmstack.carried.parallel import run_all
 from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.extract.destination import Destination, Part
 from llmstack.extract.plan import PlannedFile, Span, plan_spans
-from llmstack.extract.work import run_all
 from llmstack.net import Cancelled
 from llmstack.oci.compression import decompressed
 from llmstack.oci.store import BlobReader

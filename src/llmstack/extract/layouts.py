@@ -17,7 +17,7 @@ from llmstack.hub import cache
 from llmstack.hub.snapshot import HubFile, RepoType
 
 
-class Layout(Protocol):
+class DestinationLayout(Protocol):
     """How files lie in the destination."""
 
     @property

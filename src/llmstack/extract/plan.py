@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmstack.carried.image import StoredLayer
+from llmstack.oci.reference import Digest
 
 # Between two small files of a layer lie a header and some padding; what is shorter than this is cheaper to read over
 # than to ask for anew.
@@ -58,15 +59,17 @@ def plan_spans(files: Iterable[PlannedFile]) -> list[Span]:
 
     All files of a compressed layer share one, for it can only be read from its beginning.
     """
-    layers: dict[StoredLayer, list[PlannedFile]] = defaultdict(list)
+    groups: dict[Digest, list[PlannedFile]] = defaultdict(list)
+    layers: dict[Digest, StoredLayer] = {}
     for file in files:
         if file.layer is None:
             raise ValueError(f"{file.path} lies in no layer")
-        layers[file.layer].append(file)
+        groups[file.layer.diff_id].append(file)
+        layers[file.layer.diff_id] = file.layer
     spans = []
-    for layer, group in layers.items():
+    for diff_id, group in groups.items():
         group.sort(key=lambda file: (file.offset, file.size))
-        spans += [Span(layer, tuple(run)) for run in _runs(layer, group)]
+        spans += [Span(layers[diff_id], tuple(run)) for run in _runs(layers[diff_id], group)]
     return sorted(spans, key=lambda span: -span.size)
 
 

@@ -21,7 +21,7 @@ from llmstack.errors import NotFoundError, UsageError
 from llmstack.extract.daemon import daemon_layer, fetch_from_engine
 from llmstack.extract.destination import Destination
 from llmstack.extract.indexed import Worker, fetch
-from llmstack.extract.layouts import CacheLayout, FolderLayout, Layout
+from llmstack.extract.layouts import CacheLayout, DestinationLayout, FolderLayout
 from llmstack.extract.merged import LayerSource, extract_merged
 from llmstack.extract.plan import PlannedFile, folded
 from llmstack.hub.cache import default_cache
@@ -110,7 +110,9 @@ class _Work:
         files = select(index.files, self.request.selection, lambda file: file.path)
         if not files:
             raise self._nothing(bool(index.files))
-        layout: Layout = CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
+        layout: DestinationLayout = (
+            CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
+        )
         planned = list({layout.place(file): self._planned(file, layout.place(file)) for file in files}.values())
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:

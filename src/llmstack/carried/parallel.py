@@ -18,7 +18,7 @@ def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) 
 
     When one fails or the person interrupts, `cancel` is set so that the others end, and that failure is raised.
     """
-    with ThreadPoolExecutor(jobs, "extract") as workers:
+    with ThreadPoolExecutor(jobs, "read") as workers:
         futures: list[Future[R]] = []
         try:
             futures += [workers.submit(do, item) for item in items]
