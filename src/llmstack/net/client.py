@@ -49,6 +49,12 @@ class Client:
         """Return a fresh count of failed tries that tells its waits where this client tells them."""
         return Backoff(self.cancel, self._tell)
 
+    def close(self) -> None:
+        """Close the connections that are kept for the next request."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
+
     def send(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
     ) -> Response:

@@ -36,7 +36,7 @@ class Layout:
 
     def manifest(self, reference: str) -> Document:
         """Return a manifest or an index; see BlobReader."""
-        if ":" in reference:
+        if reference.startswith("sha256:"):
             return self._document(Digest.parse(reference))
         return self._document(find_manifest(self._index(), reference, self.name).digest)
 
