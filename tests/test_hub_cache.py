@@ -75,26 +75,30 @@ def test_a_whole_snapshot(carried, cache):
 
 
 @pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", COMMIT])
-def test_revisions(carried, cache, revision):
+@pytest.mark.usefixtures("cache")
+def test_revisions(carried, revision):
     run(f"org/model@{revision}" if revision != COMMIT else "org/model", None, source=carried, layout="hf-cache")
     assert judge(revision)["files"].keys() == FILES.keys()
 
 
-def test_several_revisions_share_the_blobs(carried, cache):
+@pytest.mark.usefixtures("cache")
+def test_several_revisions_share_the_blobs(carried):
     run("org/model", None, source=carried, layout="hf-cache")
     again = run("org/model@v1.0", None, source=carried, layout="hf-cache")
     assert again.bytes_written == 0
     assert judge("v1.0")["repos"][0][3] == ["main", "v1.0"]
 
 
-def test_a_part_of_a_snapshot_does_not_pass_for_the_whole(carried, cache):
+@pytest.mark.usefixtures("cache")
+def test_a_part_of_a_snapshot_does_not_pass_for_the_whole(carried):
     run("org/model", None, source=carried, layout="hf-cache", include=("config.json",))
     assert judge() == {"error": "IncompleteSnapshotError"}
     run("org/model", None, source=carried, layout="hf-cache")
     assert judge()["files"].keys() == FILES.keys()
 
 
-def test_what_was_selected_when_it_was_carried(tmp_path, cache):
+@pytest.mark.usefixtures("cache")
+def test_what_was_selected_when_it_was_carried(tmp_path):
     files = {"config.json": b"{}"}
     carry(Layout(tmp_path / "part/models"), "org--model", files, selection=Selection(include=("config.json",)))
     run("org/model", None, source=f"oci:{tmp_path}/part", layout="hf-cache")
@@ -131,6 +135,7 @@ def test_the_default_place_is_theirs(environment, monkeypatch):
     assert str(default_cache()) == theirs
 
 
-def test_other_images_have_no_place_in_a_cache(tmp_path, cache, busybox_base):
+@pytest.mark.usefixtures("cache")
+def test_other_images_have_no_place_in_a_cache(busybox_base):
     with pytest.raises(UsageError, match="no file index"):
         run(f"oci:{busybox_base}", None, layout="hf-cache")

@@ -42,7 +42,7 @@ class Heard:
 
     def end(self) -> None: ...
 
-    def task(self, name: str, size: int) -> Heard:
+    def task(self, _name: str, _size: int) -> Heard:
         return self
 
     def advance(self, size: int) -> None:

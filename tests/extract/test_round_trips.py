@@ -200,7 +200,8 @@ def test_several_images_in_one_archive(pulled, engine, tmp_path):
     assert "other:tag" in (missing.value.hint or "")
 
 
-def test_what_is_not_there(carried, registry, engine, tmp_path):
+@pytest.mark.usefixtures("engine")
+def test_what_is_not_there(carried, registry, tmp_path):
     for argument, source in [
         ("org/none", f"oci:{carried}"),
         ("org/none", registry.namespace()),
