@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -111,10 +112,8 @@ def test_the_digest_is_that_of_the_stored_bytes_and_not_of_rewritten_json():
 def test_any_json_is_a_document_or_an_integrity_error(value: Any):
     data = json.dumps(value).encode()
     for parse in (Manifest.parse, Index.parse):
-        try:
+        with contextlib.suppress(IntegrityError):
             parse(Document(MANIFEST, data))
-        except IntegrityError:
-            pass
     try:
         config = ImageConfig.parse(data)
         assert isinstance(config.labels, dict)
@@ -151,10 +150,8 @@ def test_hostile_fields_end_in_a_value_or_an_integrity_error(value: dict[str, An
         lambda: str(ImageConfig(value).platform),
         lambda: ImageConfig(value).labels,
     ):
-        try:
+        with contextlib.suppress(IntegrityError):
             read()
-        except IntegrityError:
-            pass
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"nul", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000])
