@@ -35,7 +35,7 @@ class Edge:
             return error.exit_code
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
-            _say("terminated" if terminated else "interrupted", "what is whole is kept; run the command again to go on")
+            _say("terminated" if terminated else "interrupted", "nothing half done carries a name; run the command again")
             return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         except BrokenPipeError:
             # Whoever read our output has seen enough; Python must not complain at exit.

@@ -77,8 +77,8 @@ class Carrier:
         """Carry one repo into `store`, under the tag of its id and revision.
 
         The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
-        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError; whatever was uploaded
-        by then stays for the next run.
+        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
+        new tag.
         """
         tag = tag_for(wanted.repo_id, wanted.revision)
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
