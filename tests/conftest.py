@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import registry as registries
@@ -23,6 +24,10 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
 NOWHERE = "http://127.0.0.1:1"
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("llmstack", deadline=None)
+hypothesis.settings.load_profile("llmstack")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -33,7 +33,7 @@ from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
-from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
+from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.client import READ_TIMEOUT
 
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class Hub:
                 failed = UnavailableError(f"{what}: it answers {status}", side="source")
                 if status not in RETRIED_STATUS:
                     raise failed from error
-                backoff.wait(failed, parse_retry_after(error.response.headers.get("Retry-After")))
+                backoff.wait(failed, asked_wait(error.response.headers))
             except OfflineModeIsEnabled as error:
                 raise UnavailableError(
                     f"{what}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE where you ferry", side="source"

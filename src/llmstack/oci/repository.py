@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError
 from llmstack.net import Client, ConnectionLostError, Response, read_limited, read_resuming
-from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
+from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.client import discard
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import Digest, Reference
@@ -182,7 +182,7 @@ class Repository:
     def _upload_error(self, response: Response, what: str) -> LlmstackError:
         error = self._registry.error(response, what)
         if response.status in RETRIED_STATUS | _SESSION_LOST:
-            return _UploadBrokenError(error, parse_retry_after(response.headers.get("Retry-After")))
+            return _UploadBrokenError(error, asked_wait(response.headers))
         return error
 
     def _cancel(self, location: str) -> None:
