@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support.process import need
 
 from llmstack.oci import tar
 from llmstack.oci.tar import TarFile
+from tests.support.process import need
 
 GiB = 1024**3
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=300).filter(

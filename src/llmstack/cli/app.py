@@ -12,6 +12,7 @@ from llmstack import __version__
 from llmstack.cli.edge import EDGE
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
+from llmstack.cli.inspection import inspect, list_images, verify
 
 app = typer.Typer(
     name="llmstack",
@@ -39,6 +40,9 @@ def _main(
 
 app.command()(ferry)
 app.command()(extract)
+app.command("list")(list_images)
+app.command()(inspect)
+app.command()(verify)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

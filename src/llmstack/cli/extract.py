@@ -58,18 +58,16 @@ def extract(
     Files arrive beside their place and are renamed when they are whole; run it again to go on where it broke off.
     """
     from llmstack.carried.fileindex import Selection
-    from llmstack.carried.naming import Namespace
-    from llmstack.cli.session import start
+    from llmstack.cli.session import namespace_of, start
     from llmstack.extract.run import ExtractRequest
     from llmstack.extract.run import extract as run
     from llmstack.reporting import human_size, human_time
-    from llmstack.settings import DEFAULT_NAMESPACE
 
     session = start({"jobs": jobs}, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
     request = ExtractRequest(
         argument=image,
         destination=dest,
-        namespace=Namespace.parse(session.settings.namespace or DEFAULT_NAMESPACE),
+        namespace=namespace_of(session),
         source=source,
         repo_type=kind.value,
         selection=Selection(tuple(include), tuple(exclude)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmstack.carried.naming import Namespace
 from llmstack.cli.edge import EDGE
 from llmstack.engine.credentials import lookup
 from llmstack.net import Client
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Progress, Reporter, make_reporter
-from llmstack.settings import Settings, load_settings
+from llmstack.settings import DEFAULT_NAMESPACE, Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,8 @@ def start(
     client = Client(connections=settings.jobs + 10, tell=reporter.note)
     registries = Registries(client, lookup, ("*",) if plain_http else settings.plain_http)
     return Session(settings, client, registries, reporter)
+
+
+def namespace_of(session: Session) -> Namespace:
+    """Return the namespace that images are read from where a verb is given none."""
+    return Namespace.parse(session.settings.namespace or DEFAULT_NAMESPACE)

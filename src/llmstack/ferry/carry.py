@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.carried.naming import tag_for
+from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import LlmstackError, UsageError
@@ -112,34 +113,18 @@ class Carrier:
 
     def _move(self, info: RepoInfo, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
         """Upload the layers that have to move, the largest first, and return all layers' files in order."""
-        with (
-            ThreadPoolExecutor(AHEAD, "ahead") as ahead,
-            ThreadPoolExecutor(self._jobs, "layer") as workers,
-        ):
-            futures = {
-                entry.layer: workers.submit(self._upload, info, entry.layer, store, ahead)
-                for entry in sorted(layers, key=lambda entry: -entry.layer.size)
-                if not entry.held
-            }
-            self._finish(list(futures.values()))
-        return [entry.held or futures[entry.layer].result() for entry in layers]
-
-    def _finish(self, futures: Sequence[Future[tuple[IndexedFile, ...]]]) -> None:
-        """Wait for all; when one fails, or the person interrupts, end the others and tell of that one."""
+        moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [future for future in done if future.exception()]
-            if not failed:
-                return
-        except BaseException:
-            self._client.cancel.set()
+            with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
+                files = run_all(
+                    lambda layer: self._upload(info, layer, store, ahead), moving, self._jobs, self._client.cancel
+                )
+        except Exception:
+            # All that was told to end has ended, and the next repo is to be carried with the same client.
+            self._client.cancel.clear()
             raise
-        self._client.cancel.set()
-        for future in futures:
-            future.cancel()
-        wait(futures)
-        self._client.cancel.clear()
-        failed[0].result()
+        moved = dict(zip(moving, files, strict=True))
+        return [entry.held or moved[entry.layer] for entry in layers]
 
     def _upload(
         self, info: RepoInfo, layer: PlannedLayer, store: BlobStore, ahead: Executor

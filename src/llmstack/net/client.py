@@ -63,7 +63,10 @@ class Client:
         An iterable body goes out with `Transfer-Encoding: chunked`. Raises ConnectionLostError; what the iterable
         raises passes through.
         """
-        sent = {"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
+        # A header of the caller's replaces ours, however it is spelled.
+        sent = urllib3.HTTPHeaderDict({"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity"})
+        for name, value in (headers or {}).items():
+            sent[name] = value
         with network_errors(url):
             response = self._pool(url).request(
                 method,

@@ -36,7 +36,7 @@ class Layout:
 
     def manifest(self, reference: str) -> Document:
         """Return a manifest or an index; see BlobReader."""
-        if ":" in reference:
+        if reference.startswith("sha256:"):
             return self._document(Digest.parse(reference))
         return self._document(find_manifest(self._index(), reference, self.name).digest)
 
@@ -188,13 +188,6 @@ class Layout:
 def tags_of(index: Index) -> list[str]:
     """Return the tags that a layout's index.json lists, sorted."""
     return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
-
-
-def split_tag(text: str) -> tuple[str, str | None]:
-    """Split `PATH[:TAG]` as skopeo does for `oci:`: a colon after the last slash begins the tag."""
-    head, slash, last = text.rpartition("/")
-    name, colon, tag = last.partition(":")
-    return f"{head}{slash}{name}", tag if colon else None
 
 
 def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
