@@ -13,7 +13,7 @@ from llmstack.net import Client, ConnectionLostError, Response, read_limited, re
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.client import discard, redirected
 from llmstack.oci.auth import CredentialLookup
-from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
 from llmstack.oci.registry import Registry
 from llmstack.oci.spec import (
     DOCKER_INDEX,
@@ -263,6 +263,7 @@ class Registries:
         """Return the repository that `reference` is in; no request is made yet."""
         host = reference.registry
         if host not in self._registries:
-            plain = host in self._plain_http or "*" in self._plain_http
+            # Whoever says `--plain-http` means the registry of their own, and not where its base image comes from.
+            plain = host in self._plain_http or ("*" in self._plain_http and host != DOCKER_HUB)
             self._registries[host] = Registry(host, self._client, self._lookup, plain_http=plain)
         return Repository(self._registries[host], reference.repository, write=write)
