@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection
+from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection, check_paths
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.carried.naming import tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import LlmstackError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, UsageError
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
-from llmstack.ferry.previous import Earlier, HeldLayers, read_earlier
+from llmstack.ferry.previous import HeldLayers, read_earlier
 from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD, LayerStream
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
+from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 from llmstack.reporting import Reporter
@@ -80,18 +81,19 @@ class Carrier:
         be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
         new tag.
         """
-        tag = tag_for(wanted.repo_id, wanted.revision)
+        tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
-        earlier = [] if force else self._earlier(wanted, store, tag)
-        for image in earlier[:1]:
-            if _is_current(image.index, info, wanted.selection):
-                return Carried("up-to-date", info, image.index.created, image.digest, image.index.size, 0)
+        own = None if force else read_earlier(store, tag)
+        if own and _is_current(own.index, info, wanted.selection):
+            return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
+        _check_files(files)
         base = get_base()
-        held = HeldLayers(earlier)
+        newest = None if force or tag == main else read_earlier(store, main)
+        held = HeldLayers(image for image in (newest, own) if image)
         room = MAX_LAYERS - base.depth - 1
-        if room < 1:
+        if room < 2:
             raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
         layers = [LayerPlan(layer, held.find(layer)) for layer in plan(files, Limits(layers=room))]
         layers = [_if_still_there(layer, store) for layer in layers]
@@ -106,13 +108,6 @@ class Carrier:
         finally:
             self._reporter.end()
         return Carried("carried", info, snapshot.created, digest, total, moving, tuple(layers))
-
-    def _earlier(self, wanted: WishEntry, store: BlobStore, tag: str) -> list[Earlier]:
-        """Return the images to build upon: the one under the same tag first, then the repo's main one."""
-        main = tag_for(wanted.repo_id)
-        own = read_earlier(store, tag)
-        other = read_earlier(store, main) if tag != main else None
-        return [image for image in (own, other) if image]
 
     def _move(self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
         """Upload the layers that have to move, the largest first, and return all layers' files in order."""
@@ -203,6 +198,18 @@ def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
 def _layer_descriptor(layer: PlannedLayer, digest: Digest) -> Descriptor:
     notes = {FILEPATH: layer.files[0].path} if layer.is_single else {}
     return Descriptor(LAYER_TAR, digest, layer.size, notes)
+
+
+def _check_files(files: Sequence[HubFile]) -> None:
+    """Refuse what the hub may not list, and what no image can hold."""
+    try:
+        check_paths(file.path for file in files)
+    except IntegrityError as error:
+        error.side = "source"
+        raise
+    for file in files:
+        if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
+            raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")
 
 
 def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
