@@ -1,0 +1,75 @@
+"""Carrying a planned conversion out, one layer at a time, so that nothing unfinished looks finished."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmstack.errors import IntegrityError, LlmstackError, UnavailableError
+from llmstack.llama.config import generation_config
+from llmstack.llama.plan import ModelPlan, Plan
+from llmstack.llama.safetensors_files import INDEX, Writer, data_size, index
+from llmstack.llama.staging import Staging
+from llmstack.llama.weights import Weight, assemble
+from llmstack.reporting import Reporter
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def convert(plan: Plan, reporter: Reporter) -> None:
+    """Carry a plan out. An error or an interrupt leaves nothing behind; config.json comes last.
+
+    Raises IntegrityError, UnavailableError if the disk runs full, LlmstackError if it cannot be written to.
+    """
+    try:
+        with Staging(plan.output) as staging:
+            if plan.model:
+                _write_model(plan.model, staging.folder, reporter)
+            reporter.note(f"Saving tokenizer and configuration to {plan.output}")
+            plan.tokenizer.write(staging.folder)
+            if plan.model:
+                _write_json(staging.folder / "generation_config.json", generation_config(plan.tokenizer.specials))
+                _write_json(staging.folder / "config.json", plan.model.config)
+            staging.publish()
+    except OSError as error:
+        kind = UnavailableError if error.errno in _DISK_FULL else LlmstackError
+        raise kind(f"{plan.output}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_model(model: ModelPlan, folder: Path, reporter: Reporter) -> None:
+    total = sum(data_size(weight, model.dtype) for group in model.groups for weight in group)
+    reporter.begin("Loading checkpoint shards", total)
+    try:
+        with Writer(folder, model.files) as writer:
+            for number, group in enumerate(model.groups):
+                _write_group(model, group, writer, reporter, f"layer {number} of {len(model.groups) - 2}")
+    finally:
+        reporter.end()
+    if len(model.files) > 1:
+        _write_json(folder / INDEX, index(model.files))
+
+
+def _write_group(model: ModelPlan, group: Sequence[Weight], writer: Writer, reporter: Reporter, name: str) -> None:
+    """Convert one layer. What it has read leaves the memory when it returns."""
+    import torch
+
+    task = reporter.task(name, sum(data_size(weight, model.dtype) for weight in group))
+    shards = model.checkpoint.open()
+    dtype = getattr(torch, model.dtype)
+    for weight in group:
+        parts = [shard[weight.source] for shard in shards]
+        tensor = assemble(weight, parts, dtype)
+        if dtype is torch.float16 and parts[0].dtype is not dtype and not bool(torch.isfinite(tensor).all()):
+            raise IntegrityError(
+                f"{weight.source} holds numbers too large for float16", hint="use --dtype bfloat16 or float32"
+            )
+        writer.add(tensor)
+        task.advance(data_size(weight, model.dtype))
+    task.done()
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
