@@ -16,7 +16,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-if importlib.util.find_spec("llmstack") is None:
+package = importlib.util.find_spec("llmstack")
+if package is None or package.origin is None:  # a folder without code is no package
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError
@@ -79,6 +80,9 @@ def main() -> int:
         return error.exit_code
     except ModuleNotFoundError as error:
         print(f"error: {error}\nhint: pip install '.[llama]' in a checkout of llmstack", file=sys.stderr)
+        return LlmstackError.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
         return LlmstackError.exit_code
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

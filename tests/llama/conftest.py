@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from llama_cases import CASES, TEXTS, Checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools/convert_llama_weights_to_hf.py"
 NEEDED = (
     "torch",
     "transformers",
@@ -96,14 +94,3 @@ def checkpoints(tmp_path_factory, sentencepiece_model, tiktoken_model):
     for checkpoint, _ in made.values():
         (checkpoint.folder / "tokenizer.model").write_bytes(checkpoint.tokenizer.read_bytes())
     return {name: checkpoint for name, (checkpoint, _) in made.items()}
-
-
-@pytest.fixture(scope="session")
-def run_script():
-    """Return a function that runs the script as a process and gives what it printed and its exit code."""
-
-    def run(*arguments):
-        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
-
-    return run

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tools/convert_llama_weights_to_hf.py"
+EXAMPLE = ROOT / "example/start.py"
+
 # Letters, accents, right-to-left, no spaces between words, emoji with joiners, digits, white space, and code.
 TEXTS = (
     "",

@@ -72,7 +72,8 @@ def _load(path: Path, *, mmap: bool) -> dict[str, Tensor]:
 
     try:
         tensors = torch.load(str(path), map_location="cpu", mmap=mmap, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    # Mapping a truncated file is an OSError in some places and a RuntimeError in others.
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise IntegrityError(
             f"{path}: truncated, or not a checkpoint of tensors ({path.stat().st_size} bytes)",
             hint="compare its size and checksum with the original (checklist.chk) and copy it again",

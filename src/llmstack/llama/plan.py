@@ -181,10 +181,10 @@ def _plan_model(checkpoint: Checkpoint, params: Params, tokenizer: TokenizerPlan
     tied = absent or (tokenizer.version is Version.V3_2 and checkpoint.tied())
     groups = plan_groups(params, headers, tied=tied)
     vocab_size = groups[0][0].shape[0]
-    if tokenizer.vocabulary.size > vocab_size:
+    if tokenizer.vocabulary.size != vocab_size:
         raise IntegrityError(
-            f"tokenizer.model has {tokenizer.vocabulary.size} tokens, the embeddings only {vocab_size}",
-            hint="the tokenizer belongs to another model",
+            f"{tokenizer.source}: {tokenizer.vocabulary.size} tokens, but the model has {vocab_size}",
+            hint="it belongs to another model, or is truncated",
         )
     if dtype == "auto":
         dtype = str(checkpoint.dtype()).removeprefix("torch.")
