@@ -16,8 +16,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-package = importlib.util.find_spec("llmstack")
-if package is None or package.origin is None:  # a folder without code is no package
+# Not installed (a folder of that name without code has no origin): take the checkout's.
+if getattr(importlib.util.find_spec("llmstack"), "origin", None) is None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError

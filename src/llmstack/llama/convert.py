@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmstack.errors import IntegrityError, LlmstackError, UnavailableError
 from llmstack.llama.config import generation_config
@@ -15,6 +16,9 @@ from llmstack.llama.safetensors_files import INDEX, Writer, data_size, index
 from llmstack.llama.staging import Staging
 from llmstack.llama.weights import Weight, assemble
 from llmstack.reporting import Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -46,6 +50,8 @@ def _write_model(model: ModelPlan, folder: Path, reporter: Reporter) -> None:
         with Writer(folder, model.files) as writer:
             for number, group in enumerate(model.groups):
                 _write_group(model, group, writer, reporter, f"layer {number} of {len(model.groups) - 2}")
+                # torch.load leaves cycles behind, which would keep the files mapped.
+                gc.collect()
     finally:
         reporter.end()
     if len(model.files) > 1:
@@ -58,17 +64,20 @@ def _write_group(model: ModelPlan, group: Sequence[Weight], writer: Writer, repo
 
     task = reporter.task(name, sum(data_size(weight, model.dtype) for weight in group))
     shards = model.checkpoint.open()
-    dtype = getattr(torch, model.dtype)
     for weight in group:
         parts = [shard[weight.source] for shard in shards]
-        tensor = assemble(weight, parts, dtype)
-        if dtype is torch.float16 and parts[0].dtype is not dtype and not bool(torch.isfinite(tensor).all()):
-            raise IntegrityError(
-                f"{weight.source} holds numbers too large for float16", hint="use --dtype bfloat16 or float32"
-            )
-        writer.add(tensor)
+        rows = assemble(weight, parts, getattr(torch, model.dtype))
+        writer.add(_finite(rows, weight.source) if model.dtype == "float16" else rows)
         task.advance(data_size(weight, model.dtype))
     task.done()
+
+
+def _finite(rows: Iterable[Tensor], name: str) -> Iterator[Tensor]:
+    """Pass a tensor on; raises IntegrityError if a number is infinite, as one beyond float16's range has become."""
+    for tensor in rows:
+        if not bool(tensor.isfinite().all()):
+            raise IntegrityError(f"{name} holds numbers too large for float16", hint="use --dtype bfloat16 or float32")
+        yield tensor
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -121,14 +121,16 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._close()
 
-    def add(self, tensor: Tensor) -> None:
-        """Write the next tensor, contiguous and of the planned shape and type."""
+    def add(self, rows: Iterable[Tensor]) -> None:
+        """Write the next tensor, given by rows; contiguous, and of the planned size and type."""
         import torch
 
         file, weight = self._queue.popleft()
-        if tuple(tensor.shape) != weight.shape or str(tensor.dtype) != f"torch.{file.dtype}":
-            raise ValueError(f"{weight.target}: {tensor.dtype} of {tuple(tensor.shape)} was not planned")
-        self._open(file).write(tensor.view(-1).view(torch.uint8).numpy())
+        out, written = self._open(file), 0
+        for tensor in rows:
+            written += out.write(tensor.view(-1).view(torch.uint8).numpy())
+        if written != data_size(weight, file.dtype):
+            raise ValueError(f"{weight.target}: {written} bytes were not planned")
 
     def _open(self, file: ShardFile) -> BinaryIO:
         if self._file is None or file.name != self._name:

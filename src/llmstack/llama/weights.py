@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ Shape = tuple[int, ...]
 
 EMBEDDINGS = "tok_embeddings.weight"
 OUTPUT = "output.weight"
+# Bytes that are converted at a time: so few that malloc gives them back.
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,14 @@ class Weight:
     """One tensor of the model: its name on either side and its whole shape.
 
     `axis`: the dimension that Meta's model-parallel shards split; None where every shard holds the same.
-    `heads`: for queries and keys, the number of heads, whose rows change their order; else 0.
+    `head_dim`: for queries and keys, the rows of a head, which change their order; else 0.
     """
 
     source: str
     target: str
     shape: Shape
     axis: int | None
-    heads: int = 0
+    head_dim: int = 0
 
     def shard_shape(self, shards: int) -> Shape:
         """Return the shape of one shard's part."""
@@ -60,10 +62,10 @@ def _layer(params: Params, number: int) -> list[Weight]:
     dim, kv_dim, ffn = params.dim, params.kv_dim, params.intermediate_size
     ours, theirs = f"layers.{number}.", f"model.layers.{number}."
     return [
-        Weight(f"{ours}{source}.weight", f"{theirs}{target}.weight", shape, axis, heads)
-        for source, target, shape, axis, heads in (
-            ("attention.wq", "self_attn.q_proj", (dim, dim), 0, params.n_heads),
-            ("attention.wk", "self_attn.k_proj", (kv_dim, dim), 0, params.n_kv_heads),
+        Weight(f"{ours}{source}.weight", f"{theirs}{target}.weight", shape, axis, head_dim)
+        for source, target, shape, axis, head_dim in (
+            ("attention.wq", "self_attn.q_proj", (dim, dim), 0, params.head_dim),
+            ("attention.wk", "self_attn.k_proj", (kv_dim, dim), 0, params.head_dim),
             ("attention.wv", "self_attn.v_proj", (kv_dim, dim), 0, 0),
             ("attention.wo", "self_attn.o_proj", (dim, dim), 1, 0),
             ("feed_forward.w1", "mlp.gate_proj", (ffn, dim), 0, 0),
@@ -125,18 +127,24 @@ def _check_shards(weights: list[Weight], headers: Sequence[Mapping[str, Shape]],
                 )
 
 
-def assemble(weight: Weight, parts: Sequence[Tensor], dtype: dtype) -> Tensor:
-    """Join the shards' parts of one tensor as transformers wants it, in its own memory."""
+def assemble(weight: Weight, parts: Sequence[Tensor], dtype: dtype) -> Iterator[Tensor]:
+    """Yield one tensor as transformers wants it, a few rows at a time, from the shards' parts."""
     import torch
 
-    whole = parts[0] if weight.axis is None or len(parts) == 1 else torch.cat(list(parts), dim=weight.axis)
-    if weight.heads:
-        whole = _halves_apart(whole, weight.heads)
-    return whole.to(dtype).contiguous()
+    row_size = parts[0][0].numel() * len(parts) * dtype.itemsize
+    count = max(1, _BLOCK // row_size)
+    if weight.head_dim:
+        count = max(1, count // weight.head_dim) * weight.head_dim
+    if weight.axis == 1:
+        for start in range(0, weight.shape[0], count):
+            yield torch.cat([part[start : start + count] for part in parts], dim=1).to(dtype)
+        return
+    for part in parts[:1] if weight.axis is None else parts:
+        for rows in part.split(count):
+            yield (_halves_apart(rows, weight.head_dim) if weight.head_dim else rows).to(dtype).contiguous()
 
 
-def _halves_apart(rows: Tensor, heads: int) -> Tensor:
-    """Reorder each head's rows for rotary embedding: Meta turns neighbouring pairs, transformers the two halves."""
-    total, columns = rows.shape
-    pairs = rows.view(heads, total // heads // 2, 2, columns)
-    return pairs.transpose(1, 2).reshape(total, columns)
+def _halves_apart(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder whole heads' rows for rotary embedding: Meta turns neighbouring pairs, transformers the two halves."""
+    pairs = rows.view(-1, head_dim // 2, 2, rows.shape[1])
+    return pairs.transpose(1, 2).reshape(rows.shape)
