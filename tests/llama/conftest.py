@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from llama_cases import CASES, TEXTS, Checkpoint
 
 NEEDED = (
     "torch",
@@ -28,6 +27,8 @@ if missing:
         f"tests/llama needs {', '.join(missing)}: install tests/llama/requirements.txt as its head says, "
         "or leave these tests out with --ignore=tests/llama"
     )
+
+from llama_cases import CASES, TEXTS, Checkpoint  # noqa: E402 - it needs what has been checked for
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import transformers
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/convert_llama_weights_to_hf.py"
 EXAMPLE = ROOT / "example/start.py"
@@ -76,3 +78,9 @@ class Checkpoint:
     case: Case
     folder: Path
     tokenizer: Path = field(repr=False)
+
+
+def load_model(folder, dtype):
+    """Load a converted model with transformers 5 or 4, which name the type differently."""
+    name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **{name: dtype})

@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 import torch
-from llama_cases import CASES
+from llama_cases import CASES, load_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from llmstack.llama.convert import convert
 from llmstack.llama.plan import Request, prepare
@@ -33,7 +32,7 @@ def converted(checkpoints, tmp_path_factory):
 
 def difference(folder, expected):
     """Return the largest difference between a converted model's logits and Meta's."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = load_model(folder, torch.float32)
     with torch.inference_mode():
         logits = model(expected["tokens"]).logits
     return (logits - expected["logits"]).abs().max().item()
