@@ -63,6 +63,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if not arguments.model:
         parser.error("which model? Set MODEL_LLAMA or give --model")
+    if arguments.model.startswith((".", "/")) and not os.path.isdir(arguments.model):
+        parser.error(f"{arguments.model}: no such folder")
     import torch  # after the command line has been read: it takes seconds
     import transformers
 

@@ -23,13 +23,15 @@ class Notes:
     """A reporter that keeps what it is told."""
 
     def __init__(self):
-        self.notes, self.warnings, self.advanced, self.total = [], [], 0, 0
+        self.notes, self.warnings, self.tasks = [], [], []
+        self.advanced = self.total = 0
 
     def begin(self, title, total):
         self.notes.append(title)
         self.total += total
 
     def task(self, name, size):  # noqa: ARG002 - the protocol's names
+        self.tasks.append(name)
         return self
 
     def advance(self, size):
@@ -167,6 +169,14 @@ def test_the_version_is_guessed_and_said(name, version, checkpoints, tmp_path):
     assert plan.model.config["max_position_embeddings"] == lengths.get(version, 131072)
 
 
+def test_llama_2_without_grouped_queries_is_known_by_its_epsilon(copy, tmp_path):
+    folder = copy("v1")
+    params = json.loads((folder / "params.json").read_text()) | {"norm_eps": 1e-5}
+    # Some releases nest the entries.
+    (folder / "params.json").write_text(json.dumps({"model": params}))
+    assert prepare(Request(folder, tmp_path / "output"), Notes()).tokenizer.version == "2"
+
+
 def test_the_given_version_is_taken(checkpoints, tmp_path):
     notes = Notes()
     plan = prepare(Request(checkpoints["v1"].folder, tmp_path / "output", version=Version.V2), notes)
@@ -203,6 +213,7 @@ def test_the_progress_covers_every_byte(checkpoints, tmp_path):
     assert notes.advanced == notes.total == read_tensor_bytes(tmp_path / "output/model.safetensors")
     assert notes.notes[0].startswith("Fetching parameters")
     assert "Loading checkpoint shards" in notes.notes
+    assert notes.tasks == ["embeddings", "layer 1 of 2", "layer 2 of 2", "output layer"]
     assert notes.notes[-1].startswith("Saving")
 
 

@@ -69,7 +69,8 @@ def test_a_chat_model_gets_a_turn(make, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--model", "./nowhere"], 1, "error: ./nowhere cannot be loaded: "),
+        (["--model", "./nowhere"], 2, "error: ./nowhere: no such folder"),
+        (["--model", "nobody/nothing"], 1, "error: nobody/nothing cannot be loaded: "),
         ([], 2, "which model? Set MODEL_LLAMA or give --model"),
     ],
 )

@@ -45,11 +45,13 @@ def convert(plan: Plan, reporter: Reporter) -> None:
 
 def _write_model(model: ModelPlan, folder: Path, reporter: Reporter) -> None:
     total = sum(data_size(weight, model.dtype) for group in model.groups for weight in group)
+    layers = len(model.groups) - 2
+    names = ["embeddings", *(f"layer {number} of {layers}" for number in range(1, layers + 1)), "output layer"]
     reporter.begin("Loading checkpoint shards", total)
     try:
         with Writer(folder, model.files) as writer:
-            for number, group in enumerate(model.groups):
-                _write_group(model, group, writer, reporter, f"layer {number} of {len(model.groups) - 2}")
+            for name, group in zip(names, model.groups, strict=True):
+                _write_group(model, group, writer, reporter, name)
                 # torch.load leaves cycles behind, which would keep the files mapped.
                 gc.collect()
     finally:

@@ -162,7 +162,7 @@ def _version(
         tied = params.scaled_rope and checkpoint is not None and request.version is None and checkpoint.tied()
         guess, reason = guess_version(params, tiktoken=vocabulary.tiktoken, tied=tied)
         if request.version is None:
-            reporter.note(f"Taken for Llama {guess} ({reason}); --llama_version says otherwise")
+            reporter.note(f"Taken for Llama {guess} ({reason}); if it is of another, give --llama_version")
     version = request.version or guess
     if version is None:
         raise UsageError("without a params.json the version cannot be guessed", hint="give --llama_version")
