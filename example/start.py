@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
 parser = argparse.ArgumentParser(description="Load a model and let it go on with a text.")
 parser.add_argument("prompt", nargs="?", default="The capital of France is", help="default: %(default)s")
@@ -63,7 +64,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if not arguments.model:
         parser.error("which model? Set MODEL_LLAMA or give --model")
-    if arguments.model.startswith((".", "/")) and not os.path.isdir(arguments.model):
+    if arguments.model.startswith((".", "/")) and not Path(arguments.model).is_dir():
         parser.error(f"{arguments.model}: no such folder")
     import torch  # after the command line has been read: it takes seconds
     import transformers
