@@ -1,17 +1,112 @@
-"""Fixtures shared by all tests; nothing starts before a test asks for it."""
+"""Fixtures shared by all tests; nothing starts before a test asks for it, and what cannot start is a failure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from tests.support import registry as registries
+from tests.support.base import write_busybox_layout
+from tests.support.engine import Engine, docker_engine
 from tests.support.hub import Hub
+from tests.support.registry import Registry
+
+STARTED_WITH = pytest.StashKey[dict[str, str]]()
+# What a developer's machine may have set, and no test may see.
+FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMSTACK_", "DOCKER_", "XDG_", "REGISTRY_")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
+NOWHERE = "http://127.0.0.1:1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Isolate the environment before test modules are imported: huggingface_hub reads its own at import."""
+    config.stash[STARTED_WITH] = dict(os.environ)
+    home = Path(tempfile.mkdtemp(prefix="llmstack-home-"))
+    patch = pytest.MonkeyPatch()
+    isolate(patch, home)
+    config.add_cleanup(patch.undo)
+    config.add_cleanup(lambda: shutil.rmtree(home))
+
+
+def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Set the environment to that of a machine on which nothing is configured, with `home` as its home folder."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN) or name.lower() in PROXIES or name in BUNDLES:
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.setenv("HF_ENDPOINT", NOWHERE)
+    patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    patch.setenv("HF_HUB_DISABLE_UPDATE_CHECK", "1")
+
+
+@pytest.fixture(scope="session")
+def started_with(pytestconfig: pytest.Config) -> Mapping[str, str]:
+    """The environment that pytest was started with, for the few that need to see it."""
+    return pytestconfig.stash[STARTED_WITH]
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder of its own for every test, and nothing configured."""
+    folder = tmp_path_factory.mktemp("home")
+    isolate(monkeypatch, folder)
+    return folder
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  # noqa: ARG001 - after the isolation
     """A fresh, empty hub; HF_ENDPOINT names it."""
     with Hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry over HTTP that lets everybody in."""
+    with registries.plain_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def secure_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry over HTTPS with a CA of its own (`ca_file`), that wants `user` and `password`."""
+    with registries.secure_registry(tmp_path_factory.mktemp("secure-registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def token_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry over HTTP with Bearer tokens, which a token server (`tokens`) gives to `user` and `password`."""
+    with registries.token_registry(tmp_path_factory.mktemp("token-registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def shared_engine(started_with: Mapping[str, str]) -> Iterator[Engine]:
+    """A Docker engine that answers, for fixtures of a wide scope."""
+    # A socket's path may hold no more than 107 bytes, and pytest's folders are deep.
+    folder = Path(tempfile.mkdtemp(prefix="llmstack-engine-"))
+    with docker_engine(folder, started_with) as engine:
+        yield engine
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def engine(shared_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A Docker engine that answers; DOCKER_HOST names it."""
+    monkeypatch.setenv("DOCKER_HOST", shared_engine.host)
+    return shared_engine
+
+
+@pytest.fixture(scope="session")
+def busybox_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A busybox base image for linux/amd64 and linux/arm64/v8: an OCI layout with the tag `latest`."""
+    return write_busybox_layout(tmp_path_factory.mktemp("base") / "busybox")

@@ -80,21 +80,31 @@ class WebServer:
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._acceptor = threading.Thread(target=self._accept, name="webserver", daemon=True)
-        self._listener = socket.create_server((host, port), backlog=256)
-        self.host = host
-        self.port = int(self._listener.getsockname()[1])
-        self.url = f"http://{host}:{self.port}"
+        self._listener: socket.socket | None = None
+        self._address = (host, port)
+
+    @property
+    def url(self) -> str:
+        """Where it serves, known from start() on."""
+        host, port = self._address
+        if port == 0:
+            raise RuntimeError("the server has not been started")
+        return f"http://{host}:{port}"
 
     def start(self) -> None:
+        self._listener = socket.create_server(self._address, backlog=256)
+        self._address = (self._address[0], int(self._listener.getsockname()[1]))
         self._acceptor.start()
 
     def stop(self) -> None:
         """Break all connections off and wait until every thread is done."""
         self._stopping.set()
+        if self._listener is None:
+            return
+        # On Linux this wakes a thread that waits in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        if self._acceptor.ident is not None:
-            self._acceptor.join()
+        self._acceptor.join()
         self._listener.close()
         with self._lock:
             left = dict(self._connections)
@@ -104,7 +114,7 @@ class WebServer:
             thread.join()
 
     def _accept(self) -> None:
-        while not self._stopping.is_set():
+        while self._listener is not None and not self._stopping.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError:

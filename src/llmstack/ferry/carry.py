@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Literal
 
-from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, IndexedFile, Selection
-from llmstack.carried.naming import DEFAULT_REVISION, tag_for
+from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection
+from llmstack.carried.naming import tag_for
 from llmstack.carried.selection import select
+from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferry.assemble import FILEPATH, LAYER_ANNOTATION, assemble
 from llmstack.ferry.base import Base
@@ -16,23 +18,13 @@ from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
 from llmstack.ferry.previous import Earlier, HeldLayers, read_earlier
 from llmstack.ferry.stream import AHEAD, LayerStream
 from llmstack.hub.api import Hub
-from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 from llmstack.reporting import Reporter
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One repo to carry: its id, type, revision, and which of its files."""
-
-    repo_id: str
-    repo_type: RepoType
-    revision: str = DEFAULT_REVISION
-    selection: Selection = NO_SELECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +37,14 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What became of a repo: `status` is carried, up-to-date or planned; sizes are bytes of files."""
+    """What became of a repo; sizes are bytes of files, `created` is the commit's date.
 
+    `layers` is the plan, empty where none was needed; `digest` is None after a dry run.
+    """
+
+    status: Literal["carried", "up-to-date", "planned"]
     info: RepoInfo
-    status: str
+    created: str
     digest: Digest | None
     bytes_total: int
     bytes_transferred: int
@@ -65,21 +61,29 @@ class Carrier:
         self._jobs = jobs
 
     def carry(
-        self, wanted: Wanted, store: BlobStore, base: Base, *, force: bool = False, dry_run: bool = False
+        self,
+        wanted: WishEntry,
+        store: BlobStore,
+        get_base: Callable[[], Base],
+        *,
+        force: bool = False,
+        dry_run: bool = False,
     ) -> Carried:
         """Carry one repo into `store`, under the tag of its id and revision.
 
-        The tag is written last, when everything that it names is there. With `force` nothing that is there already is
-        trusted. Raises LlmstackError; whatever was uploaded by then stays for the next run.
+        The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
+        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError; whatever was uploaded
+        by then stays for the next run.
         """
         tag = tag_for(wanted.repo_id, wanted.revision)
         info = self._hub.info(wanted.repo_id, wanted.repo_type, wanted.revision)
         earlier = [] if force else self._earlier(wanted, store, tag)
         for image in earlier[:1]:
             if _is_current(image.index, info, wanted.selection):
-                return Carried(info, "up-to-date", image.digest, image.index.size, 0)
+                return Carried("up-to-date", info, image.index.created, image.digest, image.index.size, 0)
         snapshot = self._hub.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
+        base = get_base()
         held = HeldLayers(earlier)
         room = MAX_LAYERS - base.depth - 1
         if room < 1:
@@ -89,16 +93,16 @@ class Carrier:
         moving = sum(file.size for entry in layers if not entry.held for file in entry.layer.files)
         total = sum(file.size for file in files)
         if dry_run:
-            return Carried(info, "planned", None, total, moving, tuple(layers))
+            return Carried("planned", info, snapshot.created, None, total, moving, tuple(layers))
         self._reporter.begin(wanted.repo_id, moving)
         try:
             indexed = self._move(info, layers, store)
             digest = _publish(snapshot, wanted, indexed, layers, store, base, tag)
         finally:
             self._reporter.end()
-        return Carried(info, "carried", digest, total, moving, tuple(layers))
+        return Carried("carried", info, snapshot.created, digest, total, moving, tuple(layers))
 
-    def _earlier(self, wanted: Wanted, store: BlobStore, tag: str) -> list[Earlier]:
+    def _earlier(self, wanted: WishEntry, store: BlobStore, tag: str) -> list[Earlier]:
         """Return the images to build upon: the one under the same tag first, then the repo's main one."""
         main = tag_for(wanted.repo_id)
         own = read_earlier(store, tag)
@@ -161,7 +165,7 @@ class Carrier:
 
 def _publish(
     snapshot: Snapshot,
-    wanted: Wanted,
+    wanted: WishEntry,
     indexed: Sequence[tuple[IndexedFile, ...]],
     layers: Sequence[LayerPlan],
     store: BlobStore,

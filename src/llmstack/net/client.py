@@ -189,7 +189,7 @@ def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
     if paths.cafile is None and paths.capath is None:
-        import certifi  # noqa: PLC0415 - rarely needed
+        import certifi
 
         context.load_verify_locations(certifi.where())
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from llmstack.errors import IntegrityError, NotFoundError, UnavailableError
+from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Document, Index, media_type_of
 from llmstack.oci.store import CHUNK, BlobReader
@@ -54,8 +54,7 @@ class Layout:
 
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
-        names = {item.annotations.get(REF_NAME) for item in self._index().manifests}
-        return sorted(name for name in names if name)
+        return tags_of(self._index())
 
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob is there: only whole blobs ever carry their name."""
@@ -182,6 +181,11 @@ class Layout:
             Path(part).unlink(missing_ok=True)
 
 
+def tags_of(index: Index) -> list[str]:
+    """Return the tags that a layout's index.json lists, sorted."""
+    return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
+
+
 def split_tag(text: str) -> tuple[str, str | None]:
     """Split `PATH[:TAG]` as skopeo does for `oci:`: a colon after the last slash begins the tag."""
     head, slash, last = text.rpartition("/")
@@ -190,15 +194,18 @@ def split_tag(text: str) -> tuple[str, str | None]:
 
 
 def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
-    """Return the entry of a layout's index.json that a tag names; raises NotFoundError that lists the tags."""
-    for item in index.manifests:
-        if item.annotations.get(REF_NAME) == reference:
-            return item
-    names = sorted(filter(None, (item.annotations.get(REF_NAME) for item in index.manifests)))
-    raise NotFoundError(
-        f"{place} holds no image {reference}",
-        hint=f"it holds: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "it is empty",
-    )
+    """Return the entry of a layout's index.json that a tag names; the empty tag names the only image there is.
+
+    Raises NotFoundError that lists the tags, UsageError when there are several images and none is named.
+    """
+    names = tags_of(index)
+    hint = f"it holds: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "it is empty"
+    found = [item for item in index.manifests if not reference or item.annotations.get(REF_NAME) == reference]
+    if not found:
+        raise NotFoundError(f"{place} holds no image {reference}".rstrip(), hint=hint)
+    if not reference and len({item.digest for item in found}) > 1:
+        raise UsageError(f"{place} holds several images", hint=hint)
+    return found[0]
 
 
 def _publish(file: IO[bytes], part: Path, target: Path) -> None:

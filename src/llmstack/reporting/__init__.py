@@ -28,7 +28,6 @@ def make_reporter(progress: Progress, *, quiet: bool = False) -> Reporter:
         progress = "rich" if drawable else "plain"
     if progress == "plain":
         return PlainReporter()
-    # rich costs a tenth of a second to import; only who looks at bars pays for it.
-    from llmstack.reporting.rich_reporter import RichReporter  # noqa: PLC0415
+    from llmstack.reporting.rich_reporter import RichReporter
 
     return RichReporter()

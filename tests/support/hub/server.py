@@ -51,8 +51,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure of the fixtur
 class Hub:
     """A hub on a free loopback port; with `cdn`, LFS files are redirected to another origin with a signed URL.
 
-    `resolve_cache` sends clients to a relative URL for all other files, as the hosted hub does. `page` is the number
-    of entries in a page of a tree.
+    `resolve_cache` sends clients to a relative URL for all other files, as the hosted hub does.
     """
 
     def __init__(self, *, port: int = 0, cdn: bool = True, resolve_cache: bool = False) -> None:
@@ -253,7 +252,7 @@ class Hub:
         return self._send_file("hub", request, file, headers)
 
     def _route_cdn(self, request: Request) -> Response:
-        if request.query.get("Signature") != [self._signature(request.raw_path)]:
+        if request.query.get("Signature") != [self._signature(request.path)]:
             body = (
                 b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
             )
@@ -268,10 +267,12 @@ class Hub:
         raise Refused(404, None, "NoSuchKey")
 
     def _sign(self, raw_path: str) -> str:
-        return f"{self.cdn_url}{raw_path}?Expires=1893456000&Signature={self._signature(raw_path)}&Key-Pair-Id=K1"
+        return (
+            f"{self.cdn_url}{raw_path}?Expires=1893456000&Signature={self._signature(unquote(raw_path))}&Key-Pair-Id=K1"
+        )
 
-    def _signature(self, raw_path: str) -> str:
-        return hmac.new(b"%d" % self._signing_epoch, raw_path.encode(), hashlib.sha256).hexdigest()
+    def _signature(self, path: str) -> str:
+        return hmac.new(b"%d" % self._signing_epoch, path.encode(), hashlib.sha256).hexdigest()
 
     def _send_file(self, host: Host, request: Request, file: HubFile, headers: dict[str, str]) -> Response:
         fault = self.faults.take(host, request, carries_file=True) or Fault(request.path)

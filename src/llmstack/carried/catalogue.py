@@ -1,0 +1,220 @@
+"""The catalogue, models.md and datasets.md: a Markdown table with a row per carried tag, among lines that people wrote.
+
+llmstack changes only its own rows, which it knows by their first cell (repo id and revision); every other line stays as
+it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from urllib.parse import quote
+
+from llmstack.carried.naming import DEFAULT_REVISION
+from llmstack.errors import UnavailableError
+from llmstack.hub.snapshot import RepoType
+from llmstack.oci.reference import Digest
+from llmstack.reporting.text import human_size, printable
+
+HUB = "https://huggingface.co"
+FILE_NAMES: dict[str] = {"model": "models.md", "dataset": "datasets.md"}
+
+_COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_SEPARATOR = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
+_CELL_END = re.compile(r"(?<!\\)\|")
+# A linked name and a linked commit: no row that a person wrote looks like that by accident.
+_OWN_ROW = re.compile(r"\s*\|\s*\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)\s*\|")
+_MARKUP = re.compile(r"([\\`*\[\]<>|])")
+_SHORT_COMMIT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRow:
+    """What the catalogue says of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
+
+    `image` is named as people pull it, with its tag; `hub` is the address of the hub that the links lead to.
+    """
+
+    repo_id: str
+    repo_type: RepoType
+    revision: str
+    commit: str
+    created: str
+    size: int
+    license: str | None
+    image: str
+    digest: Digest
+    hub: str = HUB
+
+    @property
+    def key(self) -> str:
+        """What tells this row from others: `repo_id`, or `repo_id@revision` where that is not main."""
+        return printable(self.repo_id if self.revision == DEFAULT_REVISION else f"{self.repo_id}@{self.revision}")
+
+    def to_line(self) -> str:
+        """Return the row in Markdown, without a line end."""
+        page = f"{self.hub.rstrip('/')}/{'datasets/' if self.repo_type == 'dataset' else ''}{quote(self.repo_id)}"
+        repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
+        cells = (
+            f"[{_escape(self.key)}]({repo_page})",
+            f"[{_escape(self.commit[:_SHORT_COMMIT])}]({page}/tree/{quote(self.commit, safe='')})",
+            _escape(self.created[:10]),
+            human_size(self.size),
+            _escape(self.license or "not stated"),
+            _code(f"{self.image}@{self.digest}"),
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def empty(repo_type: RepoType) -> str:
+    """Return a catalogue without rows."""
+    return (
+        f"# Carried {repo_type}s\n\nWhat `llmstack ferry` has carried, and the image that each {repo_type} is in. "
+        "The rows of the table are\nllmstack's, which updates them in place; every other line is yours.\n\n"
+        + "\n".join(_table_head(repo_type))
+        + "\n"
+    )
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return llmstack's own rows: from key (CatalogueRow.key) to line, in the order of the text."""
+    lines = _LINE.findall(text)
+    return {key: lines[position].rstrip("\r\n") for position, key in _own_rows(lines, _find_table(lines)).items()}
+
+
+def upsert(text: str, row: CatalogueRow) -> str:
+    """Return the catalogue with `row` in the place of the one with its key, or where its name sorts if it is new.
+
+    Cells that people added behind a row stay. A text without the table gets one at its end, an empty text a heading.
+    """
+    lines: list[str] = _LINE.findall(text or empty(row.repo_type))
+    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    table = _find_table(lines)
+    if table is None:
+        lines += _new_table(lines, row.repo_type, line_end)
+        table = range(len(lines), len(lines))
+    keys = _own_rows(lines, table)
+    same = [position for position, key in keys.items() if key == row.key]
+    if same:
+        old = lines[same[0]]
+        lines[same[0]] = row.to_line() + _more_cells(old) + old[len(old.rstrip("\r\n")) :]
+        # A merge of two branches can leave two rows of one key.
+        for position in reversed(same[1:]):
+            del lines[position]
+        return "".join(lines)
+    greater = [position for position, key in keys.items() if _order(key) > _order(row.key)]
+    position = greater[0] if greater else max(keys, default=table.start - 1) + 1
+    if not lines[position - 1].endswith("\n"):
+        lines[position - 1] += line_end
+    lines.insert(position, row.to_line() + line_end)
+    return "".join(lines)
+
+
+def record(path: Path, row: CatalogueRow) -> bool:
+    """Bring the catalogue at `path` up to date with `row`; tell whether it had to change.
+
+    Processes that record at the same time wait for each other. A reader sees the old file or the new one, whole.
+    Raises UnavailableError if the file cannot be read or written.
+    """
+    path = path.resolve()
+    try:
+        with _locked(path.parent):
+            # Bytes that are not UTF-8 are a person's, and go back as they came.
+            old = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+            new = upsert(old, row)
+            if new == old:
+                return False
+            _replace(path, new.encode(errors="surrogateescape"))
+            return True
+    except OSError as error:
+        full = error.errno in {ENOSPC, EDQUOT}
+        raise UnavailableError(
+            f"catalogue {path}: cannot be updated: {error.strerror}",
+            hint="make room on the disk, then run it again" if full else None,
+        ) from error
+
+
+def _table_head(repo_type: RepoType) -> tuple[str, str]:
+    names = (repo_type.capitalize(), *_COLUMNS)
+    return f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"
+
+
+def _new_table(lines: list[str], repo_type: RepoType, line_end: str) -> list[str]:
+    """Return the lines that add a table below `lines`; an unended last line is ended, and a blank one put between."""
+    gap = [] if lines[-1].endswith("\n") else [line_end]
+    gap += [line_end] if lines[-1].strip() else []
+    return gap + [line + line_end for line in _table_head(repo_type)]
+
+
+def _find_table(lines: list[str]) -> range | None:
+    """Return the positions of the rows of llmstack's table, which is known by its column names."""
+    for head in range(len(lines) - 1):
+        if tuple(_cells(lines[head])[1 : 1 + len(_COLUMNS)]) == _COLUMNS and _SEPARATOR.fullmatch(lines[head + 1]):
+            end = start = head + 2
+            while end < len(lines) and lines[end].lstrip().startswith("|"):
+                end += 1
+            return range(start, end)
+    return None
+
+
+def _own_rows(lines: list[str], table: range | None) -> dict[int, str]:
+    """Return the keys of llmstack's own rows by position."""
+    found = ((position, _OWN_ROW.match(lines[position])) for position in table or ())
+    return {position: re.sub(r"\\(.)", r"\1", match[1]) for position, match in found if match}
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in _CELL_END.split(line.strip().lstrip("\ufeff"))[1:-1]]
+
+
+def _more_cells(line: str) -> str:
+    return "".join(f" {cell} |" for cell in _cells(line)[1 + len(_COLUMNS) :])
+
+
+def _order(key: str) -> tuple[str, str, str, str]:
+    repo_id, _, revision = key.partition("@")
+    return repo_id.casefold(), repo_id, revision.casefold(), revision
+
+
+def _escape(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    """Return `text` as code, unless it holds what code in a table cannot."""
+    text = printable(text)
+    return _escape(text) if set("`|\\") & set(text) else f"`{text}`"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the folder itself carries it, so that no lock file is left among people's files."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # One name will do: the lock lets one process write at a time, and a rest of a killed one is overwritten.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

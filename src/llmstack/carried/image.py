@@ -1,0 +1,154 @@
+"""An image opened for reading: the manifest for one platform, its config, and the file index if llmstack wrote it."""
+
+from __future__ import annotations
+
+import platform as host
+import posixpath
+from dataclasses import dataclass
+
+from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
+from llmstack.errors import IntegrityError
+from llmstack.oci.reference import Digest
+from llmstack.oci.spec import (
+    INDEX_TYPES,
+    MAX_CONFIG_SIZE,
+    Descriptor,
+    Document,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+)
+from llmstack.oci.store import BlobReader, read_verified
+from llmstack.oci.untar import open_layer
+
+LAYER_ANNOTATION = "dev.llmstack.layer"
+FORMAT_LABEL = "dev.llmstack.format"
+# An index of indexes is allowed, more than that is not to be found anywhere.
+_MAX_NESTING = 3
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer as it is stored: its blob, and the digest of its tar, which is the blob's own if it is not compressed."""
+
+    blob: Descriptor
+    diff_id: Digest
+
+    @property
+    def compressed(self) -> bool:
+        """Tell whether the tar has to be decompressed, so that no range of it can be fetched."""
+        return self.blob.digest != self.diff_id
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image, verified down to its config and its file index. `document` is what the reference named."""
+
+    reader: BlobReader
+    document: Document
+    platforms: tuple[Platform, ...]
+    manifest: Manifest
+    config: ImageConfig
+    index: FileIndex | None
+
+    def layer_of(self, file: IndexedFile) -> StoredLayer:
+        """Return the layer that holds a file's bytes; raises IntegrityError if the index lies about it."""
+        layer = self.stored_layers().get(file.layer)
+        if layer is None:
+            raise IntegrityError(
+                f"{self.reader.name}: the file index puts {file.path!r} into a layer that is not there"
+            )
+        if not layer.compressed and file.offset + file.size > layer.blob.size:
+            raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end")
+        return layer
+
+    def stored_layers(self) -> dict[Digest, StoredLayer]:
+        """Return the layers by the digest of their tar (the file index knows them by it)."""
+        diff_ids = self.config.diff_ids
+        layers = self.manifest.layers
+        if len(diff_ids) != len(layers):
+            raise IntegrityError(f"{self.reader.name}: {len(layers)} layers, but the config names {len(diff_ids)}")
+        return {
+            diff_id: StoredLayer(blob, diff_id) for blob, diff_id in reversed(list(zip(layers, diff_ids, strict=True)))
+        }
+
+
+def open_image(reader: BlobReader, reference: str, platform: Platform | None = None) -> Image:
+    """Open the image that a tag or a digest names, for `platform` (this host's, else the first there is).
+
+    Raises NotFoundError, IntegrityError, NotAuthorisedError, UnavailableError.
+    """
+    document = reader.manifest(reference)
+    manifest, platforms = _for_platform(reader, document, platform or host_platform())
+    config = ImageConfig.parse(read_verified(reader, manifest.config, MAX_CONFIG_SIZE))
+    return Image(
+        reader=reader,
+        document=document,
+        platforms=platforms or (config.platform,),
+        manifest=manifest,
+        config=config,
+        index=_file_index(reader, manifest, config),
+    )
+
+
+def host_platform() -> Platform:
+    """Return the platform that containers on this machine have."""
+    machine = host.machine().lower()
+    return Platform("linux", _ARCHITECTURES.get(machine, machine))
+
+
+def _for_platform(reader: BlobReader, document: Document, wanted: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
+    platforms: tuple[Platform, ...] = ()
+    for _ in range(_MAX_NESTING):
+        if document.media_type not in INDEX_TYPES:
+            return Manifest.parse(document), platforms
+        # BuildKit lists attestations beside the images, for platform unknown/unknown.
+        images = [
+            item for item in Index.parse(document).manifests if item.platform is None or item.platform.os != "unknown"
+        ]
+        if not images:
+            raise IntegrityError(f"{reader.name}: index {document.digest} lists no image")
+        platforms = platforms or tuple(item.platform for item in images if item.platform)
+        matching = [item for item in images if item.platform and _fits(item.platform, wanted)]
+        document = reader.manifest((matching or images)[0].digest)
+    raise IntegrityError(f"{reader.name}: indexes of indexes of indexes")
+
+
+def _fits(platform: Platform, wanted: Platform) -> bool:
+    return (platform.os, platform.architecture) == (wanted.os, wanted.architecture)
+
+
+def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> FileIndex | None:
+    """Read the file index out of the last layer.
+
+    The annotation that marks it gets lost in some copies, the label does not. An image built on top of a carried one
+    has the label, too, but not the index as its last layer: it is read like any other image.
+    """
+    if not manifest.layers:
+        return None
+    last = manifest.layers[-1]
+    marked = last.annotations.get(LAYER_ANNOTATION) == "index"
+    if not marked and FORMAT_LABEL not in config.labels:
+        return None
+    if last.size > MAX_INDEX_SIZE:
+        if marked:
+            raise IntegrityError(f"{reader.name}: the file index claims {last.size} bytes, more than {MAX_INDEX_SIZE}")
+        return None
+    data = _read_index(reader, last)
+    if data is None and marked:
+        raise IntegrityError(f"{reader.name}: the layer marked as file index holds none")
+    return None if data is None else FileIndex.parse(data)
+
+
+def _read_index(reader: BlobReader, layer: Descriptor) -> bytes | None:
+    data = None
+    with open_layer(reader, layer) as tar:
+        for entry in tar:
+            path = posixpath.normpath(entry.name)
+            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and data is None:
+                data = b"".join(tar.content())
+            elif entry.kind != "folder":
+                return None
+    return data

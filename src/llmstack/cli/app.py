@@ -1,0 +1,44 @@
+"""The command line as a whole: which verbs there are, and the way in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llmstack import __version__
+from llmstack.cli.edge import EDGE
+from llmstack.cli.ferry import ferry
+
+app = typer.Typer(
+    name="llmstack",
+    help="Carry large language models to places the internet does not reach.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"llmstack {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Carry large language models to places the internet does not reach."""
+
+
+app.command()(ferry)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own by default) and return its exit code."""
+    return EDGE.run(lambda: app(argv, prog_name="llmstack"))

@@ -1,0 +1,94 @@
+"""`llmstack ferry`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmstack.cli.edge import EDGE
+from llmstack.cli.options import (
+    DebugOption,
+    DryRunOption,
+    ExcludeOption,
+    IncludeOption,
+    JobsOption,
+    JsonOption,
+    Kind,
+    PlainHttpOption,
+    ProgressOption,
+    ProgressStyle,
+    QuietOption,
+    TypeOption,
+)
+
+
+def ferry(
+    repos: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REPO_ID[@REVISION]]...", help="What to carry; the wish lists in get_hf/ if none."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="NAMESPACE", help="Where to: registry/path, or oci:FOLDER.")
+    ] = None,
+    kind: TypeOption = Kind.MODEL,
+    include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    exclude: ExcludeOption = [],  # noqa: B006 - the same
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="REF|scratch", help="What the image stands on.  [default: busybox of Docker Hub]"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
+    jobs: JobsOption = None,
+    dry_run: DryRunOption = False,
+    plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
+    progress: ProgressOption = ProgressStyle.AUTO,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Carry models and datasets from the Hugging Face Hub into a registry, or onto a disk.
+
+    Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
+    machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
+    """
+    EDGE.debug = debug
+    from llmstack.carried.fileindex import Selection
+    from llmstack.carried.naming import Namespace
+    from llmstack.carried.wishlist import WishList, named_entries
+    from llmstack.cli.ferry_output import print_results, show_failure, show_problem
+    from llmstack.engine.credentials import lookup
+    from llmstack.errors import UsageError
+    from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
+    from llmstack.ferry.run import ferry as run
+    from llmstack.reporting import make_reporter
+    from llmstack.settings import load_settings
+
+    settings = load_settings({"namespace": to, "base": base, "jobs": jobs})
+    if settings.namespace is None:
+        raise UsageError("ferry does not know where to carry to", hint="add --to registry/path or --to oci:FOLDER")
+    selection = Selection(tuple(include), tuple(exclude))
+    lists = find_lists(Path.cwd())
+    if repos:
+        wish = WishList(tuple(named_entries(repos, kind.value, selection)), ())
+    elif include or exclude:
+        raise UsageError("--include and --exclude go with a named repo", hint="write them behind the list's line")
+    else:
+        wish = read_lists(lists)
+    for problem in wish.problems:
+        show_problem(problem)
+    options = FerryOptions(
+        target=Namespace.parse(settings.namespace),
+        base=settings.base,
+        jobs=settings.jobs,
+        force=force,
+        dry_run=dry_run,
+        plain_http=("*",) if plain_http else settings.plain_http,
+        lists=lists,
+    )
+    results = run(wish.entries, options, make_reporter(progress.value, quiet=quiet or as_json), lookup, show_failure)
+    print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
+    raise typer.Exit(exit_code(results, len(wish.problems)))

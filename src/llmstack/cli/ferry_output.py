@@ -1,0 +1,73 @@
+"""What `llmstack ferry` prints: a table or one JSON document on stdout, failures on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from llmstack.carried.wishlist import WishEntry, WishProblem
+from llmstack.cli.edge import EDGE, show_error
+from llmstack.cli.tables import print_table
+from llmstack.errors import LlmstackError, UsageError
+from llmstack.ferry.carry import LayerPlan
+from llmstack.ferry.run import FerryResult
+from llmstack.reporting import human_size, human_time
+
+
+def show_problem(problem: WishProblem) -> None:
+    """Tell of a wrong line of a wish list."""
+    show_error(UsageError(str(problem), hint=problem.hint))
+
+
+def show_failure(entry: WishEntry, error: LlmstackError) -> None:
+    """Tell of an entry that could not be carried, and which line of a list asked for it."""
+    where = f"{entry.file}:{entry.line}: " if entry.file else ""
+    show_error(error, about=f"{where}{entry.repo_id}", debug=EDGE.debug)
+
+
+def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: bool, quiet: bool) -> None:
+    """Print what became of every entry."""
+    if as_json:
+        sys.stdout.write(json.dumps({"results": [result.to_json() for result in results]}, indent=2) + "\n")
+        return
+    if quiet:
+        return
+    if dry_run:
+        for result in results:
+            _print_plan(result)
+    rows = [
+        (
+            _name(result),
+            result.status,
+            human_size(result.bytes_total) if result.commit else "",
+            human_size(result.bytes_transferred) if result.commit else "",
+            human_size(result.bytes_reused) if result.commit else "",
+            human_time(result.seconds),
+            result.image or "",
+        )
+        for result in results
+    ]
+    print_table(("repo", "status", "size", "moved", "reused", "time", "image"), rows, right=(2, 3, 4, 5))
+
+
+def _print_plan(result: FerryResult) -> None:
+    if not result.layers:
+        return
+    rows = [_plan_row(entry) for entry in result.layers]
+    print_table(("file", "layer", "what"), rows, right=(1,), title=f"{_name(result)} at {result.commit}")
+
+
+def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:
+    layer = entry.layer
+    name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
+    return name, human_size(layer.size), "reuse" if entry.held else "carry"
+
+
+def _some(files: Sequence[object]) -> str:
+    names = [str(getattr(file, "path", "")) for file in files[:3]]
+    return ", ".join(names) + (", …" if len(files) > 3 else "")
+
+
+def _name(result: FerryResult) -> str:
+    return result.repo_id if result.revision == "main" else f"{result.repo_id}@{result.revision}"

@@ -1,0 +1,28 @@
+"""Tables on stdout that fit the terminal, and lose nothing where stdout is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+
+from llmstack.reporting import printable
+
+# Wide enough that a file or a pipe gets every cell whole.
+_NO_TERMINAL = 100_000
+
+
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = (), title: str | None = None
+) -> None:
+    """Print rows under their heads; the columns numbered in `right` are set flush right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, title=Text(title) if title else None, title_justify="left")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _NO_TERMINAL, highlight=False)
+    console.print(table)

@@ -1,0 +1,145 @@
+"""Settings: flags, then LLMSTACK_* variables, then llmstack.yaml, then defaults.
+
+The file is $LLMSTACK_CONFIG, else the nearest llmstack.yaml from the working folder upwards. A setting is a field of
+Settings: its name is the file's key, LLMSTACK_ and the name in capitals its variable, its type what it may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from llmstack.errors import UsageError
+
+FILE_NAME = "llmstack.yaml"
+FILE_VARIABLE = "LLMSTACK_CONFIG"
+# The images that are already on Docker Hub; read from when no namespace is set, never written to by default.
+DEFAULT_NAMESPACE = "docker.io/hgfkeep"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a command works with.
+
+    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
+    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+    """
+
+    namespace: str | None = None
+    base: str = "docker.io/library/busybox:stable"
+    jobs: int = 4
+    plain_http: tuple[str, ...] = ()
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+) -> Settings:
+    """Return the settings for a command started in `folder` (the working folder by default).
+
+    A flag that is None or an empty tuple was not given; an empty variable is not set. Raises UsageError that names the
+    file, variable or flag and the key when a value is not allowed, a key is not known, or the file cannot be read.
+    """
+    values: dict[str, Any] = {}
+    path = _find_file(environ, folder or Path.cwd())
+    if path is not None:
+        for key, value in _read_file(path).items():
+            values[key] = _convert(key, value, f"{path}: {key}")
+    for key in _TYPES:
+        variable = f"LLMSTACK_{key.upper()}"
+        if text := environ.get(variable):
+            values[key] = _convert(key, _from_text(key, text, variable), variable)
+    for key, value in (flags or {}).items():
+        if value is not None and value != ():
+            values[key] = _convert(key, value, f"--{key.replace('_', '-')}")
+    return Settings(**values)
+
+
+def _find_file(environ: Mapping[str, str], folder: Path) -> Path | None:
+    if named := environ.get(FILE_VARIABLE):
+        path = Path(named)
+        if not path.is_file():
+            raise UsageError(f"{FILE_VARIABLE} names {named!r}, which is not a file")
+        return path
+    start = folder.resolve()
+    return next((path for place in (start, *start.parents) if (path := place / FILE_NAME).is_file()), None)
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_bytes())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UsageError(f"{place}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: it must hold keys and values, as in `namespace: registry.local:5000/llm`")
+    for key in value:
+        if key not in _TYPES:
+            nearest = difflib.get_close_matches(str(key), _TYPES, n=1, cutoff=0.0)[0]
+            raise UsageError(
+                f"{path}: {key!r} is not a setting", hint=f"did you mean {nearest}? There are: {', '.join(_TYPES)}"
+            )
+    return value
+
+
+def _from_text(key: str, text: str, variable: str) -> object:
+    """Return a variable's text as a file would hold it; lists are separated by commas."""
+    if _TYPES[key] is int:
+        try:
+            return int(text)
+        except ValueError as error:
+            raise UsageError(f"{variable} must be {_COUNT}") from error
+    if _TYPES[key] == tuple[str, ...]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _convert(key: str, value: object, place: str) -> object:
+    convert, expected = _CONVERSIONS[_TYPES[key]]
+    try:
+        return convert(value)
+    except ValueError as error:
+        # The value itself is left out: a later setting may hold a password.
+        raise UsageError(f"{place} must be {expected}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(map(_text, value))
+    raise ValueError
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError
+    return value
+
+
+_COUNT = "a whole number, 1 or more"
+_CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
+    str: (_text, "text"),
+    str | None: (_text, "text"),
+    int: (_count, _COUNT),
+    tuple[str, ...]: (_texts, "a list of texts"),
+}
+_TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}

@@ -1,0 +1,45 @@
+"""Running llmstack as people do: as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run of llmstack ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.stdout)
+
+
+def run_llmstack(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, stdin: str = ""
+) -> Run:
+    """Run `llmstack ARGUMENTS` to its end, with `env` on top of this process's environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "llmstack", *map(str, arguments)],
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)

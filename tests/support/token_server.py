@@ -1,0 +1,99 @@
+"""A loopback token server for a registry: RFC 7519 tokens after distribution's token authentication specification."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs
+
+import jwt
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from tests.support.webserver import Request, Response, WebServer
+
+# docker-registry 2.8 forgives a minute, so shorter lives show nothing.
+LIFETIME = 300
+REFRESH_TOKEN = "rig-identity-token"
+
+
+class TokenServer:
+    """Hands out tokens for whatever scopes are asked for, to one user; `scopes` records what was asked for.
+
+    A GET with Basic credentials and a POST with a refresh token (`refresh_token`) are understood.
+    """
+
+    issuer = "rig-issuer"
+    service = "rig-registry"
+    refresh_token = REFRESH_TOKEN
+
+    def __init__(self, user: str, password: str) -> None:
+        self.scopes: list[list[str]] = []
+        self._basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._user = user
+        self._authority = trustme.CA()
+        leaf = self._authority.issue_cert("rig-token-server")
+        self._key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+        certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+        self._chain = [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()]
+        self._server = WebServer(self._answer)
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    def write_roots(self, path: Path) -> None:
+        """Write the certificate that the registry is to trust."""
+        self._authority.cert_pem.write_to_path(path)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.stop()
+
+    def _answer(self, request: Request) -> Response:
+        asked = parse_qs(request.body.decode()) if request.method == "POST" else request.query
+        allowed = (
+            asked.get("refresh_token") == [REFRESH_TOKEN]
+            if request.method == "POST"
+            else request.headers.get("authorization") == self._basic
+        )
+        # A client may repeat `scope` or put several into one, with spaces between.
+        scopes = [scope for value in asked.get("scope", []) for scope in value.split()]
+        self.scopes.append(scopes)
+        if not allowed:
+            body = {"errors": [{"code": "UNAUTHORIZED", "message": "incorrect username or password"}]}
+            return Response(401, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        token = self._token(scopes)
+        answer = {"token": token, "access_token": token, "expires_in": LIFETIME}
+        return Response(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
+    def _token(self, scopes: list[str]) -> str:
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": self.issuer,
+            "sub": self._user,
+            "aud": self.service,
+            "exp": now + LIFETIME,
+            "nbf": now - 10,
+            "iat": now,
+            "jti": uuid.uuid4().hex,
+            "access": [_access(scope) for scope in scopes],
+        }
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": self._chain})  # type: ignore[arg-type]
+
+
+def _access(scope: str) -> dict[str, Any]:
+    kind, _, rest = scope.partition(":")
+    name, _, actions = rest.rpartition(":")
+    return {"type": kind, "name": name, "actions": actions.split(",")}

@@ -1,0 +1,115 @@
+"""Settings: which source wins, and what a wrong file is answered with."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llmstack.errors import UsageError
+from llmstack.settings import Settings, load_settings
+
+
+def write(folder, text):
+    path = folder / "llmstack.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults(tmp_path):
+    assert load_settings({}, {}, tmp_path) == Settings(None, "docker.io/library/busybox:stable", 4, ())
+
+
+def test_flags_beat_variables_beat_the_file(tmp_path):
+    write(tmp_path, "namespace: from.file/a\nbase: scratch\njobs: 2\nplain_http: [a.local, 'b.local:5000']\n")
+    environ = {"LLMSTACK_NAMESPACE": "from.env/a", "LLMSTACK_JOBS": "3"}
+    flags = {"jobs": 9, "base": None, "plain_http": ()}
+    assert load_settings(flags, environ, tmp_path) == Settings("from.env/a", "scratch", 9, ("a.local", "b.local:5000"))
+
+
+def test_a_list_in_a_variable_and_an_empty_variable(tmp_path):
+    write(tmp_path, "namespace: from.file/a\n")
+    settings = load_settings({}, {"LLMSTACK_PLAIN_HTTP": "a.local, b.local:5000,", "LLMSTACK_NAMESPACE": ""}, tmp_path)
+    assert settings == Settings(namespace="from.file/a", plain_http=("a.local", "b.local:5000"))
+
+
+def test_the_nearest_file_upwards_is_read(tmp_path):
+    write(tmp_path, "jobs: 1\n")
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert load_settings({}, {}, below).jobs == 1
+    write(tmp_path / "a", "jobs: 2\n")
+    assert load_settings({}, {}, below).jobs == 2
+
+
+def test_the_named_file_is_read_instead_and_must_exist(tmp_path):
+    write(tmp_path, "jobs: 1\n")
+    other = tmp_path / "other.yaml"
+    other.write_text("")
+    assert load_settings({}, {"LLMSTACK_CONFIG": str(other)}, tmp_path) == Settings()
+    with pytest.raises(UsageError, match=r"LLMSTACK_CONFIG names .*missing\.yaml"):
+        load_settings({}, {"LLMSTACK_CONFIG": str(tmp_path / "missing.yaml")}, tmp_path)
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
+    path = write(tmp_path, "plain-http: [a.local]\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, {}, tmp_path)
+    assert caught.value.message == f"{path}: 'plain-http' is not a setting"
+    assert caught.value.hint.startswith("did you mean plain_http?")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("jobs: many", "jobs must be a whole number, 1 or more"),
+        ("jobs: 0", "jobs must be a whole number, 1 or more"),
+        ("jobs: true", "jobs must be a whole number, 1 or more"),
+        ("namespace: 12", "namespace must be text"),
+        ("namespace: ''", "namespace must be text"),
+        ("namespace:", "namespace must be text"),
+        ("plain_http: a.local", "plain_http must be a list of texts"),
+        ("plain_http: [1]", "plain_http must be a list of texts"),
+        ("- a", "it must hold keys and values"),
+        ("1: 2", "1 is not a setting"),
+        ("namespace: 2024-99-99", "not YAML"),
+        ("namespace: \x07", "not YAML"),
+    ],
+)
+def test_wrong_values_name_the_file_and_the_key(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, {}, tmp_path)
+    assert caught.value.message.startswith(f"{path}: {message}")
+
+
+def test_a_syntax_error_names_the_line(tmp_path):
+    path = write(tmp_path, "jobs: 2\nnamespace: [a\nbase: b\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, {}, tmp_path)
+    assert caught.value.message.startswith(f"{path}:3: not YAML: ")
+
+
+def test_wrong_variables_and_flags_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be a whole number, 1 or more$"):
+        load_settings({}, {"LLMSTACK_JOBS": "many"}, tmp_path)
+    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be a whole number, 1 or more$"):
+        load_settings({}, {"LLMSTACK_JOBS": "0"}, tmp_path)
+    with pytest.raises(UsageError, match=r"^--jobs must be a whole number, 1 or more$"):
+        load_settings({"jobs": 0}, {}, tmp_path)
+
+
+def test_a_value_that_is_not_allowed_is_not_shown(tmp_path):
+    write(tmp_path, "namespace: [secret]\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, {}, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_yaml_is_imported_only_to_read_a_file(tmp_path):
+    code = "import sys; from llmstack.settings import load_settings; load_settings(); print('yaml' in sys.modules)"
+    for expected in ("False", "True"):
+        run = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+        )
+        assert run.stdout.strip() == expected
+        write(tmp_path, "jobs: 1\n")
