@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from llmstack import __version__
+from llmstack.cli.build import build
 from llmstack.cli.edge import EDGE
 from llmstack.cli.ferry import ferry
+from llmstack.cli.images import images
+from llmstack.cli.squash import squash
 
 app = typer.Typer(
     name="llmstack",
@@ -37,6 +40,9 @@ def _main(
 
 
 app.command()(ferry)
+app.command()(build)
+app.command()(images)
+app.command()(squash)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,7 +102,8 @@ def push_image(engine: Engine, name: str, reporter: Reporter) -> str:
             events = engine.client.api.push(name, stream=True, decode=True, auth_config=auth)
             for item in events:
                 if "error" in item:
-                    raise _refused(f"pushing {name}", str(item["error"]), "destination", f"docker login {reference.registry}")
+                    hint = f"docker login {reference.registry}"
+                    raise _refused(f"pushing {name}", str(item["error"]), "destination", hint)
                 progress.follow(item)
                 digest = (item.get("aux") or {}).get("Digest", digest)
     finally:
@@ -159,8 +160,11 @@ class _Steps:
     def _end_step(self) -> None:
         if self._number:
             self._progress.end()
-            spent = "cached" if self._cached else human_time(time.monotonic() - self._began)
-            self._reporter.note(f"{self._place()} {spent}")
+            seconds = time.monotonic() - self._began
+            if self._cached:
+                self._reporter.note(f"{self._place()} cached")
+            elif seconds >= 1:
+                self._reporter.note(f"{self._place()} {f'{seconds:.1f} s' if seconds < 60 else human_time(seconds)}")
 
     def _place(self) -> str:
         return f"{self._job.title} [{self._number}/{self._total}]"

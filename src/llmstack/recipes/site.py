@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from llmstack.errors import UsageError
+from llmstack.settings import Settings
 
 # Where a build finds the site's files; the last step of every Dockerfile that has them takes them away.
 SITE_FOLDER = "/opt/llmstack-site"
@@ -32,23 +31,10 @@ fi
 apt-get -o "Dir::Etc=$etc" "$@"
 """
 
-_KEYS = (
-    "namespace",
-    "pip_index",
-    "pip_extra_index",
-    "pip_trusted_host",
-    "apt_mirror",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "ca_cert",
-    "network",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The `build` section of llmstack.yaml.
+    """The settings that builds have, as values.
 
     `namespace` is where images are tagged and pushed to. `ca_cert` is a PEM file of one or more certificates, trusted
     in the image for good. The others are used while building only: package indexes and mirrors are URLs without
@@ -72,21 +58,20 @@ class Site:
             _check_url(url)
 
     @classmethod
-    def parse(cls, value: object, folder: Path) -> Site:
-        """Read the section; `ca_cert` is relative to `folder`. Raises UsageError."""
-        if not isinstance(value, dict):
-            raise UsageError("the build settings must be a mapping")
-        for key in value:
-            if key not in _KEYS:
-                raise UsageError(f"there is no build setting {key!r}", hint=f"there are {', '.join(_KEYS)}")
+    def of(cls, settings: Settings) -> Site:
+        """Return the settings' part that is about builds; raises UsageError for an address that cannot be used."""
         return cls(
-            pip_extra_index=_list(value, "pip_extra_index"),
-            pip_trusted_host=_list(value, "pip_trusted_host"),
-            ca_cert=folder / _text(value, "ca_cert") if value.get("ca_cert") else None,
-            **{
-                name: _text(value, name)
-                for name in ("namespace", "pip_index", "apt_mirror", "http_proxy", "https_proxy", "no_proxy", "network")
-            },
+            # A folder of carried images is no prefix for names that the Docker engine knows.
+            namespace="" if (settings.namespace or "").startswith("oci:") else settings.namespace or "",
+            pip_index=settings.pip_index,
+            pip_extra_index=settings.pip_extra_index,
+            pip_trusted_host=settings.pip_trusted_host,
+            apt_mirror=settings.apt_mirror,
+            http_proxy=settings.http_proxy,
+            https_proxy=settings.https_proxy,
+            no_proxy=settings.no_proxy,
+            ca_cert=settings.ca_cert,
+            network=settings.build_network,
         )
 
     @property
@@ -160,17 +145,3 @@ def _certificates(path: Path) -> bytes:
     if b"PRIVATE KEY-----" in data:
         raise UsageError(f"{path} holds a private key, which must not enter an image", hint="give the certificate only")
     return data
-
-
-def _text(value: Mapping[str, Any], name: str) -> str:
-    text = value.get(name) or ""
-    if not isinstance(text, str):
-        raise UsageError(f"build setting {name} must be a text")
-    return text
-
-
-def _list(value: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    items = value.get(name) or []
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise UsageError(f"build setting {name} must be a list of texts")
-    return tuple(items)
