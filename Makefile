@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help system test lint format clean
+.PHONY: help system demo test lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 system: ## install the programs that the tests use, where apt can
 	@PYTHON=$(PYTHON) tools/system-packages
+
+demo: $(READY) ## carry a real small model onto a disk and back, and show it
+	@$(BIN)/python tools/demo.py
 
 test: system $(READY) ## run all tests; PYTEST_ARGS="-k hub" runs some
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -93,10 +93,11 @@ def token_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registr
 def shared_engine(started_with: Mapping[str, str]) -> Iterator[Engine]:
     """A Docker engine that answers, for fixtures of a wide scope."""
     # A socket's path may hold no more than 107 bytes, and pytest's folders are deep.
-    folder = Path(tempfile.mkdtemp(prefix="llmstack-engine-"))
-    with docker_engine(folder, started_with) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="llmstack-engine-") as folder,
+        docker_engine(Path(folder) / "engine", started_with) as engine,
+    ):
         yield engine
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.process import need
 
 DATA = os.urandom(200_000)
 # What curl calls its failures.
-PARTIAL_FILE, TIMED_OUT = 18, 28
+PARTIAL_FILE, TIMED_OUT, TLS_FAILED = 18, 28, 35
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def curl(url: str, *options: str) -> Fetched:
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     headers = done.stderr.decode()
     statuses = [line.split()[1] for line in headers.splitlines() if line.startswith("HTTP/")]
-    return Fetched(done.returncode, int(statuses[-1]), done.stdout, headers)
+    return Fetched(done.returncode, int(statuses[-1]) if statuses else 0, done.stdout, headers)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,17 @@ def test_stall(hub: Hub, url: str):
     fetched = curl(url, "--max-time", "1")
     assert (fetched.code, fetched.body) == (TIMED_OUT, DATA[:1000])
     assert curl(url).body == DATA
+
+
+def test_a_client_that_leaves_while_nothing_comes(hub: Hub, url: str):
+    hub.fault("*.bin", stall_after=0, times=None)
+    for _ in range(3):
+        assert curl(url, "--max-time", "0.1").code == TIMED_OUT
+    hub.stop()
+
+
+def test_what_is_not_http_is_hung_up_on(url: str):
+    assert curl(url.replace("http:", "https:")).code == TLS_FAILED
 
 
 def test_slow(hub: Hub, url: str):

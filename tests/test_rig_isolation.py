@@ -29,7 +29,7 @@ def test_a_test_sees_an_empty_home_and_nothing_configured(home: Path, started_wi
     assert home != Path(started_with["HOME"])
     assert not set(SET) & set(os.environ)
     assert not Path(constants.HF_HOME).is_relative_to(started_with["HOME"])
-    assert constants.HF_HOME != SET["HF_HOME"]
+    assert SET["HF_HOME"] != constants.HF_HOME
     assert constants.HF_HUB_OFFLINE is False
 
 

@@ -38,17 +38,18 @@ class Engine:
 
 @contextlib.contextmanager
 def docker_engine(folder: Path, environment: Mapping[str, str]) -> Iterator[Engine]:
-    """Give an engine: LLMSTACK_TEST_DOCKER_HOST or DOCKER_HOST, if it answers; as root one of our own; the default one.
+    """Give an engine: LLMSTACK_TEST_DOCKER_HOST; DOCKER_HOST, if it answers; as root one of our own; the default one.
 
     `environment` is what the tests were started with. Our own keeps everything under `folder`, gives containers no
     network but the host's (`--network host`), and leaves bridges and iptables alone.
     """
-    for name in ("LLMSTACK_TEST_DOCKER_HOST", "DOCKER_HOST"):
-        if host := environment.get(name):
-            if not Engine(host).answers():
-                raise RigError(f"{name} is {host}, but no Docker engine answers there")
-            yield Engine(host)
-            return
+    named = environment.get("LLMSTACK_TEST_DOCKER_HOST")
+    if named and not Engine(named).answers():
+        raise RigError(f"LLMSTACK_TEST_DOCKER_HOST is {named}, but no Docker engine answers there")
+    running = named or environment.get("DOCKER_HOST")
+    if running and Engine(running).answers():
+        yield Engine(running)
+        return
     if os.geteuid() != 0:
         if not Engine(DEFAULT_HOST).answers():
             raise RigError("no Docker engine answers: start one, name it in DOCKER_HOST, or run the tests as root")

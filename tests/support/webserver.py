@@ -160,7 +160,9 @@ class WebServer:
             self._stopping.wait()
         if end == len(body):
             return True
-        connection.shutdown(socket.SHUT_RDWR)
+        # The client may have gone first.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
         return False
 
     def _ticks(self, end: int, rate: int | None) -> Iterable[tuple[int, int]]:
@@ -172,11 +174,11 @@ class WebServer:
 
 
 def _read_request(reader: BufferedReader) -> Request | None:
-    """Read one request; None when the client has closed the connection."""
-    line = reader.readline(65536)
-    if not line.strip():
+    """Read one request; None when the client has closed the connection, or does not speak HTTP."""
+    words = reader.readline(65536).decode("latin-1").split()
+    if len(words) != 3 or not words[2].startswith("HTTP/"):
         return None
-    method, target, _ = line.decode("latin-1").split(" ", 2)
+    method, target, _ = words
     headers = {}
     while (line := reader.readline(65536)) not in {b"\r\n", b"\n", b""}:
         name, _, value = line.decode("latin-1").partition(":")

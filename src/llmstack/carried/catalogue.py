@@ -23,7 +23,7 @@ from llmstack.oci.reference import Digest
 from llmstack.reporting.text import human_size, printable
 
 HUB = "https://huggingface.co"
-FILE_NAMES: dict[str] = {"model": "models.md", "dataset": "datasets.md"}
+FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
 _COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")

@@ -93,6 +93,21 @@ def open_image(reader: BlobReader, reference: str, platform: Platform | None = N
     )
 
 
+def all_manifests(image: Image) -> list[Manifest]:
+    """Return the manifests of all platforms, each verified with its config; raises what reading raises."""
+    if image.document.media_type not in INDEX_TYPES:
+        return [image.manifest]
+    manifests = []
+    for item in Index.parse(image.document).manifests:
+        document = image.reader.manifest(item.digest)
+        if document.media_type in INDEX_TYPES:
+            raise IntegrityError(f"{image.reader.name}: index {image.document.digest} lists another index")
+        manifest = Manifest.parse(document)
+        read_verified(image.reader, manifest.config, MAX_CONFIG_SIZE)
+        manifests.append(manifest)
+    return manifests
+
+
 def host_platform() -> Platform:
     """Return the platform that containers on this machine have."""
     machine = host.machine().lower()

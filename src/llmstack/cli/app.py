@@ -11,8 +11,10 @@ import typer
 from llmstack import __version__
 from llmstack.cli.build import build
 from llmstack.cli.edge import EDGE
+from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 from llmstack.cli.images import images
+from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.squash import squash
 
 app = typer.Typer(
@@ -40,6 +42,10 @@ def _main(
 
 
 app.command()(ferry)
+app.command()(extract)
+app.command("list")(list_images)
+app.command()(inspect)
+app.command()(verify)
 app.command()(build)
 app.command()(images)
 app.command()(squash)

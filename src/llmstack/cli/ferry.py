@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.edge import EDGE
 from llmstack.cli.options import (
     DebugOption,
     DryRunOption,
@@ -27,7 +26,7 @@ from llmstack.cli.options import (
 def ferry(
     repos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REPO_ID[@REVISION]]...", help="What to carry; the wish lists in get_hf/ if none."),
+        typer.Argument(metavar="[REPO_ID[@REVISION]...]", help="What to carry; the wish lists in get_hf/ if none."),
     ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="NAMESPACE", help="Where to: registry/path, or oci:FOLDER.")
@@ -38,7 +37,7 @@ def ferry(
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", metavar="REF|scratch", help="What the image stands on.  [default: busybox of Docker Hub]"
+            "--base", metavar="REF|scratch", help="What the image stands on (default: busybox of Docker Hub)."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
@@ -55,19 +54,18 @@ def ferry(
     Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
     machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
     """
-    EDGE.debug = debug
     from llmstack.carried.fileindex import Selection
     from llmstack.carried.naming import Namespace
     from llmstack.carried.wishlist import WishList, named_entries
     from llmstack.cli.ferry_output import print_results, show_failure, show_problem
-    from llmstack.engine.credentials import lookup
+    from llmstack.cli.session import start
     from llmstack.errors import UsageError
     from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
     from llmstack.ferry.run import ferry as run
-    from llmstack.reporting import make_reporter
-    from llmstack.settings import load_settings
 
-    settings = load_settings({"namespace": to, "base": base, "jobs": jobs})
+    flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs}
+    session = start(flags, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
+    settings = session.settings
     if settings.namespace is None:
         raise UsageError("ferry does not know where to carry to", hint="add --to registry/path or --to oci:FOLDER")
     selection = Selection(tuple(include), tuple(exclude))
@@ -86,9 +84,8 @@ def ferry(
         jobs=settings.jobs,
         force=force,
         dry_run=dry_run,
-        plain_http=("*",) if plain_http else settings.plain_http,
         lists=lists,
     )
-    results = run(wish.entries, options, make_reporter(progress.value, quiet=quiet or as_json), lookup, show_failure)
+    results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
     print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
     raise typer.Exit(exit_code(results, len(wish.problems)))

@@ -54,8 +54,10 @@ def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: boo
 def _print_plan(result: FerryResult) -> None:
     if not result.layers:
         return
+    sys.stdout.write(f"{_name(result)} at commit {result.commit}:\n")
     rows = [_plan_row(entry) for entry in result.layers]
-    print_table(("file", "layer", "what"), rows, right=(1,), title=f"{_name(result)} at {result.commit}")
+    print_table(("file", "layer", "what"), rows, right=(1,))
+    sys.stdout.write("\n")
 
 
 def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:

@@ -11,15 +11,13 @@ from llmstack.reporting import printable
 _NO_TERMINAL = 100_000
 
 
-def print_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = (), title: str | None = None
-) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> None:
     """Print rows under their heads; the columns numbered in `right` are set flush right."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, title=Text(title) if title else None, title_justify="left")
+    table = Table(box=None, pad_edge=False)
     for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number in right else "left", overflow="fold")
     for row in rows:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmstack.carried.fileindex import FORMAT, FileIndex
+from llmstack.carried.image import FORMAT_LABEL, LAYER_ANNOTATION
 from llmstack.ferry.base import Base, BasePlatform
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
@@ -22,7 +23,6 @@ from llmstack.oci.spec import (
     canonical_json,
 )
 
-LAYER_ANNOTATION = "dev.llmstack.layer"
 FILEPATH = "org.cncf.model.filepath"
 _OCI_LAYER = {DOCKER_LAYER_GZIP: LAYER_GZIP, DOCKER_LAYER_TAR: LAYER_TAR}
 
@@ -67,7 +67,7 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
         "org.opencontainers.image.created": index.created,
         "dev.llmstack.repo-id": index.repo_id,
         "dev.llmstack.repo-type": index.repo_type,
-        "dev.llmstack.format": FORMAT,
+        FORMAT_LABEL: FORMAT,
     }
     if index.license:
         notes["org.opencontainers.image.licenses"] = index.license

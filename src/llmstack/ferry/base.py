@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmstack.carried.stores import open_image
-from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.carried.locate import parse_location
+from llmstack.carried.source import open_reader
+from llmstack.errors import IntegrityError, LlmstackError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import (
@@ -38,8 +39,8 @@ class BasePlatform:
 class Base:
     """A base image: one entry per platform, and where its layers are copied from (None: it has none).
 
-    `name` and `digest` are what the image's annotations say of it; a folder's name means nothing elsewhere, so a base
-    out of an OCI layout has none.
+    `name` and `digest` are what the image's annotations say of it; a file's name means nothing elsewhere, so a base
+    that is not from a registry has none.
     """
 
     name: str | None
@@ -54,20 +55,23 @@ class Base:
 
 
 def load_base(text: str, registries: Registries) -> Base:
-    """Resolve `scratch`, a reference or `oci:FOLDER[:TAG]`.
+    """Resolve `scratch`, a reference, or an image in a layout or an archive.
 
     Raises what reading an image raises, with `source` as the side, and IntegrityError where it is not a usable image.
     """
     if text == SCRATCH:
         return Base(None, None, tuple(_empty(architecture) for architecture in ARCHITECTURES), None)
+    location = parse_location(text)
+    if location.transport == "docker-daemon":
+        raise UsageError(f"--base {text}: a base cannot be read from a Docker engine", hint="push it, or save it first")
     try:
-        source, locator = open_image(text, registries)
+        source, locator = open_reader(location, registries)
         document = source.manifest(locator)
         platforms = tuple(_load_platform(source, item) for item in _manifests(source, document))
     except LlmstackError as error:
         error.side = "base image"
         raise
-    name = None if text.startswith("oci:") else text.removeprefix("docker://")
+    name = str(location) if location.transport == "docker" else None
     return Base(name, document.digest, platforms, source)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection
+from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.carried.naming import tag_for
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.ferry.assemble import FILEPATH, LAYER_ANNOTATION, assemble
+from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
 from llmstack.ferry.previous import Earlier, HeldLayers, read_earlier

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
+from llmstack.carried.fileindex import FileIndex, IndexedFile
+from llmstack.carried.image import open_image
 from llmstack.errors import IntegrityError, NotFoundError
-from llmstack.ferry.assemble import LAYER_ANNOTATION
 from llmstack.ferry.plan import PlannedLayer
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import INDEX_TYPES, Index, Manifest
-from llmstack.oci.store import BlobReader, read_verified
+from llmstack.oci.store import BlobReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +25,11 @@ class Earlier:
 def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
     """Return the carried image under `tag`; None where there is none, or one that this version cannot build upon."""
     try:
-        document = store.manifest(tag)
-        digest = document.digest
-        if document.media_type in INDEX_TYPES:
-            document = store.manifest(Index.parse(document).manifests[0].digest)
-        layer = Manifest.parse(document).layers[-1]
-        if layer.annotations.get(LAYER_ANNOTATION) != "index":
-            return None
-        with tarfile.open(fileobj=io.BytesIO(read_verified(store, layer, MAX_INDEX_SIZE))) as archive:
-            file = archive.extractfile(INDEX_PATH)
-            return Earlier(digest, FileIndex.parse(file.read())) if file else None
-    except (NotFoundError, IntegrityError, IndexError, KeyError, tarfile.TarError):
+        image = open_image(store, tag)
+    except (NotFoundError, IntegrityError):
         # Whatever it is, it is not in our way: a whole image is going to replace it.
         return None
+    return Earlier(image.document.digest, image.index) if image.index else None
 
 
 class HeldLayers:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llmstack.carried.catalogue import CatalogueRow, record
+from llmstack.carried.catalogue import FILE_NAMES, CatalogueRow, record
 from llmstack.carried.naming import Namespace, tag_for
 from llmstack.carried.stores import open_store
 from llmstack.carried.wishlist import WishEntry, WishList, read_wishlist
@@ -19,12 +19,10 @@ from llmstack.ferry.carry import Carried, Carrier, LayerPlan
 from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Client
-from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
 LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_datasets.txt"}
-CATALOGUES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,6 @@ class FerryOptions:
     jobs: int
     force: bool = False
     dry_run: bool = False
-    plain_http: tuple[str, ...] = ()
     lists: Path | None = None
 
 
@@ -93,13 +90,12 @@ def read_lists(folder: Path | None) -> WishList:
 def ferry(
     entries: Sequence[WishEntry],
     options: FerryOptions,
+    client: Client,
+    registries: Registries,
     reporter: Reporter,
-    lookup: CredentialLookup,
     failed: Callable[[WishEntry, LlmstackError], None],
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
-    client = Client(connections=options.jobs + 10, tell=reporter.note)
-    registries = Registries(client, lookup, options.plain_http)
     carrier = Carrier(Hub(client), client, reporter, options.jobs)
 
     @lru_cache(maxsize=1)
@@ -116,7 +112,7 @@ def ferry(
             store = open_store(options.target, entry.repo_type, registries)
             carried = carrier.carry(entry, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and carried.digest:
-                record(options.lists / CATALOGUES[entry.repo_type], _row(carried, image))
+                record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
         except LlmstackError as error:
             failed(entry, error)
             return _failure(entry, error, time.monotonic() - began)

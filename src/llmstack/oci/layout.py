@@ -186,13 +186,6 @@ def tags_of(index: Index) -> list[str]:
     return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
 
 
-def split_tag(text: str) -> tuple[str, str | None]:
-    """Split `PATH[:TAG]` as skopeo does for `oci:`: a colon after the last slash begins the tag."""
-    head, slash, last = text.rpartition("/")
-    name, colon, tag = last.partition(":")
-    return f"{head}{slash}{name}", tag if colon else None
-
-
 def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
     """Return the entry of a layout's index.json that a tag names; the empty tag names the only image there is.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,12 +47,13 @@ class TarEntry:
 
 
 class ChunkReader:
-    """A stream of chunks read piece by piece, without copying them."""
+    """A stream of chunks read piece by piece, without copying them; `position` counts the bytes that were read."""
 
     def __init__(self, chunks: Iterable[bytes], what: str) -> None:
         self._chunks = iter(chunks)
         self._view = memoryview(b"")
         self.what = what
+        self.position = 0
 
     def pieces(self, size: int, *, required: bool = True) -> Generator[memoryview, None, None]:
         """Yield the next `size` bytes; raises IntegrityError if the stream ends before, unless it may."""
@@ -64,6 +65,7 @@ class ChunkReader:
             piece = self._view[:size]
             self._view = self._view[len(piece) :]
             size -= len(piece)
+            self.position += len(piece)
             yield piece
 
     def take(self, size: int, *, required: bool = True) -> bytes:
@@ -100,6 +102,11 @@ class TarReader:
                 pass
             # Padding that is missing at the very end of a stream is missed by nobody.
             self._stream.skip(padding, required=False)
+
+    @property
+    def position(self) -> int:
+        """Where in the tar the iteration is: at the first of an entry's bytes when the entry was just yielded."""
+        return self._stream.position
 
     def content(self) -> Generator[memoryview, None, None]:
         """Yield the bytes of the entry that the iteration is at; raises IntegrityError if the tar ends before."""
@@ -181,18 +188,26 @@ class TarReader:
 
 
 @contextlib.contextmanager
-def open_layer(reader: BlobReader, layer: Descriptor) -> Iterator[TarReader]:
+def open_layer(
+    reader: BlobReader, layer: Descriptor, tell: Callable[[int], None] = lambda _: None
+) -> Iterator[TarReader]:
     """Read a layer's tar, decompressed where need be; the blob is verified when the context ends.
 
-    Raises IntegrityError at the end if the blob does not match its digest or size: nothing that was read before may
-    be relied on until then.
+    `tell` hears how many bytes of the blob have come. Raises IntegrityError at the end if the blob does not match its
+    digest or size: nothing that was read before may be relied on until then.
     """
     what = f"{reader.name}: layer {layer.digest}"
     with contextlib.closing(reader.read_blob(layer)) as chunks:
-        stream = verified(chunks, layer, reader.name)
+        stream = verified(_told(chunks, tell), layer, reader.name)
         yield TarReader(decompressed(stream, what), what)
         for _ in stream:
             pass
+
+
+def _told(chunks: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        tell(len(chunk))
+        yield chunk
 
 
 def _text(data: bytes) -> str:

@@ -108,8 +108,8 @@ def refs(repo: Repo, query: Query) -> dict[str, Any]:
     return answer
 
 
-def commits(commit: Commit) -> list[dict[str, Any]]:
-    """GET …/commits/{rev}: newest first."""
+def commits(commit: Commit, query: Query) -> list[dict[str, Any]]:
+    """GET …/commits/{rev}[?limit=N]: newest first, all on one page."""
     history: list[dict[str, Any]] = []
     at: Commit | None = commit
     while at is not None:
@@ -123,7 +123,7 @@ def commits(commit: Commit) -> list[dict[str, Any]]:
             }
         )
         at = at.parent
-    return history
+    return history[: int(query["limit"][0])] if "limit" in query else history
 
 
 def timestamp(date: datetime) -> str:

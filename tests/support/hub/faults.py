@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -26,7 +27,7 @@ class Fault:
     pattern: str
     times: int | None = 1
     host: Host | None = None
-    methods: frozenset[str] = frozenset({"GET"})
+    methods: Collection[str] = ("GET",)
     status: int | None = None
     retry_after: int | None = None
     headers: dict[str, str] = field(default_factory=dict)

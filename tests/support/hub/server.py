@@ -204,7 +204,7 @@ class Hub:
             case ["refs"]:
                 return _json(answers.refs(repo, request.query))
             case ["commits", revision]:
-                return _json(answers.commits(_commit(repo, revision)))
+                return _json(answers.commits(_commit(repo, revision), request.query))
             case ["auth-check"]:
                 _check_gate(repo, account)
                 return _json({})

@@ -1,0 +1,241 @@
+"""ferry and extract against what a person would do instead, in one run, on one loopback hub and one registry.
+
+    python -m benchmarks.carry            a 2 GB model in four files, and 5,000 files of 50 KB
+    python -m benchmarks.carry --quick    a hundredth of that, to see that it works
+
+Needs what the tests need (make system), curl, and root for the Docker engine. oras and crane are measured where they
+are on PATH. Prints Markdown tables: medians of three rounds, in which the candidates take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.base import write_busybox_layout
+from tests.support.engine import Engine, docker_engine
+from tests.support.process import free_port
+from tests.support.registry import Registry, plain_registry
+
+from benchmarks.measure import Measured, measure, median
+
+BIN = Path(sys.executable).parent
+PIPES = 2
+Candidates = dict[str, Callable[[], Measured]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Where everything runs: the hub, the registry, the engine, and a folder to work in."""
+
+    hub: str
+    registry: Registry
+    engine: Engine
+    work: Path
+    environment: Mapping[str, str]
+
+    def shell(self, script: str, *watched: str) -> Measured:
+        """Measure a script of bash; `watched` are the folders under `work` that it may fill."""
+        folders = [self.work / name for name in watched]
+        return measure(["bash", "-euo", "pipefail", "-c", script], env=self.environment, watched=folders)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the size, one round")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    scale, rounds = (100, 1) if options.quick else (1, options.rounds)
+    with tempfile.TemporaryDirectory(prefix="llmstack-bench-") as folder:
+        work = Path(folder)
+        big = _write_files(work / "big", [f"model-{n}-of-4.safetensors" for n in range(1, 5)], 500_000_000 // scale)
+        small = _write_files(work / "small", [f"part/{n:05d}.json" for n in range(5000 // scale)], 50_000)
+        with _rig(work, {"bench/big": big, "bench/small": small}) as rig:
+            _compare("ferry: 2 GB in four files", _ferry(rig, "bench/big", big), rounds)
+            _compare("extract: 2 GB in four files", _extract(rig, "bench/big", big), rounds)
+            _compare("ferry: 5,000 files of 50 KB", _ferry(rig, "bench/small", None), rounds)
+            _compare("extract: 5,000 files of 50 KB", _extract(rig, "bench/small", None), rounds)
+
+
+def _write_files(folder: Path, names: list[str], size: int) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+    return folder
+
+
+@contextlib.contextmanager
+def _rig(work: Path, repos: Mapping[str, Path]) -> Iterator[Rig]:
+    hub = f"http://127.0.0.1:{(port := free_port())}"
+    arguments = [f"--model={repo_id}={folder}" for repo_id, folder in repos.items()]
+    serve = [sys.executable, "-m", "tests.support.hub", "--port", str(port), *arguments]
+    with (
+        subprocess.Popen(serve, stdout=subprocess.PIPE) as process,
+        plain_registry(work / "registry") as registry,
+        docker_engine(work / "engine", os.environ) as engine,
+    ):
+        if process.stdout is None or not process.stdout.readline():
+            raise SystemExit("the loopback hub did not start")
+        environment = {
+            **os.environ,
+            "DOCKER_HOST": engine.host,
+            "HF_ENDPOINT": hub,
+            "HF_HOME": str(work / "hf"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "TMPDIR": str(work / "tmp"),
+        }
+        (work / "tmp").mkdir()
+        base = write_busybox_layout(work / "busybox")
+        push = ["skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false"]
+        subprocess.run([*push, f"oci:{base}:latest", f"docker://{registry.host}/busybox:latest"], check=True)
+        engine.docker("pull", f"{registry.host}/busybox")
+        yield Rig(hub, registry, engine, work, environment)
+        process.terminate()
+
+
+def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
+    """Ways to bring a repo into the registry; each starts with nothing there."""
+    name = repo_id.rpartition("/")[2]
+    host, base = rig.registry.host, f"{rig.registry.host}/busybox"
+    download = f"hf download {repo_id} --local-dir {rig.work}/hand/REPO"
+    dockerfile = f"printf 'FROM {base}\\nCOPY REPO /REPO\\n' > {rig.work}/hand/Dockerfile"
+
+    def fresh(script: str, *watched: str) -> Callable[[], Measured]:
+        def run() -> Measured:
+            _forget(rig, f"hand/{name}", f"oras/{name}", f"pipe/{name}", "carried/models")
+            for folder in ("hand", "hf"):
+                shutil.rmtree(rig.work / folder, ignore_errors=True)
+            return rig.shell(script, *watched)
+
+        return run
+
+    candidates = {
+        "llmstack ferry": fresh(
+            f"llmstack ferry {repo_id} --to {host}/carried --base {base} --quiet --force", "tmp", "hf"
+        ),
+        "hf download, docker build, docker push": fresh(
+            f"{download} && {dockerfile} && docker build -q -t {host}/hand/{name} {rig.work}/hand"
+            f" && docker push -q {host}/hand/{name}",
+            *("hand", "hf", "tmp", "engine"),
+        ),
+    }
+    if files:
+        candidates["curl | curl, two at a time"] = fresh(_pipes(rig, repo_id, files))
+    if shutil.which("oras"):
+        candidates["hf download, oras push"] = fresh(
+            f"{download} && cd {rig.work}/hand/REPO && oras push --plain-http {host}/oras/{name} *", "hand", "hf", "tmp"
+        )
+    if shutil.which("crane"):
+        candidates["hf download, crane append"] = fresh(
+            f"{download} && tar -C {rig.work}/hand -cf - REPO"
+            f" | crane append --insecure -b {base} -t {host}/hand/{name} -f -",
+            *("hand", "hf", "tmp"),
+        )
+    return candidates
+
+
+def _pipes(rig: Rig, repo_id: str, files: Path) -> str:
+    """Return a script that only moves the files, two at a time: no layer, no check, no image."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.iterdir()}
+    uploads = f"{rig.registry.url}/v2/pipe/{repo_id.rpartition('/')[2]}/blobs/uploads/"
+    script = rig.work / "pipe.sh"
+    script.write_text(
+        "set -euo pipefail\n"
+        "place() { tr -d '\\r' | sed -n 's/^[Ll]ocation: //p'; }\n"
+        f"session=$(curl -sS -D- -o /dev/null -X POST {uploads} | place)\n"
+        f'session=$(curl -sSL {rig.hub}/{repo_id}/resolve/main/$1 | curl -sS -D- -o /dev/null -X PATCH -T - "$session"'
+        " | place)\n"
+        'curl -sS -f -o /dev/null -X PUT -H "Content-Length: 0" "$session&digest=sha256:$2"\n'
+    )
+    words = " ".join(f"{name} {digest}" for name, digest in digests.items())
+    return f"echo {words} | xargs -n2 -P{PIPES} bash {script}"
+
+
+def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
+    """Ways to get the files back out of the registry into a folder."""
+    name = repo_id.rpartition("/")[2]
+    host = rig.registry.host
+    carried = f"{host}/carried/models:{repo_id.replace('/', '--')}"
+    out = rig.work / "out"
+
+    def fresh(script: str, *watched: str) -> Callable[[], Measured]:
+        def run() -> Measured:
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            rig.engine.docker("image", "rm", "--force", carried, f"{host}/hand/{name}", check=False)
+            return rig.shell(script, *watched)
+
+        return run
+
+    candidates = {
+        "llmstack extract": fresh(f"llmstack extract docker://{carried} {out}/x --quiet", "tmp"),
+        "docker pull, docker create, docker cp": fresh(
+            f"docker pull -q {carried} && id=$(docker create {carried} sh) && docker cp $id:/REPO {out}/x"
+            " && docker rm $id",
+            *("tmp", "engine"),
+        ),
+    }
+    if files:
+        blobs = " ".join(f"{path} {digest}" for path, digest in _layers(carried).items())
+        url = f"{rig.registry.url}/v2/carried/models/blobs"
+        candidates["curl > file, two at a time"] = fresh(
+            f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f -o {out}/$0 {url}/$1'"
+        )
+    return candidates
+
+
+def _layers(image: str) -> dict[str, str]:
+    """Return the digests of an image's single-file layers by the file that each holds."""
+
+    def document(name: str) -> dict[str, Any]:
+        raw = subprocess.run(
+            ["skopeo", "inspect", "--raw", "--tls-verify=false", name], check=True, capture_output=True
+        )
+        found: dict[str, Any] = json.loads(raw.stdout)
+        return found
+
+    first = document(f"docker://{image}")["manifests"][0]["digest"]
+    layers = document(f"docker://{image.rpartition(':')[0]}@{first}")["layers"]
+    notes = [(layer.get("annotations", {}), layer["digest"]) for layer in layers]
+    return {note["org.cncf.model.filepath"]: digest for note, digest in notes if "org.cncf.model.filepath" in note}
+
+
+def _forget(rig: Rig, *repositories: str) -> None:
+    """Empty the registry of repositories, blobs included, so that every candidate uploads all."""
+    for name in repositories:
+        shutil.rmtree(rig.registry.root / "docker/registry/v2/repositories" / name, ignore_errors=True)
+
+
+def _compare(title: str, candidates: Candidates, rounds: int) -> None:
+    runs: dict[str, list[Measured]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            runs[name].append(run())
+    ours = median(runs[next(iter(runs))])
+    print(f"\n### {title}\n\n| | time | compared | peak memory | extra disk |\n|---|---:|---:|---:|---:|")
+    for name, results in runs.items():
+        found = median(results)
+        print(
+            f"| {name} | {found.seconds:.1f} s | {found.seconds / ours.seconds:.2f} |"
+            f" {found.memory / 1e6:.0f} MB | {found.disk / 1e6:,.0f} MB |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

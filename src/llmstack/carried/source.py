@@ -1,0 +1,99 @@
+"""Opening what a person named, wherever it is: one image to read files, manifests and the file index from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex
+from llmstack.carried.image import Image, open_image
+from llmstack.carried.locate import Location, Wanted
+from llmstack.engine.client import local_engine_holds
+from llmstack.engine.daemon import DaemonImage, open_daemon_image
+from llmstack.errors import NotFoundError
+from llmstack.oci import tar
+from llmstack.oci.archive import DockerArchive, OciArchive
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Reference
+from llmstack.oci.repository import Registries
+from llmstack.oci.store import BlobReader
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened image: in a Docker engine, or anywhere else that has manifests and blobs."""
+
+    name: str
+    image: Image | DaemonImage
+    index: FileIndex | None
+
+
+@contextmanager
+def open_source(wanted: Wanted, registries: Registries, note: Callable[[str], None]) -> Iterator[Source]:
+    """Open the image that was asked for; `note` hears when it is taken from the local engine unasked.
+
+    Raises NotFoundError, also when another repo is found in its place, IntegrityError, NotAuthorisedError,
+    UnavailableError.
+    """
+    location = wanted.location
+    if wanted.anywhere and location.transport == "docker" and local_engine_holds(location.place):
+        note(f"the local Docker engine holds {location.place}: reading it from there")
+        location = Location("docker-daemon", location.place)
+    if location.transport == "docker-daemon":
+        with open_daemon_image(location.place) as daemon:
+            yield _checked(Source(str(location), daemon, _daemon_index(daemon)), wanted)
+    else:
+        image = _open(location, wanted, registries)
+        yield _checked(Source(str(location), image, image.index), wanted)
+
+
+def open_reader(location: Location, registries: Registries) -> tuple[BlobReader, str]:
+    """Return where the image is, and the tag or digest that it has there."""
+    if location.transport == "docker":
+        reference = Reference.parse(location.place)
+        return registries.repository(reference), reference.locator
+    path = Path(location.place)
+    if location.transport == "oci":
+        if not (path / "index.json").exists():
+            raise NotFoundError(f"{location} is not an OCI layout", hint="it would hold a file index.json")
+        return Layout(path), location.reference
+    return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.reference
+
+
+def _open(location: Location, wanted: Wanted, registries: Registries) -> Image:
+    reader, reference = open_reader(location, registries)
+    try:
+        return open_image(reader, reference)
+    except NotFoundError as error:
+        error.side = "source"
+        if wanted.repo_id is None:
+            raise
+        if location.transport in {"docker", "oci"}:
+            error.hint = f"{error.hint or 'not carried there yet?'}; see what is there: llmstack list"
+            raise
+    # A file that holds one image may have it under any name: what it is, the file index tells.
+    return open_image(reader, "")
+
+
+def _checked(source: Source, wanted: Wanted) -> Source:
+    if wanted.repo_id is not None and source.index is not None and source.index.repo_id != wanted.repo_id:
+        raise NotFoundError(f"{source.name} holds {source.index.repo_id}, not {wanted.repo_id}", side="source")
+    return source
+
+
+def _daemon_index(image: DaemonImage) -> FileIndex | None:
+    """Return the file index of a carried image; None for any other.
+
+    An index counts only if it is what the uppermost layer holds: else something was built on top of the carried
+    image, and the index does not tell of it.
+    """
+    data = image.read_file(f"/{INDEX_PATH}", MAX_INDEX_SIZE)
+    if data is None:
+        return None
+    digest = hashlib.sha256()
+    for chunk in tar.layer([tar.TarFile(INDEX_PATH, len(data))], [[data]]):
+        digest.update(chunk)
+    return FileIndex.parse(data) if image.top_layer == f"sha256:{digest.hexdigest()}" else None

@@ -1,0 +1,71 @@
+"""What `llmstack list` and `inspect` print: tables, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from llmstack.cli.tables import print_table
+from llmstack.inspection import ImageDetails, ListedImage
+from llmstack.reporting import human_size, printable
+
+
+def print_list(images: Sequence[ListedImage], *, as_json: bool) -> None:
+    """Print what a namespace holds."""
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(image) for image in images], indent=2) + "\n")
+        return
+    rows = [
+        (
+            image.repo_id or "?",
+            image.repo_type or "",
+            "" if image.revision in {None, "main"} else str(image.revision),
+            (image.commit or "")[:12],
+            "" if image.size is None else human_size(image.size),
+            image.license or "",
+            image.error or image.image,
+        )
+        for image in images
+    ]
+    print_table(("repo", "type", "revision", "commit", "size", "licence", "image"), rows, right=(4,))
+
+
+def print_details(details: ImageDetails, *, as_json: bool) -> None:
+    """Print what one image is and holds."""
+    if as_json:
+        value = {**asdict(details), "labels": dict(details.labels)}
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return
+    for name, text in _facts(details):
+        sys.stdout.write(f"{name + ':':<10} {printable(text)}\n")
+    if details.layers:
+        sys.stdout.write("\n")
+        layers = [(layer.digest, human_size(layer.size), str(layer.files or "")) for layer in details.layers]
+        print_table(("layer", "size", "files"), layers, right=(1, 2))
+    if details.index:
+        sys.stdout.write("\n")
+        files = [(file.path, human_size(file.size), file.sha256) for file in details.files]
+        print_table(("file", "size", "sha256"), files, right=(1,))
+
+
+def _facts(details: ImageDetails) -> list[tuple[str, str]]:
+    facts = [("image", details.image)]
+    if details.digest:
+        facts.append(("digest", details.digest))
+    facts.append(("platforms", ", ".join(details.platforms)))
+    index = details.index
+    if index is None:
+        return [*facts, ("files", "not known without reading the layers: llmstack did not write this image")]
+    facts += [
+        ("repo", f"{index.repo_id} ({index.repo_type})"),
+        ("revision", index.revision),
+        ("commit", f"{index.commit} of {index.created}"),
+        ("licence", index.license or "not stated"),
+        ("files", f"{len(index.files)}, {human_size(index.size)}"),
+    ]
+    if index.selection.include or index.selection.exclude:
+        globs = [f"--include {glob}" for glob in index.selection.include]
+        facts.append(("selection", " ".join([*globs, *(f"--exclude {glob}" for glob in index.selection.exclude)])))
+    return facts

@@ -1,0 +1,114 @@
+"""The Docker Engine's API through docker-py: one connection, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import docker
+import urllib3
+from docker.errors import APIError, DockerException, NotFound
+
+from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+
+# For an answer, and between two chunks of one: a busy engine may take its time over a large folder.
+_TIMEOUT = 300
+_QUICK = 2
+
+
+class Engine:
+    """A connection to the engine that DOCKER_HOST names; close it after use."""
+
+    def __init__(self, timeout: float = _TIMEOUT) -> None:
+        """Connect and agree on an API version; raises UnavailableError."""
+        with engine_errors("connecting to the Docker engine"):
+            self.client = docker.from_env(timeout=int(timeout))
+
+    def __enter__(self) -> Engine:
+        """Return the engine itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def has_image(self, image: str) -> bool:
+        """Tell whether the engine holds an image; raises UnavailableError."""
+        try:
+            self.inspect(image)
+        except NotFoundError:
+            return False
+        return True
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """Return what the engine says of an image (`docker image inspect`); raises NotFoundError."""
+        with engine_errors(f"looking for the image {image}", "see which there are: docker image ls"):
+            found: dict[str, Any] = self.client.images.get(image).attrs
+        return found
+
+    @contextlib.contextmanager
+    def container(self, image: str) -> Iterator[str]:
+        """Create a container of an image, never started, and remove it in the end; yields its id."""
+        with engine_errors(f"creating a container of {image}"):
+            # An image without a command needs one, be it one that does not exist.
+            created = self.client.api.create_container(image, command=["-"], labels={"dev.llmstack": "extract"})
+        try:
+            yield created["Id"]
+        finally:
+            with engine_errors(f"removing the container of {image}"):
+                self.client.api.remove_container(created["Id"], force=True, v=True)
+
+    def read_tar(self, container: str, path: str) -> Generator[bytes, None, None]:
+        """Yield a tar of a file or a folder in a container; its entries' names begin with the last part of `path`.
+
+        Raises NotFoundError where there is no such path, UnavailableError.
+        """
+        with engine_errors(f"reading {path}"):
+            chunks, _ = self.client.api.get_archive(container, path)
+            try:
+                yield from chunks
+            finally:
+                chunks.close()
+
+
+def local_engine_holds(image: str) -> bool:
+    """Tell whether a Docker engine answers at once and holds an image; any trouble with it means no."""
+    try:
+        with Engine(_QUICK) as engine:
+            return engine.has_image(image)
+    except LlmstackError:
+        return False
+
+
+@contextlib.contextmanager
+def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
+    """Turn what docker-py raises into errors that a person can act on; `what` is the operation and its object."""
+    try:
+        yield
+    except NotFound as error:
+        raise NotFoundError(f"{what}: {_explanation(error)}", hint=hint) from error
+    except APIError as error:
+        raise UnavailableError(f"{what}: the Docker engine answers: {_explanation(error)}") from error
+    except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
+        host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        raise UnavailableError(
+            f"{what}: the Docker engine at {host} does not answer ({_cause(error)})",
+            hint="start it (systemctl start docker), or name another one in DOCKER_HOST",
+        ) from error
+
+
+def _explanation(error: APIError) -> str:
+    return (error.explanation or str(error)).strip()
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason: docker-py, requests and urllib3 wrap one another."""
+    cause: BaseException | None = error
+    reason = ""
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return reason or str(error)[:200]

@@ -1,0 +1,1 @@
+"""Getting files back out of images: into a folder, or into a Hugging Face cache."""

@@ -1,0 +1,338 @@
+"""The folder that files are written into: never through a link, never half, and by one process at a time.
+
+A file is written under a name of its own in a work folder inside the destination and gets its place by a rename. What
+a broken run leaves there is continued by the next one. The work folder goes away when all is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError
+from llmstack.oci.store import CHUNK
+
+WORK_FOLDER = ".llmstack-partial"
+_LOCK = "lock"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PERMISSION = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
+_CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
+
+
+class Part:
+    """A file being written: hashed on the way, whole only once `Destination.place` has given it its name."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = descriptor
+        self.name = name
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+
+    def resume(self) -> None:
+        """Hash what an earlier run left, and go on after it."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        for chunk in _chunks(self._descriptor):
+            self._sha256.update(chunk)
+            self.size += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self.size, self._sha256 = 0, hashlib.sha256()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Append bytes."""
+        self._sha256.update(data)
+        self.size += len(data)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of all that was written."""
+        return self._sha256.hexdigest()
+
+
+class Destination:
+    """One folder, held for writing as a context; safe in threads."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self._warn = warn
+        self._root = -1
+        self._work = -1
+        self._lock = -1
+        self._mutex = threading.Lock()
+
+    def __enter__(self) -> Destination:
+        """Make the folder and take its lock; raises UnavailableError if another process holds it."""
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._take_lock()
+            except BaseException:
+                os.close(self._root)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder; the work folder stays only where there is something in it to continue."""
+        with contextlib.suppress(OSError), os.scandir(self._work) as entries:
+            for entry in entries:
+                if entry.name != _LOCK and (kind is None or entry.stat(follow_symlinks=False).st_size == 0):
+                    os.unlink(entry.name, dir_fd=self._work)
+        with contextlib.suppress(OSError):
+            os.unlink(_LOCK, dir_fd=self._work)
+        with contextlib.suppress(OSError):
+            os.rmdir(WORK_FOLDER, dir_fd=self._root)
+        for descriptor in (self._lock, self._work, self._root):
+            os.close(descriptor)
+
+    def free(self) -> int:
+        """Return how many bytes may still be written to the disk."""
+        disk = os.fstatvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
+
+    def require(self, size: int) -> None:
+        """Raise UnavailableError if `size` more bytes do not fit."""
+        free = self.free()
+        if size > free:
+            raise UnavailableError(
+                f"writing to {self.folder}: {size:,} bytes are needed, {free:,} are free",
+                hint="free some space, or name a folder on a larger disk",
+                side="destination",
+            )
+
+    def holds(self, path: str, size: int, sha256: str, tell: Callable[[int], None]) -> bool:
+        """Tell whether a file is there, whole; `tell` hears how many bytes were read for it, negative if in vain."""
+        with disk_errors(self.folder / path), contextlib.ExitStack() as stack:
+            try:
+                parent, name = stack.enter_context(self._parent(path, make=False))
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+            except OSError as error:
+                if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
+                    return False
+                raise
+            stack.callback(os.close, descriptor)
+            info = os.fstat(descriptor)
+            if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+                return False
+            digest, seen = hashlib.sha256(), 0
+            for chunk in _chunks(descriptor):
+                digest.update(chunk)
+                seen += len(chunk)
+                tell(len(chunk))
+            if digest.hexdigest() == sha256:
+                return True
+            tell(-seen)
+            return False
+
+    def partial(self, key: str) -> int:
+        """Return how many bytes of a part are there already."""
+        try:
+            return os.stat(_part_name(key), dir_fd=self._work, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
+
+    @contextlib.contextmanager
+    def part(self, key: str) -> Iterator[Part]:
+        """Open the part that `key` names, empty or as an earlier run left it; what is written to it stays."""
+        name = _part_name(key)
+        with disk_errors(self.folder):
+            descriptor = os.open(
+                name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666, dir_fd=self._work
+            )
+            try:
+                yield Part(descriptor, name)
+            finally:
+                os.close(descriptor)
+
+    def discard(self, part: Part) -> None:
+        """Remove a part whose bytes are wrong."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part.name, dir_fd=self._work)
+
+    def place(self, part: Part, path: str) -> None:
+        """Give a part that is whole its place."""
+        with disk_errors(self.folder / path), self._parent(path) as (parent, name):
+            os.replace(part.name, name, src_dir_fd=self._work, dst_dir_fd=parent)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file whole."""
+        with self.part(path) as part:
+            part.restart()
+            part.write(data)
+            self.place(part, path)
+
+    def symlink(self, target: str, path: str) -> None:
+        """Make a symbolic link, in the place of whatever link or file is there."""
+        name = _part_name(path)
+        with disk_errors(self.folder / path), self._parent(path) as (parent, last):
+            with contextlib.suppress(OSError):
+                if os.readlink(last, dir_fd=parent) == target:
+                    return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._work)
+            os.symlink(target, name, dir_fd=self._work)
+            os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
+
+    def twin(self, existing: str, path: str) -> None:
+        """Make `path` the same file as one that this run has written; a copy where the disk cannot do that."""
+        name = _part_name(path)
+        with disk_errors(self.folder / path), self._parent(existing, make=False) as (source, source_name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._work)
+            try:
+                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=self._work, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                self._copy(source, source_name, path)
+                return
+            with self._parent(path) as (parent, last):
+                os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
+                # A rename onto another name of the same file does nothing (POSIX rename).
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._work)
+
+    def folds_case(self) -> bool:
+        """Tell whether the disk takes `a` and `A` for the same name."""
+        with self.part("case") as part:
+            try:
+                os.stat(part.name.upper(), dir_fd=self._work)
+            except FileNotFoundError:
+                return False
+            finally:
+                self.discard(part)
+        return True
+
+    def _copy(self, source: int, name: str, path: str) -> None:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+        try:
+            self.require(os.fstat(descriptor).st_size)
+            with self.part(path) as part:
+                part.restart()
+                for chunk in _chunks(descriptor):
+                    part.write(chunk)
+                self.place(part, path)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
+        """Open the folder that a path lies in, from the root down, following no link."""
+        parts = path.split("/")
+        *folders, name = parts
+        if parts[0] == WORK_FOLDER or any(part in {"", ".", ".."} for part in parts):
+            raise IntegrityError(f"{path!r} is not a path to be written to")
+        descriptor = os.dup(self._root)
+        try:
+            for folder in folders:
+                inner = self._enter(descriptor, folder, path, make=make)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def _enter(self, parent: int, folder: str, path: str, *, make: bool) -> int:
+        try:
+            return os.open(folder, _FOLDER, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=parent)
+            return os.open(folder, _FOLDER, dir_fd=parent)
+        except OSError as error:
+            if make and error.errno in {errno.ELOOP, errno.ENOTDIR}:
+                raise UsageError(
+                    f"writing {path!r} into {self.folder}: {folder!r} is there already and not a folder",
+                    hint="extract does not write through links; move it away, or name another folder",
+                    side="destination",
+                ) from error
+            raise
+
+    def _take_lock(self) -> None:
+        while True:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(WORK_FOLDER, dir_fd=self._root)
+            work = os.open(WORK_FOLDER, _FOLDER, dir_fd=self._root)
+            try:
+                lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=work)
+            except FileNotFoundError:
+                # Another process, done, has just removed the folder.
+                os.close(work)
+                continue
+            self._lock_file(work, lock)
+            with contextlib.suppress(FileNotFoundError):
+                now = os.stat(f"{WORK_FOLDER}/{_LOCK}", dir_fd=self._root, follow_symlinks=False)
+                if os.path.samestat(now, os.fstat(lock)):
+                    self._work, self._lock = work, lock
+                    return
+            os.close(lock)
+            os.close(work)
+
+    def _lock_file(self, work: int, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                self._warn(f"{self.folder} is on a disk without locks: let no other extract write there now")
+                return
+            os.close(lock)
+            os.close(work)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise UnavailableError(
+                f"writing to {self.folder}: another extract is writing there",
+                hint="wait until it is done, or name another folder",
+                side="destination",
+            ) from error
+
+
+def _part_name(key: str) -> str:
+    """Return a part's name: of one length, however long the path is that it stands for."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40] + ".part"
+
+
+def _chunks(descriptor: int) -> Generator[bytes, None, None]:
+    while chunk := os.read(descriptor, CHUNK):
+        yield chunk
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into errors that a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def _disk_error(path: Path, error: OSError) -> LlmstackError:
+    what = f"writing to {path}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        hint = "free some space and run it again: what is there is kept and continued"
+        return UnavailableError(f"{what}: the disk is full", hint=hint, side="destination")
+    if error.errno in _PERMISSION:
+        hint = "name a folder that you may write to"
+        return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
+    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}:
+        hint = "something else is in its place, or the disk does not take the name"
+        return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
+    return UnavailableError(f"{what}: {error.strerror or error}", side="destination")

@@ -1,0 +1,67 @@
+"""The Hugging Face cache as huggingface_hub lays it out, so that it reads it offline (0.36, 1.x and 2.x).
+
+    HF_HUB_CACHE/CACHEDIR.TAG
+    HF_HUB_CACHE/models--owner--name/blobs/<oid>
+                                     refs/<revision>                 the commit, without a newline
+                                     snapshots/<commit>/<path>       a link to ../../blobs/<oid>
+                                     trees/<commit>.json             2.x: the list of files
+
+Names and contents only, as values; who writes them is not this module's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llmstack.hub.snapshot import HubFile, RepoType
+
+CACHEDIR_TAG = "CACHEDIR.TAG"
+# The signature is fixed by the Cache Directory Tagging Specification.
+CACHEDIR_TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of Hugging Face files.\n"
+_TREE_FORMAT = 1
+
+
+def default_cache() -> Path:
+    """Return HF_HUB_CACHE, found as huggingface_hub does (`constants.py`), without importing it."""
+    xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{xdg}/huggingface"
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(cache)).expanduser()
+
+
+def repo_folder(repo_id: str, repo_type: RepoType) -> str:
+    """Return the name of a repo's folder in the cache."""
+    return "--".join([f"{repo_type}s", *repo_id.split("/")])
+
+
+def blob_path(oid: str) -> str:
+    """Return where a file's bytes lie in its repo's folder."""
+    return f"blobs/{oid}"
+
+
+def snapshot_link(commit: str, path: str, oid: str) -> tuple[str, str]:
+    """Return the link of one file in its repo's folder: its target, and its own path."""
+    up = "../" * (2 + path.count("/"))
+    return f"{up}blobs/{oid}", f"snapshots/{commit}/{path}"
+
+
+def tree_listing(files: Iterable[HubFile]) -> bytes:
+    """Return `trees/<commit>.json` for all files of a snapshot (huggingface_hub 2.4, `_tree_cache.py`)."""
+    entries: dict[str, dict[str, Any]] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        entry: dict[str, Any] = {"size": file.size, "blob_id": file.oid}
+        if file.is_lfs:
+            entry = {"size": file.size, "blob_id": _pointer_oid(file), "lfs_sha256": file.oid, "lfs_size": file.size}
+        entries[file.path] = entry
+    return json.dumps({"format_version": _TREE_FORMAT, "files": entries}, indent=1).encode()
+
+
+def _pointer_oid(file: HubFile) -> str:
+    """Return the git blob sha1 of an LFS file's pointer (git-lfs docs/spec.md), which is what git holds of it."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.oid}\nsize {file.size}\n".encode()
+    return hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()

@@ -1,0 +1,15 @@
+"""Looking at carried images: what a namespace holds, what one image holds, and whether every byte is right."""
+
+from llmstack.inspection.listing import ListedImage, list_images
+from llmstack.inspection.single import ImageDetails, LayerDetails, inspect
+from llmstack.inspection.verifying import Verified, verify
+
+__all__ = [
+    "ImageDetails",
+    "LayerDetails",
+    "ListedImage",
+    "Verified",
+    "inspect",
+    "list_images",
+    "verify",
+]
