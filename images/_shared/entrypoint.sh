@@ -5,7 +5,7 @@ set -eu
 # Any uid may run the image: a user without a home directory gets one to write to.
 if [ "${HOME:-/}" = / ] || [ ! -w "$HOME" ]; then
   HOME="/tmp/home-$(id -u)"
-  mkdir -p -m 700 "$HOME"
+  if [ ! -d "$HOME" ]; then mkdir -m 700 "$HOME"; fi
   export HOME
 fi
 
@@ -15,6 +15,7 @@ case "${HF_HUB_OFFLINE:-}" in
 esac
 
 for hook in /usr/local/lib/llmstack/start.d/*.sh; do
+  # shellcheck source=/dev/null
   if [ -r "$hook" ]; then . "$hook"; fi
 done
 

@@ -16,7 +16,7 @@ SSH_CONFIG = Path("/etc/ssh/sshd_config.d/10-llmstack-start.conf")
 ENVIRONMENT = Path("/etc/environment")
 PROFILE = Path("/etc/profile.d/llmstack.sh")
 # What a login makes for itself, and what must not leave the process it was given to.
-OWN = {"HOME", "USER", "LOGNAME", "SHELL", "SHLVL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "_"}
+OWN = {"HOME", "LC_CTYPE", "USER", "LOGNAME", "SHELL", "SHLVL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "_"}
 SECRET = ("PASSWORD", "TOKEN", "SECRET", "KEY", "CREDENTIAL")
 
 

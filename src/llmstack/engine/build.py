@@ -18,8 +18,10 @@ from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, Un
 from llmstack.oci.reference import Reference
 from llmstack.reporting import Reporter, human_time
 
-# What a reader of a failure needs to see of a step's output.
-LAST_LINES = 20
+# What a reader of a failure needs to see of a step's output, and as much again of what it wrote to stderr: the engine
+# does not keep the two in order.
+LAST_LINES = 15
+_STDERR = "\x1b[91m"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _CHATTER = re.compile(r" ?---> |Removing intermediate container |Successfully (built|tagged) |\s*$")
 # Colours, and the carriage returns of progress bars.
@@ -96,18 +98,19 @@ def push_image(engine: Engine, name: str, reporter: Reporter) -> str:
     if login:
         auth = {"username": login.username, "password": login.password, "identitytoken": login.identity_token or ""}
     progress = LayerProgress(reporter, f"push {name}")
-    digest = ""
+    digest = refusal = ""
     try:
         with engine_errors(f"pushing {name}"):
             events = engine.client.api.push(name, stream=True, decode=True, auth_config=auth)
+            # The engine ends the stream after an error: read up to there, so that the connection is free again.
             for item in events:
-                if "error" in item:
-                    hint = f"docker login {reference.registry}"
-                    raise _refused(f"pushing {name}", str(item["error"]), "destination", hint)
+                refusal = str(item.get("error", refusal))
                 progress.follow(item)
                 digest = (item.get("aux") or {}).get("Digest", digest)
     finally:
         progress.end()
+    if refusal:
+        raise _refused(f"pushing {name}", refusal, "destination", f"docker login {reference.registry}")
     reporter.note(f"pushed {name}@{digest}")
     return digest
 
@@ -125,19 +128,21 @@ class _Steps:
         self._began = 0.0
         self._cached = False
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._errors: deque[str] = deque(maxlen=LAST_LINES)
 
     def follow(self, events: Iterable[Mapping[str, Any]]) -> str:
         """Report the steps as they come and return the image's id."""
-        image = ""
+        image = failure = ""
         try:
             for item in events:
-                if "error" in item:
-                    raise self._failure(str(item["error"]))
+                failure = str(item.get("error", failure))
                 self._progress.follow(item)
                 image = (item.get("aux") or {}).get("ID", image)
                 self._take(str(item.get("stream", "")))
         finally:
             self._progress.end()
+        if failure:
+            raise self._failure(failure)
         self._end_step()
         if not image:
             raise LlmstackError(f"building {self._job.title}: the engine ended without naming an image")
@@ -151,11 +156,13 @@ class _Steps:
             self._instruction = _shorten(self._clean(step[3]))
             self._began, self._cached = time.monotonic(), False
             self._lines.clear()
+            self._errors.clear()
             self._reporter.note(f"{self._place()} {self._instruction}")
         elif "---> Using cache" in text:
             self._cached = True
         elif not _CHATTER.match(text):
-            self._lines += [line.rpartition("\r")[2].rstrip() for line in self._clean(text).split("\n") if line.strip()]
+            lines = self._errors if text.startswith(_STDERR) else self._lines
+            lines += [line.rpartition("\r")[2].rstrip() for line in self._clean(text).split("\n") if line.strip()]
 
     def _end_step(self) -> None:
         if self._number:
@@ -183,7 +190,7 @@ class _Steps:
         if self._instruction.startswith("FROM "):
             return _refused(what, answer, "source", "docker login, or name a mirror of the base with --base")
         code = re.search(r"returned a non-zero code: (\d+)", answer)
-        lines = "".join(f"\n  {line}" for line in self._lines)
+        lines = "".join(f"\n  {line}" for line in [*self._lines, *self._errors])
         return LlmstackError(f"{what}: {f'exit code {code[1]}' if code else answer}{lines}")
 
 
