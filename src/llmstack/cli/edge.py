@@ -79,7 +79,8 @@ def _say(what: str, hint: str | None) -> None:
     # Imported here because --help must not pay for it.
     from llmstack.reporting.text import printable
 
-    sys.stderr.write(f"error: {printable(what)}\n")
+    lines = "\n".join(map(printable, what.split("\n")))
+    sys.stderr.write(f"error: {lines}\n")
     if hint:
         sys.stderr.write(f"  hint: {printable(hint)}\n")
     sys.stderr.flush()
