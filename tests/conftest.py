@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import registry as registries
 from tests.support.base import write_busybox_layout
+from tests.support.disk import small_disk
 from tests.support.engine import Engine, docker_engine
 from tests.support.hub import Hub
 from tests.support.registry import Registry
@@ -116,3 +117,10 @@ def engine(shared_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 def busybox_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A busybox base image for linux/amd64 and linux/arm64/v8: an OCI layout with the tag `latest`."""
     return write_busybox_layout(tmp_path_factory.mktemp("base") / "busybox")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file system of its own that holds a megabyte."""
+    with small_disk(tmp_path / "tiny", 1024 * 1024) as folder:
+        yield folder

@@ -286,7 +286,8 @@ def tls_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         while not stopping.is_set():
             try:
                 connection, _ = listener.accept()
-                with context.wrap_socket(connection, server_side=True) as secure:
+                with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secure:
+                    secure.do_handshake()
                     secure.recv(65536)
                     secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsafe")
             except OSError:
