@@ -83,7 +83,7 @@ def _rig(work: Path, repos: Mapping[str, Path]) -> Iterator[Rig]:
     arguments = [f"--model={repo_id}={folder}" for repo_id, folder in repos.items()]
     serve = [sys.executable, "-m", "tests.support.hub", "--port", str(port), *arguments]
     with (
-        subprocess.Popen(serve, stdout=subprocess.PIPE) as process,
+        _process(serve) as process,
         plain_registry(work / "registry") as registry,
         docker_engine(work / "engine", os.environ) as engine,
     ):
@@ -105,7 +105,15 @@ def _rig(work: Path, repos: Mapping[str, Path]) -> Iterator[Rig]:
         subprocess.run([*push, f"oci:{base}:latest", f"docker://{registry.host}/busybox:latest"], check=True)
         engine.docker("pull", f"{registry.host}/busybox")
         yield Rig(hub, registry, engine, work, environment)
-        process.terminate()
+
+
+@contextlib.contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
@@ -171,6 +179,7 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
     name = repo_id.rpartition("/")[2]
     host = rig.registry.host
     carried = f"{host}/carried/models:{repo_id.replace('/', '--')}"
+    rig.shell(f"llmstack ferry {repo_id} --to {host}/carried --base {host}/busybox --quiet")
     out = rig.work / "out"
 
     def fresh(script: str, *watched: str) -> Callable[[], Measured]:

@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import registry as registries
 from tests.support.base import write_busybox_layout
+from tests.support.disk import small_disk
 from tests.support.engine import Engine, docker_engine
 from tests.support.hub import Hub
 from tests.support.registry import Registry
@@ -23,6 +25,10 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
 NOWHERE = "http://127.0.0.1:1"
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("llmstack", deadline=None)
+hypothesis.settings.load_profile("llmstack")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,3 +117,10 @@ def engine(shared_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 def busybox_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A busybox base image for linux/amd64 and linux/arm64/v8: an OCI layout with the tag `latest`."""
     return write_busybox_layout(tmp_path_factory.mktemp("base") / "busybox")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file system of its own that holds a megabyte."""
+    with small_disk(tmp_path / "tiny", 1024 * 1024) as folder:
+        yield folder

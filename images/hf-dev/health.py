@@ -21,9 +21,7 @@ if "jupyter" in services:
     url = f"{scheme}://127.0.0.1:{server['port']}{server['base_url']}api"
     # The certificate is for the outside's name of this container.
     context = ssl._create_unverified_context()
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     with opener.open(url, timeout=5) as response:
         print(f"jupyter {response.status}")
 

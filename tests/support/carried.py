@@ -63,6 +63,7 @@ def carry(
 
 def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descriptor], base: str = "scratch") -> Digest:
     """Complete an image of data layers that are in the store already; `index` is written as it is, lies and all."""
+    # A base out of a folder, or none: no request is made.
     loaded = load_base(base, Registries(Client(), lambda _: None))
     if loaded.source:
         for entry in loaded.platforms:

@@ -183,9 +183,19 @@ def _read_request(reader: BufferedReader) -> Request | None:
     while (line := reader.readline(65536)) not in {b"\r\n", b"\n", b""}:
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.strip().lower()] = value.strip()
-    body = reader.read(int(headers.get("content-length", "0")))
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        body = b"".join(_read_chunks(reader))
+    else:
+        body = reader.read(int(headers.get("content-length", "0")))
     raw_path, _, raw_query = target.partition("?")
     return Request(method, raw_path, raw_query, headers, body)
+
+
+def _read_chunks(reader: BufferedReader) -> Iterable[bytes]:
+    while size := int(reader.readline(100).strip() or b"0", 16):
+        yield reader.read(size)
+        reader.readline(100)
+    reader.readline(100)
 
 
 def _head(response: Response) -> bytes:

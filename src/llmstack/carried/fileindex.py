@@ -6,7 +6,9 @@ Stored as `.llmstack/index.json`, alone in the image's last layer.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from llmstack.errors import IntegrityError, UsageError
@@ -18,8 +20,11 @@ ROOT = "REPO"
 FORMAT = "1"
 # 100,000 files with long names stay far below this.
 MAX_INDEX_SIZE = 256 * 1024 * 1024
+# What Linux opens, in bytes.
+MAX_PATH = 4096
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -72,10 +77,9 @@ class FileIndex:
 
     def to_bytes(self) -> bytes:
         """Serialise the index; the same index gives the same bytes."""
-        head = {name: value for name, value in asdict(self).items() if name not in {"files", "selection"}}
-        return canonical_json(
-            {"format": FORMAT, **head, **asdict(self.selection), "files": [asdict(file) for file in self.files]}
-        )
+        head = {name: getattr(self, name) for name in _HEAD}
+        files = [{name: getattr(file, name) for name in _FILE} for file in self.files]
+        return canonical_json({"format": FORMAT, **head, **asdict(self.selection), "files": files})
 
     @classmethod
     def parse(cls, data: bytes) -> FileIndex:
@@ -103,20 +107,31 @@ class FileIndex:
             raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
         if index.repo_type not in {"model", "dataset"} or not _COMMIT.fullmatch(index.commit):
             raise IntegrityError("file index: wrong repo type or commit")
-        paths = {file.path for file in files}
-        if len(paths) != len(files):
-            raise IntegrityError("file index: a path is listed twice")
-        for path in paths:
-            parts = path.split("/")
-            if any("/".join(parts[:depth]) in paths for depth in range(1, len(parts))):
-                raise IntegrityError(f"file index: {path!r} lies below a file")
+        check_paths(file.path for file in files)
         return index
 
 
+_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection"})
+_FILE = tuple(field.name for field in fields(IndexedFile))
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Make sure that these can be one repo's files: clean paths, none twice, none below a file; raises IntegrityError.
+
+    With a zero for the slash, which no path holds and nothing sorts before, what lies below a path follows it at once.
+    """
+    ordered = sorted(check_path(path).replace("/", "\0") for path in paths)
+    for path, following in pairwise(ordered):
+        if following == path:
+            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} is listed twice")
+        if following.startswith(path + "\0"):
+            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} lies below a file")
+
+
 def check_path(path: str) -> str:
-    """Return `path` if it is one that a repo may hold: relative, clean, inside; raises IntegrityError."""
-    parts = path.split("/")
-    if not path or "\0" in path or any(part in {"", ".", ".."} for part in parts) or len(path.encode()) > 4096:
+    """Return `path` if it is one that a repo may hold: Unicode, relative, clean, inside; raises IntegrityError."""
+    wrong = "\0" in path or any(part in {"", ".", ".."} for part in path.split("/"))
+    if wrong or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
         raise IntegrityError(f"{path[:200]!r} is not a path that a repo may hold")
     return path
 
@@ -128,8 +143,7 @@ def _parse_file(value: dict[str, Any]) -> IndexedFile:
     oid, sha256 = _text(value, "oid"), _text(value, "sha256")
     if not _OID.fullmatch(oid) or not _SHA256.fullmatch(sha256):
         raise ValueError("oid or sha256")
-    path = check_path(_text(value, "path"))
-    return IndexedFile(path, size, oid, sha256, Digest.parse(_text(value, "layer")), offset)
+    return IndexedFile(_text(value, "path"), size, oid, sha256, Digest.parse(_text(value, "layer")), offset)
 
 
 def _text(value: dict[str, Any], name: str) -> str:

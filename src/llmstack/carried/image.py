@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform as host
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
@@ -53,16 +54,18 @@ class Image:
     config: ImageConfig
     index: FileIndex | None
 
-    def layer_of(self, file: IndexedFile) -> StoredLayer:
-        """Return the layer that holds a file's bytes; raises IntegrityError if the index lies about it."""
-        layer = self.stored_layers().get(file.layer)
-        if layer is None:
-            raise IntegrityError(
-                f"{self.reader.name}: the file index puts {file.path!r} into a layer that is not there"
-            )
-        if not layer.compressed and file.offset + file.size > layer.blob.size:
-            raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end")
-        return layer
+    def layers_of(self, files: Iterable[IndexedFile]) -> list[StoredLayer]:
+        """Return the layers that hold the files' bytes; raises IntegrityError if the index lies about one."""
+        stored = self.stored_layers()
+        found = []
+        for file in files:
+            layer = stored.get(file.layer)
+            if layer is None:
+                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} into an unknown layer")
+            if not layer.compressed and file.offset + file.size > layer.blob.size:
+                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end")
+            found.append(layer)
+        return found
 
     def stored_layers(self) -> dict[Digest, StoredLayer]:
         """Return the layers by the digest of their tar (the file index knows them by it)."""

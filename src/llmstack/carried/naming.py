@@ -15,7 +15,7 @@ REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 

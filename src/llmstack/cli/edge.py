@@ -15,8 +15,15 @@ from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, Llmstac
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: end as for an interrupt, tidying up on the way."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came: end, tidying up on the way.
+
+    No KeyboardInterrupt: Typer ends the process itself when it sees one, with one exit code for all.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.terminated = number == signal.SIGTERM
 
 
 class Edge:
@@ -33,10 +40,10 @@ class Edge:
         except LlmstackError as error:
             show_error(error, debug=self.debug)
             return error.exit_code
-        except KeyboardInterrupt as interrupt:
-            terminated = isinstance(interrupt, Terminated)
-            _say("terminated" if terminated else "interrupted", "what is whole is kept; run the command again to go on")
-            return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+        except Interrupted as interrupt:
+            what = "terminated" if interrupt.terminated else "interrupted"
+            _say(what, "nothing half done carries a name; run the command again")
+            return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
         except BrokenPipeError:
             # Whoever read our output has seen enough; Python must not complain at exit.
             with contextlib.suppress(OSError):
@@ -55,7 +62,7 @@ def _tidy_up(number: int, _frame: FrameType | None) -> None:
     """Take the first signal: let everything end in order. A second one ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, lambda again, _: os._exit(128 + again))
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise Interrupted(number)
 
 
 EDGE = Edge()

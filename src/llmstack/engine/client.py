@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -13,6 +14,7 @@ from docker.errors import APIError, DockerException, NotFound
 
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
 
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
 # For an answer, and between two chunks of one: a busy engine may take its time over a large folder.
 _TIMEOUT = 300
 _QUICK = 2
@@ -75,6 +77,9 @@ class Engine:
 
 def local_engine_holds(image: str) -> bool:
     """Tell whether a Docker engine answers at once and holds an image; any trouble with it means no."""
+    host = _host()
+    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).exists():
+        return False
     try:
         with Engine(_QUICK) as engine:
             return engine.has_image(image)
@@ -92,11 +97,15 @@ def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     except APIError as error:
         raise UnavailableError(f"{what}: the Docker engine answers: {_explanation(error)}") from error
     except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
-        host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        host = _host()
         raise UnavailableError(
             f"{what}: the Docker engine at {host} does not answer ({_cause(error)})",
             hint="start it (systemctl start docker), or name another one in DOCKER_HOST",
         ) from error
+
+
+def _host() -> str:
+    return os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
 
 
 def _explanation(error: APIError) -> str:

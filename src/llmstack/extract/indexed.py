@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from threading import Event
+from dataclasses import dataclass, field
+from threading import Event, Lock
 
 from llmstack.carried.image import StoredLayer
 from llmstack.carried.parallel import run_all
@@ -18,6 +18,10 @@ from llmstack.oci.store import BlobReader
 from llmstack.oci.untar import ChunkReader
 from llmstack.reporting import Reporter, Task
 
+# Files up to this size are written by one thread at a time: they are all system calls, and threads that take turns at
+# those take many times as long as one alone. What one thread reads ahead meanwhile is no more than this, too.
+SMALL = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -27,22 +31,26 @@ class Worker:
     reporter: Reporter
     cancel: Event
     jobs: int
+    writing_small: Lock = field(default_factory=Lock)
 
     def missing(self, files: Iterable[PlannedFile]) -> list[PlannedFile]:
         """Return the files that are not there whole; those that are count as done."""
         wanted = list(files)
+        groups = [[file] for file in wanted if file.size > SMALL]
+        groups.append([file for file in wanted if file.size <= SMALL])
+        return [file for group in run_all(self._missing, groups, self.jobs, self.cancel) for file in group]
 
-        def held(file: PlannedFile) -> bool:
-            if self.cancel.is_set():
-                raise Cancelled("cancelled")
-            task = self.reporter.task(file.path, file.size)
-            try:
-                return self.destination.holds(file.path, file.size, file.sha256, task.advance)
-            finally:
-                task.done()
+    def _missing(self, group: list[PlannedFile]) -> list[PlannedFile]:
+        task = self.reporter.task(_name(group), sum(file.size for file in group))
+        try:
+            return [file for file in group if not self._holds(file, task)]
+        finally:
+            task.done()
 
-        there = run_all(held, wanted, self.jobs, self.cancel)
-        return [file for file, whole in zip(wanted, there, strict=True) if not whole]
+    def _holds(self, file: PlannedFile, task: Task) -> bool:
+        if self.cancel.is_set():
+            raise Cancelled("cancelled")
+        return self.destination.holds(file.path, file.size, file.sha256, task.advance)
 
     def store(self, file: PlannedFile, part: Part) -> None:
         """Check a file that was written to its end, and give it its place; raises IntegrityError."""
@@ -75,8 +83,7 @@ class _Reading:
         self._worker = worker
 
     def read(self, span: Span) -> int:
-        name = span.files[0].path if len(span.files) == 1 else f"{len(span.files)} files, {span.files[0].path} …"
-        task = self._worker.reporter.task(name, span.size)
+        task = self._worker.reporter.task(_name(span.files), span.size)
         try:
             if len(span.files) == 1 and not span.layer.compressed:
                 return self._read_one(span.layer, span.files[0], task)
@@ -105,17 +112,38 @@ class _Reading:
             self._worker.store(file, part)
         return held
 
-    def _read_run(self, layer: StoredLayer, files: Iterable[PlannedFile], task: Task) -> None:
-        files = tuple(files)
+    def _read_run(self, layer: StoredLayer, files: Sequence[PlannedFile], task: Task) -> None:
+        """Read files one after the other; small ones are gathered and written many at a time."""
         position = 0 if layer.compressed else files[0].offset
         stream = self._stream(layer, position, files[-1].end)
+        gathered: list[tuple[PlannedFile, bytes]] = []
+        room = SMALL
         for file in files:
             stream.skip(file.offset - position)
-            with self._worker.destination.part(file.key) as part:
-                part.restart()
-                self._copy(stream, file.size, part, task)
-                self._worker.store(file, part)
             position = file.end
+            if file.size > SMALL:
+                with self._worker.destination.part(file.key) as part:
+                    part.restart()
+                    self._copy(stream, file.size, part, task)
+                    self._worker.store(file, part)
+                continue
+            gathered.append((file, stream.take(file.size)))
+            room -= file.size
+            if room <= 0:
+                self._write_small(gathered, task)
+                gathered, room = [], SMALL
+        self._write_small(gathered, task)
+
+    def _write_small(self, gathered: Sequence[tuple[PlannedFile, bytes]], task: Task) -> None:
+        with self._worker.writing_small:
+            for file, data in gathered:
+                if self._worker.cancel.is_set():
+                    raise Cancelled("cancelled")
+                with self._worker.destination.part(file.key) as part:
+                    part.restart()
+                    part.write(data)
+                    self._worker.store(file, part)
+                task.advance(file.size)
 
     def _copy(self, stream: ChunkReader, size: int, part: Part, task: Task) -> None:
         for piece in stream.pieces(size):
@@ -134,3 +162,7 @@ class _Reading:
             return
         with closing(self._reader.read_blob(layer.blob, *(() if layer.compressed else (start, stop)))) as chunks:
             yield from decompressed(chunks, what) if layer.compressed else chunks
+
+
+def _name(files: Sequence[PlannedFile]) -> str:
+    return files[0].path if len(files) == 1 else f"{len(files)} files"

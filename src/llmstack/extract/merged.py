@@ -76,7 +76,8 @@ class _Merging:
                         self._write(tar, entry.size, path, parts)
             # A later entry of the same layer may have taken a file's place.
             for path in self._rootfs.end_layer() & parts.keys():
-                self._place(parts.pop(path), path)
+                self._place(parts[path], path)
+                del parts[path]
 
     def _write_links(self, links: Sequence[LinkedFile]) -> None:
         """Make links files: the same file as one that is written already, else read from its layer once more."""
@@ -99,7 +100,8 @@ class _Merging:
             for first, *others in contents.values():
                 if first not in parts:
                     raise IntegrityError(f"{first!r} is a link to what {layer.name} does not hold", side="source")
-                self._place(parts.pop(first), first)
+                self._place(parts[first], first)
+                del parts[first]
                 for other in others:
                     self._twin(first, other)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class _Work:
         layout: DestinationLayout = (
             CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
         )
-        planned = list({layout.place(file): self._planned(file, layout.place(file)) for file in files}.values())
+        planned = self._planned(files, layout)
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:
             self._warn_of_case(planned, worker.destination)
@@ -169,10 +169,15 @@ class _Work:
 
         return [source(number) for number in reversed(range(len(blobs)))]
 
-    def _planned(self, file: IndexedFile, path: str) -> PlannedFile:
+    def _planned(self, files: Sequence[IndexedFile], layout: DestinationLayout) -> list[PlannedFile]:
+        """Plan each place once, whatever number of files share it."""
         image = self.source.image
-        layer = None if isinstance(image, DaemonImage) else image.layer_of(file)
-        return PlannedFile(path, file.path, file.size, file.sha256, layer, file.offset)
+        layers = [None] * len(files) if isinstance(image, DaemonImage) else image.layers_of(files)
+        planned = {}
+        for file, layer in zip(files, layers, strict=True):
+            path = layout.place(file)
+            planned[path] = PlannedFile(path, file.path, file.size, file.sha256, layer, file.offset)
+        return list(planned.values())
 
     @contextmanager
     def _worker(self, folder: Path, total: int) -> Iterator[Worker]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmstack.carried.locate import parse_location
 from llmstack.carried.source import open_reader
 from llmstack.errors import IntegrityError, LlmstackError, UsageError
-from llmstack.oci.reference import Digest
+from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import (
     INDEX_TYPES,
@@ -71,7 +71,7 @@ def load_base(text: str, registries: Registries) -> Base:
     except LlmstackError as error:
         error.side = "base image"
         raise
-    name = str(location) if location.transport == "docker" else None
+    name = str(Reference.parse(location.place)) if location.transport == "docker" else None
     return Base(name, document.digest, platforms, source)
 
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection
+from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection, check_paths
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.carried.naming import tag_for
+from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import LlmstackError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, UsageError
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
-from llmstack.ferry.previous import Earlier, HeldLayers, read_earlier
+from llmstack.ferry.previous import HeldLayers, read_earlier
+from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD, LayerStream
-from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
+from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 from llmstack.reporting import Reporter
+
+VerifiedRead = Callable[[HubFile, Callable[[HubFile, str], None]], Generator[bytes, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,7 @@ class Carried:
 class Carrier:
     """Carries repos to one place after another; holds what they share."""
 
-    def __init__(self, hub: Hub, client: Client, reporter: Reporter, jobs: int) -> None:
-        self._hub = hub
+    def __init__(self, client: Client, reporter: Reporter, jobs: int) -> None:
         self._client = client
         self._reporter = reporter
         self._jobs = jobs
@@ -64,6 +68,7 @@ class Carrier:
     def carry(
         self,
         wanted: WishEntry,
+        source: FileSource,
         store: BlobStore,
         get_base: Callable[[], Base],
         *,
@@ -73,21 +78,22 @@ class Carrier:
         """Carry one repo into `store`, under the tag of its id and revision.
 
         The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
-        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError; whatever was uploaded
-        by then stays for the next run.
+        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
+        new tag.
         """
-        tag = tag_for(wanted.repo_id, wanted.revision)
-        info = self._hub.info(wanted.repo_id, wanted.repo_type, wanted.revision)
-        earlier = [] if force else self._earlier(wanted, store, tag)
-        for image in earlier[:1]:
-            if _is_current(image.index, info, wanted.selection):
-                return Carried("up-to-date", info, image.index.created, image.digest, image.index.size, 0)
-        snapshot = self._hub.snapshot(info)
+        tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
+        info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
+        own = None if force else read_earlier(store, tag)
+        if own and _is_current(own.index, info, wanted.selection):
+            return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
+        snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
+        _check_files(files)
         base = get_base()
-        held = HeldLayers(earlier)
+        newest = None if force or tag == main else read_earlier(store, main)
+        held = HeldLayers(image for image in (newest, own) if image)
         room = MAX_LAYERS - base.depth - 1
-        if room < 1:
+        if room < 2:
             raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
         layers = [LayerPlan(layer, held.find(layer)) for layer in plan(files, Limits(layers=room))]
         layers = [_if_still_there(layer, store) for layer in layers]
@@ -97,52 +103,29 @@ class Carrier:
             return Carried("planned", info, snapshot.created, None, total, moving, tuple(layers))
         self._reporter.begin(wanted.repo_id, moving)
         try:
-            indexed = self._move(info, layers, store)
+            indexed = self._move(partial(source.read, info), layers, store)
             digest = _publish(snapshot, wanted, indexed, layers, store, base, tag)
         finally:
             self._reporter.end()
         return Carried("carried", info, snapshot.created, digest, total, moving, tuple(layers))
 
-    def _earlier(self, wanted: WishEntry, store: BlobStore, tag: str) -> list[Earlier]:
-        """Return the images to build upon: the one under the same tag first, then the repo's main one."""
-        main = tag_for(wanted.repo_id)
-        own = read_earlier(store, tag)
-        other = read_earlier(store, main) if tag != main else None
-        return [image for image in (own, other) if image]
-
-    def _move(self, info: RepoInfo, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
+    def _move(self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
         """Upload the layers that have to move, the largest first, and return all layers' files in order."""
-        with (
-            ThreadPoolExecutor(AHEAD, "ahead") as ahead,
-            ThreadPoolExecutor(self._jobs, "layer") as workers,
-        ):
-            futures = {
-                entry.layer: workers.submit(self._upload, info, entry.layer, store, ahead)
-                for entry in sorted(layers, key=lambda entry: -entry.layer.size)
-                if not entry.held
-            }
-            self._finish(list(futures.values()))
-        return [entry.held or futures[entry.layer].result() for entry in layers]
-
-    def _finish(self, futures: Sequence[Future[tuple[IndexedFile, ...]]]) -> None:
-        """Wait for all; when one fails, or the person interrupts, end the others and tell of that one."""
+        moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [future for future in done if future.exception()]
-            if not failed:
-                return
-        except BaseException:
-            self._client.cancel.set()
+            with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
+                files = run_all(
+                    lambda layer: self._upload(read, layer, store, ahead), moving, self._jobs, self._client.cancel
+                )
+        except Exception:
+            # All that was told to end has ended, and the next repo is to be carried with the same client.
+            self._client.cancel.clear()
             raise
-        self._client.cancel.set()
-        for future in futures:
-            future.cancel()
-        wait(futures)
-        self._client.cancel.clear()
-        failed[0].result()
+        moved = dict(zip(moving, files, strict=True))
+        return [entry.held or moved[entry.layer] for entry in layers]
 
     def _upload(
-        self, info: RepoInfo, layer: PlannedLayer, store: BlobStore, ahead: Executor
+        self, read: VerifiedRead, layer: PlannedLayer, store: BlobStore, ahead: Executor
     ) -> tuple[IndexedFile, ...]:
         sha256: dict[str, str] = {}
 
@@ -151,7 +134,7 @@ class Carrier:
 
         task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
         try:
-            stream = LayerStream(layer, lambda file: self._hub.read(info, file, verified), ahead, task)
+            stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
             digest, _ = store.write_blob(stream)
         except LlmstackError as error:
             error.side = error.side or "destination"
@@ -215,6 +198,18 @@ def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
 def _layer_descriptor(layer: PlannedLayer, digest: Digest) -> Descriptor:
     notes = {FILEPATH: layer.files[0].path} if layer.is_single else {}
     return Descriptor(LAYER_TAR, digest, layer.size, notes)
+
+
+def _check_files(files: Sequence[HubFile]) -> None:
+    """Refuse what the hub may not list, and what no image can hold."""
+    try:
+        check_paths(file.path for file in files)
+    except IntegrityError as error:
+        error.side = "source"
+        raise
+    for file in files:
+        if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
+            raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")
 
 
 def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:

@@ -17,6 +17,8 @@ MiB = 1024 * 1024
 
 # Docker stops at 125 layers; a few are left for whoever builds on a carried image.
 MAX_LAYERS = 120
+# About what a header and the rest of the last block take in a tar.
+_TAR_ROOM = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +93,25 @@ def _bundles(files: Iterable[HubFile], target: int) -> list[tuple[HubFile, ...]]
     """Cut the small files into bundles at places that the paths themselves choose.
 
     Cutting by size alone would move every later boundary, and so every later bundle, when one file is added. A path
-    whose hash says so ends a bundle that is a quarter full; a bundle that would grow past `target` ends anyway.
+    whose hash says so begins a new one when the last is a quarter full, the likelier the larger its file is, so that
+    few bundles grow up to `target`, where they end anyway.
     """
     bundles: list[tuple[HubFile, ...]] = []
     current: list[HubFile] = []
     size = 0
     for file in files:
-        if current and (size + file.size > target or (size >= target // 4 and _is_boundary(file.path))):
+        room = file.size + _TAR_ROOM
+        if current and (size + room > target or (size >= target // 4 and _is_boundary(file.path, room / (target / 4)))):
             bundles.append(tuple(current))
             current, size = [], 0
         current.append(file)
-        size += file.size
+        size += room
     return [*bundles, tuple(current)] if current else bundles
 
 
-def _is_boundary(path: str) -> bool:
-    return hashlib.sha256(path.encode()).digest()[0] < 4
+def _is_boundary(path: str, share: float) -> bool:
+    """Tell whether a bundle begins with this path: true for about that share of all paths, and always for the same."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4]) < share * 2**32
 
 
 def _grouped(groups: Sequence[tuple[HubFile, ...]], most: int) -> list[tuple[HubFile, ...]]:

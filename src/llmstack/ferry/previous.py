@@ -47,4 +47,6 @@ class HeldLayers:
 
     def find(self, layer: PlannedLayer) -> tuple[IndexedFile, ...] | None:
         """Return the files of an earlier layer that holds just what `layer` would, or None."""
-        return self._layers.get(layer.content)
+        held = self._layers.get(layer.content)
+        # Where the bytes lie depends on how the tar was written, and another program may have written that one.
+        return held if held and [file.offset for file in held] == layer.offsets else None

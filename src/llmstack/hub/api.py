@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -33,7 +34,7 @@ from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
-from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
+from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.client import READ_TIMEOUT
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ T = TypeVar("T")
 # The hub's CDN refuses a single GET of more than 50 GB; a series of ranges gets such a file.
 RANGE_WINDOW = 32 * 10**9
 _MAX_ERROR = 64 * 1024
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Hub:
@@ -70,13 +72,13 @@ class Hub:
         found = self._ask(
             repo_id, repo_type, revision, lambda: self._api.repo_info(repo_id, revision=revision, repo_type=repo_type)
         )
-        if found.sha is None:
+        if not _COMMIT.fullmatch(found.sha or ""):
             raise UnavailableError(f"{self.endpoint} names no commit for {repo_id}@{revision}", side="source")
         return RepoInfo(
             repo_id=repo_id,
             repo_type=repo_type,
             revision=revision,
-            commit=found.sha,
+            commit=str(found.sha),
             last_modified=_utc(getattr(found, "last_modified", None)),
             license=_license(getattr(found, "card_data", None)),
             gated=bool(getattr(found, "gated", False)),
@@ -85,7 +87,9 @@ class Hub:
     def snapshot(self, info: RepoInfo) -> Snapshot:
         """List the commit's files: a request per thousand files, and one for the commit's date."""
         files = self._ask(info.repo_id, info.repo_type, info.commit, lambda: list(self._tree(info)))
-        return Snapshot(info, self._commit_date(info), tuple(sorted(files, key=lambda file: file.path.encode())))
+        files.sort(key=lambda file: file.path.encode(errors="surrogatepass"))
+        with _at_source():
+            return Snapshot(info, self._commit_date(info), tuple(files))
 
     def read(
         self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
@@ -97,17 +101,18 @@ class Hub:
         """
         seen = FileHash(file)
         for start in range(0, file.size, RANGE_WINDOW):
-            stop = min(file.size, start + RANGE_WINDOW)
-            for chunk in read_resuming(
+            chunks = read_resuming(
                 self._client,
                 lambda byte_range: self._open(info, file, byte_range),
                 what=f"{info.repo_id}: {file.path}",
                 size=file.size,
                 start=start,
-                stop=stop,
-            ):
-                seen.update(chunk)
-                yield chunk
+                stop=min(file.size, start + RANGE_WINDOW),
+            )
+            with _at_source():
+                for chunk in chunks:
+                    seen.update(chunk)
+                    yield chunk
         verified(file, seen.check())
 
     def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None) -> Response:
@@ -150,6 +155,9 @@ class Hub:
         url = f"{self.endpoint}/api/{info.repo_type}s/{quote(info.repo_id)}/commits/{info.commit}"
         response = self._client.request("GET", f"{url}?limit=1", self._headers)
         data = read_limited(response, 16 * 1024 * 1024)
+        if response.status in RETRIED_STATUS:
+            # No other date in its place: the same commit gives the same image.
+            raise UnavailableError(f"{display_url(url)} answers {response.status}")
         if response.status == 200:
             with contextlib.suppress(ValueError, LookupError, TypeError):
                 return _utc(datetime.fromisoformat(json.loads(data)[0]["date"]))
@@ -180,7 +188,7 @@ class Hub:
                 failed = UnavailableError(f"{what}: it answers {status}", side="source")
                 if status not in RETRIED_STATUS:
                     raise failed from error
-                backoff.wait(failed, parse_retry_after(error.response.headers.get("Retry-After")))
+                backoff.wait(failed, asked_wait(error.response.headers))
             except OfflineModeIsEnabled as error:
                 raise UnavailableError(
                     f"{what}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE where you ferry", side="source"
@@ -218,6 +226,16 @@ class Hub:
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
         return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+@contextlib.contextmanager
+def _at_source() -> Iterator[None]:
+    """Say of every error in here which side it is on."""
+    try:
+        yield
+    except LlmstackError as error:
+        error.side = error.side or "source"
+        raise
 
 
 def _utc(time: datetime | None) -> str:

@@ -69,8 +69,9 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
 
 def _by_layer(source: Source, image: Image) -> dict[Digest, list[IndexedFile]]:
     files: dict[Digest, list[IndexedFile]] = defaultdict(list)
-    for file in source.index.files if source.index else ():
-        files[image.layer_of(file).blob.digest].append(file)
+    listed = source.index.files if source.index else ()
+    for file, layer in zip(listed, image.layers_of(listed), strict=True):
+        files[layer.blob.digest].append(file)
     return files
 
 

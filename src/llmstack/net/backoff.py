@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llmstack.errors import LlmstackError
 
@@ -17,6 +18,8 @@ LONGEST_WAIT = 30.0
 LONGEST_RETRY_AFTER = 900.0
 # Waits shorter than this are not worth a line on the screen.
 WORTH_TELLING = 3.0
+
+_RATE_LIMIT = re.compile(r";\s*r=([0-9]{1,9})\s*;\s*t=([0-9]{1,9})")
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -52,11 +55,25 @@ class Backoff:
             raise Cancelled("cancelled") from error
 
 
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds a refused request is asked to wait; None when the server does not say.
+
+    It says so in Retry-After, the Hugging Face Hub in RateLimit (draft-ietf-httpapi-ratelimit-headers): `t` is the time
+    until a quota of which `r` is left is full again.
+    """
+    seconds = parse_retry_after(headers.get("Retry-After"))
+    if seconds is not None:
+        return seconds
+    used_up = [int(t) for r, t in _RATE_LIMIT.findall(headers.get("RateLimit", "")) if int(r) == 0]
+    return float(max(used_up)) if used_up else None
+
+
 def parse_retry_after(value: str | None) -> float | None:
     """Read a Retry-After header (RFC 9110, section 10.2.3) as seconds from now; None when there is none to read."""
-    if not value:
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
         return None
-    if value.strip().isdigit():
-        return float(value)
-    date = email.utils.parsedate_tz(value)
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None

@@ -16,7 +16,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
 from llmstack.errors import IntegrityError, UnavailableError
-from llmstack.net.backoff import RETRIED_STATUS, Backoff, Cancelled, parse_retry_after
+from llmstack.net.backoff import RETRIED_STATUS, Backoff, Cancelled, asked_wait
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | Iterable[bytes]
@@ -49,6 +49,12 @@ class Client:
         """Return a fresh count of failed tries that tells its waits where this client tells them."""
         return Backoff(self.cancel, self._tell)
 
+    def close(self) -> None:
+        """Close the connections that are kept for the next request."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
+
     def send(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
     ) -> Response:
@@ -57,9 +63,12 @@ class Client:
         An iterable body goes out with `Transfer-Encoding: chunked`. Raises ConnectionLostError; what the iterable
         raises passes through.
         """
-        sent = {"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
+        # A header of the caller's replaces ours, however it is spelled.
+        sent = urllib3.HTTPHeaderDict({"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity"})
+        for name, value in (headers or {}).items():
+            sent[name] = value
         with network_errors(url):
-            return self._pool(url).request(
+            response = self._pool(url).request(
                 method,
                 url,
                 body=body,
@@ -69,6 +78,9 @@ class Client:
                 redirect=False,
                 retries=False,
             )
+        # urllib3 keeps the path alone.
+        response.url = url
+        return response
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -90,9 +102,8 @@ class Client:
             if response.status not in RETRIED_STATUS:
                 return response
             failed = UnavailableError(f"{display_url(url)} answers {response.status} {response.reason or ''}".rstrip())
-            retry_after = parse_retry_after(response.headers.get("Retry-After"))
             try:
-                backoff.wait(failed, retry_after)
+                backoff.wait(failed, asked_wait(response.headers))
             except UnavailableError:
                 return response
             discard(response)
@@ -138,8 +149,14 @@ def redirected(url: str, location: str, headers: Mapping[str, str]) -> tuple[str
 
     Raises UnavailableError for a redirect from https to http, or to something that is not HTTP.
     """
-    target = urljoin(url, location)
-    old, new = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(url, location)
+        old, new = urlsplit(url), urlsplit(target)
+        usable = bool(new.hostname) and new.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UnavailableError(f"{display_url(url)} redirects to something that is no address")
     if new.scheme not in {"http", "https"} or (old.scheme == "https" and new.scheme == "http"):
         raise UnavailableError(f"{display_url(url)} redirects to {display_url(target)}, which is not secure")
     if (old.scheme, old.netloc) != (new.scheme, new.netloc):
@@ -215,10 +232,14 @@ def network_errors(url: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "the host name cannot be resolved"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+    # A refused connection is a NewConnectionError, which is a kind of ConnectTimeoutError.
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
         return f"no connection within {CONNECT_TIMEOUT:.0f} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
         return f"silent for {READ_TIMEOUT:.0f} s"
+    if isinstance(error, urllib3.exceptions.LocationValueError):
+        return "this is not an address that can be used"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {cause.reason or cause}"
@@ -239,7 +260,8 @@ def _hint(error: BaseException) -> str | None:
 
 def _proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+    # no_proxy may name a host with or without its port.
+    if not parts.hostname or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

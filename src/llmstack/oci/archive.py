@@ -156,9 +156,8 @@ class OciArchive:
 
     def manifest(self, reference: str) -> Document:
         """Return a manifest or an index; the empty reference names the only one there is. See BlobReader."""
-        digest = (
-            Digest.parse(reference) if ":" in reference else find_manifest(self._index, reference, self.name).digest
-        )
+        named = reference.startswith("sha256:")
+        digest = Digest.parse(reference) if named else find_manifest(self._index, reference, self.name).digest
         data = self._tar.read_whole(_blob_path(digest), MAX_MANIFEST_SIZE)
         if Digest.of(data) != digest:
             raise IntegrityError(f"{self.name}: manifest {digest} does not match its digest")

@@ -150,8 +150,11 @@ def check_realm(realm: str, registry_url: str) -> str:
     As go-containerregistry does: HTTPS unless the registry itself is plain HTTP, and no private or loopback address
     when the registry is a public name, so that a registry cannot point the client into the network it runs in.
     """
-    parts = urlsplit(realm)
     registry = urlsplit(registry_url)
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
         raise UnavailableError(f"{registry.netloc}: its token server's address is not an http(s) URL")
     if parts.scheme == "http" and registry.scheme != "http":

@@ -36,7 +36,7 @@ class Layout:
 
     def manifest(self, reference: str) -> Document:
         """Return a manifest or an index; see BlobReader."""
-        if ":" in reference:
+        if reference.startswith("sha256:"):
             return self._document(Digest.parse(reference))
         return self._document(find_manifest(self._index(), reference, self.name).digest)
 
@@ -58,7 +58,10 @@ class Layout:
 
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob is there: only whole blobs ever carry their name."""
-        return self._blob(digest).is_file()
+        try:
+            return self._blob(digest).is_file()
+        except OSError as error:
+            raise UnavailableError(f"{self.name}: blob {digest} cannot be looked for: {error.strerror}") from error
 
     def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
         """Link a blob from another layout on the same disk; false where that cannot be done."""
@@ -94,9 +97,10 @@ class Layout:
             return
         entry = replace(document.descriptor, annotations={REF_NAME: tag})
         with self._writing(), self._locked():
-            others = tuple(item for item in self._index().manifests if item.annotations.get(REF_NAME) != tag)
+            index = self._index()
+            others = tuple(item for item in index.manifests if item.annotations.get(REF_NAME) != tag)
             entries = sorted((*others, entry), key=lambda item: (item.annotations.get(REF_NAME, ""), item.digest))
-            self._replace("index.json", Index(tuple(entries)).document().data)
+            self._replace("index.json", Index(tuple(entries), index.annotations).document().data)
 
     def _document(self, digest: Digest) -> Document:
         with self._reading(digest) as file:

@@ -81,6 +81,9 @@ class Registry:
             return NotAuthorisedError(text, hint=hint)
         if code == "NAME_INVALID":
             return UsageError(text, hint="this registry does not allow that repository name")
+        if code in {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"}:
+            # Cleaned away by the registry between two of our requests, or damaged there.
+            return NotFoundError(text, hint="the registry has lost a blob: run the command again")
         if status == 404:
             return NotFoundError(text, hint="check the name; some registries want the repository to be created first")
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:

@@ -10,10 +10,10 @@ from urllib.parse import urljoin
 
 from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError
 from llmstack.net import Client, ConnectionLostError, Response, read_limited, read_resuming
-from llmstack.net.backoff import RETRIED_STATUS, parse_retry_after
-from llmstack.net.client import discard
+from llmstack.net.backoff import RETRIED_STATUS, asked_wait
+from llmstack.net.client import discard, redirected
 from llmstack.oci.auth import CredentialLookup
-from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
 from llmstack.oci.registry import Registry
 from llmstack.oci.spec import (
     DOCKER_INDEX,
@@ -131,12 +131,13 @@ class Repository:
             stream = _HashedStream(make_chunks())
             try:
                 return self._upload(stream)
-            except _UploadBrokenError as broken:
-                backoff.wait(broken.error, broken.retry_after)
-            except ConnectionLostError as error:
-                if stream.failed:
-                    raise
-                backoff.wait(error)
+            except (_UploadBrokenError, ConnectionLostError) as broken:
+                if stream.error:
+                    raise stream.error from None
+                if isinstance(broken, _UploadBrokenError):
+                    backoff.wait(broken.error, broken.retry_after)
+                else:
+                    backoff.wait(broken)
 
     def put_manifest(self, document: Document, tag: str | None = None) -> None:
         """Store a manifest or an index; see BlobStore."""
@@ -161,6 +162,7 @@ class Repository:
                 raise self._upload_error(response, what)
             location = self._location(response, location)
             discard(response)
+            stream.check(what)
             digest = Digest("sha256:" + stream.digest.hexdigest())
             self._commit(location, digest, what)
         except BaseException:
@@ -182,7 +184,7 @@ class Repository:
     def _upload_error(self, response: Response, what: str) -> LlmstackError:
         error = self._registry.error(response, what)
         if response.status in RETRIED_STATUS | _SESSION_LOST:
-            return _UploadBrokenError(error, parse_retry_after(response.headers.get("Retry-After")))
+            return _UploadBrokenError(error, asked_wait(response.headers))
         return error
 
     def _cancel(self, location: str) -> None:
@@ -193,8 +195,9 @@ class Repository:
             return
 
     def _location(self, response: Response, base: str) -> str:
+        """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
         location = response.headers.get("Location")
-        return urljoin(base, location) if location else base
+        return redirected(base, location, {})[0] if location else base
 
     def _get(self, path: str, headers: dict[str, str]) -> Response:
         return self._registry.request("GET", self._path(path), self._scopes, headers)
@@ -213,13 +216,18 @@ class _UploadBrokenError(LlmstackError):
 
 
 class _HashedStream:
-    """Iterates over chunks once, hashing them, and remembers whether it was the chunks that failed."""
+    """Iterates over chunks once, hashing them.
+
+    When the chunks fail it ends as if they were all there, so that the registry answers with where the upload stands:
+    a session that broke off in the middle cannot be cancelled. `check` then tells, before anything is committed.
+    """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
+        self._whole = False
         self.digest = hashlib.sha256()
         self.size = 0
-        self.failed = False
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -229,9 +237,17 @@ class _HashedStream:
                 yield chunk
         except GeneratorExit:
             raise
-        except BaseException:
-            self.failed = True
-            raise
+        except BaseException as error:
+            self.error = error
+        else:
+            self._whole = True
+
+    def check(self, what: str) -> None:
+        """Raise what the chunks raised; ConnectionLostError when not all of them were asked for."""
+        if self.error:
+            raise self.error
+        if not self._whole:
+            raise ConnectionLostError(f"{what}: the registry answered before it had all of it")
 
 
 class Registries:
@@ -247,6 +263,7 @@ class Registries:
         """Return the repository that `reference` is in; no request is made yet."""
         host = reference.registry
         if host not in self._registries:
-            plain = host in self._plain_http or "*" in self._plain_http
+            # Whoever says `--plain-http` means the registry of their own, and not where its base image comes from.
+            plain = host in self._plain_http or ("*" in self._plain_http and host != DOCKER_HUB)
             self._registries[host] = Registry(host, self._client, self._lookup, plain_http=plain)
         return Repository(self._registries[host], reference.repository, write=write)

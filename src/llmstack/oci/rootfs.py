@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llmstack.errors import IntegrityError
 from llmstack.oci.untar import EntryKind, TarEntry
 
-_WHITEOUT = ".wh."
+WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 # As deep as Linux follows links (path_resolution(7)).
 _MAX_LINKS = 40
@@ -78,10 +78,10 @@ class Rootfs:
         folder, _, name = path.rpartition("/")
         if name == _OPAQUE:
             self._new_opaque.add(folder)
-        elif name.startswith(_WHITEOUT):
+        elif name.startswith(WHITEOUT):
             # .wh..wh.* are the notes that aufs kept for itself.
-            if not name.startswith(_WHITEOUT * 2):
-                self._whiteouts.add(posixpath.join(folder, name.removeprefix(_WHITEOUT)))
+            if not name.startswith(WHITEOUT * 2):
+                self._whiteouts.add(posixpath.join(folder, name.removeprefix(WHITEOUT)))
         elif self._inside(path):
             return self._take(path, entry)
         elif entry.kind == "file":

@@ -55,7 +55,9 @@ class Platform:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Platform:
         """Read the `platform` object of a descriptor."""
-        return cls(str(value.get("os", "")), str(value.get("architecture", "")), value.get("variant") or None)
+        return cls(
+            str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or "") or None
+        )
 
     def to_json(self) -> dict[str, str]:
         """Return the `platform` object of a descriptor."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Protocol
 
-from llmstack.errors import IntegrityError
+from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, Document
 
@@ -91,8 +91,16 @@ def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
     """Make sure that `target` holds a blob of `source`; tell whether its bytes had to move."""
     if target.has_blob(blob.digest) or target.adopt_blob(blob, source):
         return False
-    target.write_blob(lambda: verified(source.read_blob(blob), blob, source.name))
+    target.write_blob(lambda: _from_source(verified(source.read_blob(blob), blob, source.name)))
     return True
+
+
+def _from_source(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from chunks
+    except LlmstackError as error:
+        error.side = error.side or "source"
+        raise
 
 
 def write_bytes(target: BlobStore, data: bytes) -> None:

@@ -1,0 +1,191 @@
+"""Tar layers, judged by tarfile and by GNU tar; and their very bytes, which no release may change."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llmstack.oci import tar
+from llmstack.oci.tar import TarFile
+from tests.support.process import need
+
+GiB = 1024**3
+PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=300).filter(
+    lambda part: part not in {".", ".."}
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map(lambda parts: "REPO/" + "/".join(parts))
+SIZES = st.one_of(
+    st.integers(0, 3000),
+    st.sampled_from([511, 512, 513, 8 * GiB - 1, 8 * GiB, 8 * GiB + 1, 70 * GiB, 2**50]),
+    st.integers(8 * GiB - 600, 8 * GiB + 600),
+)
+FILES = st.lists(st.tuples(NAMES, st.binary(max_size=1500)), min_size=1, max_size=6, unique_by=lambda file: file[0])
+
+
+def layer_of(files: Iterable[tuple[str, bytes]]) -> bytes:
+    files = list(files)
+    return b"".join(tar.layer([TarFile(name, len(data)) for name, data in files], [[data] for _, data in files]))
+
+
+@given(NAMES, SIZES)
+@example("REPO/" + "x" * 95, 8 * GiB - 1)
+@example("REPO/" + "x" * 96, 8 * GiB)
+@example("REPO/" + "é" * 127, 0)
+def test_a_header_says_name_and_size_whatever_they_are(name: str, size: int):
+    data = tar.header(TarFile(name, size))
+    assert len(data) % tar.BLOCK == 0
+    member = tarfile.TarFile(fileobj=io.BytesIO(data + bytes(1024))).next()
+    assert member is not None
+    assert (
+        member.name,
+        member.size,
+        member.mode,
+        member.mtime,
+        member.uid,
+        member.gid,
+        member.uname,
+        member.gname,
+    ) == (
+        name.rstrip("/"),
+        size,
+        0o644,
+        0,
+        0,
+        0,
+        "",
+        "",
+    )
+    assert member.isreg()
+    assert member.offset_data == len(data)
+
+
+@given(FILES)
+def test_files_come_back_out_of_a_layer_and_lie_where_the_offsets_say(files: list[tuple[str, bytes]]):
+    data = layer_of(files)
+    described = [TarFile(name, len(content)) for name, content in files]
+    starts, size = tar.offsets(described)
+    assert size == len(data)
+    assert [data[start : start + file.size] for start, file in zip(starts, described, strict=True)] == [
+        content for _, content in files
+    ]
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members] == [name for name, _ in files]
+        assert [member.offset_data for member in members] == starts
+        assert [archive.extractfile(member).read() for member in members] == [content for _, content in files]
+    assert data.endswith(bytes(1024))
+
+
+@given(st.lists(SIZES, min_size=1, max_size=5))
+def test_offsets_need_no_bytes(sizes: list[int]):
+    files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
+    starts, end = tar.offsets(files)
+    position = 0
+    for file, start in zip(files, starts, strict=True):
+        assert start - position == len(tar.header(file))
+        position = start + (file.size + 511) // 512 * 512
+    assert end == position + 1024
+
+
+def test_gnu_tar_reads_the_same(tmp_path: Path):
+    names = {
+        "REPO/config.json": b"{}",
+        "REPO/empty": b"",
+        "REPO/deep/er/" + "n" * 255: b"long name",
+        "REPO/" + "/".join(["folder" * 10] * 12) + "/x": b"long path",
+        "REPO/ünïcödé 模型 🦙.bin": b"unicode",
+        "REPO/back\\slash 'quote' \"double\" $x": b"shell",
+        "REPO/-rf": b"option",
+        "REPO/block": b"b" * 512,
+        "REPO/more": b"m" * 513,
+    }
+    archive = tmp_path / "layer.tar"
+    archive.write_bytes(layer_of(names.items()))
+    listed = subprocess.run(
+        [need("tar", "tar"), "--list", "--verbose", "--numeric-owner", "--utc", "--file", archive],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stderr == ""
+    assert all(
+        line.startswith("-rw-r--r-- 0/0") and " 1970-01-01 00:00 " in line for line in listed.stdout.splitlines()
+    )
+    assert len(listed.stdout.splitlines()) == len(names)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run([need("tar", "tar"), "--extract", "--directory", out, "--file", archive], check=True)
+    found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert found == names
+
+
+@pytest.mark.parametrize("size", [8 * GiB - 1, 8 * GiB, 70 * GiB])
+def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
+    """The archive is sparse on the disk: what lies between the headers are holes."""
+    archive = tmp_path / "large.tar"
+    files = [TarFile("REPO/large", size), TarFile("REPO/after", 3)]
+    starts, end = tar.offsets(files)
+    with archive.open("wb") as file:
+        file.write(tar.header(files[0]))
+        file.seek(starts[1] - len(tar.header(files[1])))
+        file.write(tar.header(files[1]) + b"abc" + tar.padding(3) + tar.END)
+        assert file.tell() == end
+    command = [need("tar", "tar"), "--list", "--verbose", "--file", archive]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert str(size) in listed
+    assert listed[-1] == "REPO/after"
+
+
+# The bytes themselves: a layer's digest is what reuse and reproducibility rest on, on every Python.
+@pytest.mark.parametrize(
+    ("name", "size", "length", "sha256"),
+    [
+        ("REPO/config.json", 2, 512, "070ad241649eb5d091de5ee9e8831fc731ae7e2639ff7afaf09167f84eea7199"),
+        ("REPO/" + "n" * 120, 5, 1536, "3d036b0a81a1512eb278641ba3d18ba24d6d4b23ccf1774738f2daa8a569889e"),
+        ("REPO/模型.bin", 5, 1536, "a2b993a3fc3e4444524bc7163f21baedc9682cdb855eedf6bf6925466a3207a6"),
+        ("REPO/model.safetensors", 9 * GiB, 1536, "46a4f6f0d9c53476ef68a7ffd37526673ed6fc189622e7782d84fc9e2a9798bc"),
+        ("REPO/" + "é" * 600, 2**40, 2560, "7056fd9e5177f593203ff2cd1c60673dfe0d98f75429fbe69bd81463846a7a74"),
+    ],
+)
+def test_headers_never_change(name: str, size: int, length: int, sha256: str):
+    data = tar.header(TarFile(name, size))
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (length, sha256)
+
+
+def test_a_short_name_needs_one_plain_ustar_block():
+    data = tar.header(TarFile("REPO/config.json", 2))
+    fields = (
+        b"REPO/config.json".ljust(100, b"\0"),
+        b"0000644\0" + b"0000000\0" * 2 + b"00000000002\0" + b"00000000000\0",
+        b"010642\0 ",
+        b"0" + bytes(100) + b"ustar\x0000" + bytes(80),
+    )
+    assert data.startswith(b"".join(fields))
+    assert len(data) == 512
+    assert not any(data[sum(map(len, fields)) :])
+
+
+def test_pieces_are_gathered_but_never_held_beyond_a_limit():
+    sizes = [10, 300_000, 10, 10, 200_000, 200_000, 1_000_000, 0]
+    files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
+    chunks = list(tar.layer(files, ([bytes(size)] for size in sizes)))
+    assert sum(map(len, chunks)) == tar.offsets(files)[1]
+    assert len(chunks) < 12
+    assert max(map(len, chunks)) <= 1_000_000
+
+
+def test_an_error_out_of_the_contents_passes_through():
+    def broken() -> Iterable[bytes]:
+        yield b"a"
+        raise RuntimeError("source")
+
+    with pytest.raises(RuntimeError, match="source"):
+        list(tar.layer([TarFile("REPO/a", 5)], [broken()]))
