@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.support.registry import Registry
-from tests.support.token_server import REFRESH_TOKEN
-from tests.support.webserver import Request, Response, WebServer
 
 from llmstack.engine.credentials import lookup
 from llmstack.errors import (
@@ -35,6 +32,9 @@ from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
 from llmstack.oci.spec import CONFIG, INDEX, LAYER_TAR, Descriptor, Index, Manifest
 from llmstack.oci.store import copy_blob, read_verified, write_bytes
+from tests.support.registry import Registry
+from tests.support.token_server import REFRESH_TOKEN
+from tests.support.webserver import Request, Response, WebServer
 
 KINDS = ["registry", "secure_registry", "token_registry"]
 DATA = os.urandom(700_000)
