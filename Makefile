@@ -5,9 +5,10 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test lint format clean
+.PHONY: help system demo test torch lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -18,8 +19,12 @@ system: ## install the programs that the tests use, where apt can
 demo: $(READY) ## carry a real small model onto a disk and back, and show it
 	@$(BIN)/python tools/demo.py
 
-test: system $(READY) ## run all tests; PYTEST_ARGS="-k hub" runs some
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
+	@$(BIN)/python -m pytest $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
+
+# Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
+torch: $(READY)
+	@test -e $(TORCH) || tools/torch-for-tests $(BIN)/python $(TORCH)
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -27,12 +27,25 @@ class Settings:
 
     `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
     many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+
+    The others are about building images: where packages come from (addresses without credentials), the proxies of
+    build steps, a PEM file of the site's certificate authorities (in the file: relative to it), and Docker's network
+    mode for build steps.
     """
 
     namespace: str | None = None
     base: str = "docker.io/library/busybox:stable"
     jobs: int = 4
     plain_http: tuple[str, ...] = ()
+    pip_index: str = ""
+    pip_extra_index: tuple[str, ...] = ()
+    pip_trusted_host: tuple[str, ...] = ()
+    apt_mirror: str = ""
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    ca_cert: Path | None = None
+    build_network: str = ""
 
 
 def load_settings(
@@ -50,6 +63,8 @@ def load_settings(
     if path is not None:
         for key, value in _read_file(path).items():
             values[key] = _convert(key, value, f"{path}: {key}")
+        if "ca_cert" in values:
+            values["ca_cert"] = path.parent / values["ca_cert"]
     for key in _TYPES:
         variable = f"LLMSTACK_{key.upper()}"
         if text := environ.get(variable):
@@ -123,6 +138,10 @@ def _text(value: object) -> str:
     return value
 
 
+def _path(value: object) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value)).expanduser()
+
+
 def _texts(value: object) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
         return tuple(map(_text, value))
@@ -140,6 +159,7 @@ _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     str: (_text, "text"),
     str | None: (_text, "text"),
     int: (_count, _COUNT),
+    Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of texts"),
 }
 _TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}

@@ -145,10 +145,9 @@ def test_something_else_in_the_place(source, tmp_path):
     (tmp_path / "out/small").write_bytes(b"a file")
     with pytest.raises(UsageError, match="small"):
         run("org/model", tmp_path / "out", source=source)
-    (tmp_path / "out/small").unlink()
-    (tmp_path / "out/config.json/inner").mkdir(parents=True)
+    (tmp_path / "other/config.json/inner").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"config\.json"):
-        run("org/model", tmp_path / "out", source=source)
+        run("org/model", tmp_path / "other", source=source)
     (tmp_path / "file").write_bytes(b"")
     for folder in ("file", "file/below"):
         with pytest.raises(UsageError, match="file"):

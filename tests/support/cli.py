@@ -29,7 +29,11 @@ class Run:
 
 
 def run_llmstack(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, stdin: str = ""
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+    timeout: float = TIMEOUT,
 ) -> Run:
     """Run `llmstack ARGUMENTS` to its end, with `env` on top of this process's environment."""
     done = subprocess.run(
@@ -39,7 +43,7 @@ def run_llmstack(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=timeout,
         check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)

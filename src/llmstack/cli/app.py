@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from llmstack import __version__
+from llmstack.cli.build import build
 from llmstack.cli.edge import EDGE
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
+from llmstack.cli.images import images
 from llmstack.cli.inspection import inspect, list_images, verify
+from llmstack.cli.squash import squash
 
 app = typer.Typer(
     name="llmstack",
@@ -43,6 +46,9 @@ app.command()(extract)
 app.command("list")(list_images)
 app.command()(inspect)
 app.command()(verify)
+app.command()(build)
+app.command()(images)
+app.command()(squash)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,7 +42,7 @@ class Edge:
             return error.exit_code
         except Interrupted as interrupt:
             what = "terminated" if interrupt.terminated else "interrupted"
-            _say(what, "what is whole is kept; run the command again to go on")
+            _say(what, "nothing half done carries a name; run the command again")
             return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
         except BrokenPipeError:
             # Whoever read our output has seen enough; Python must not complain at exit.
@@ -79,7 +79,8 @@ def _say(what: str, hint: str | None) -> None:
     # Imported here because --help must not pay for it.
     from llmstack.reporting.text import printable
 
-    sys.stderr.write(f"error: {printable(what)}\n")
+    lines = "\n".join(map(printable, what.split("\n")))
+    sys.stderr.write(f"error: {lines}\n")
     if hint:
         sys.stderr.write(f"  hint: {printable(hint)}\n")
     sys.stderr.flush()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection, check_paths
@@ -18,8 +19,8 @@ from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
 from llmstack.ferry.previous import HeldLayers, read_earlier
+from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD, LayerStream
-from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
@@ -28,6 +29,8 @@ from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 from llmstack.reporting import Reporter
+
+VerifiedRead = Callable[[HubFile, Callable[[HubFile, str], None]], Generator[bytes, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,7 @@ class Carried:
 class Carrier:
     """Carries repos to one place after another; holds what they share."""
 
-    def __init__(self, hub: Hub, client: Client, reporter: Reporter, jobs: int) -> None:
-        self._hub = hub
+    def __init__(self, client: Client, reporter: Reporter, jobs: int) -> None:
         self._client = client
         self._reporter = reporter
         self._jobs = jobs
@@ -66,6 +68,7 @@ class Carrier:
     def carry(
         self,
         wanted: WishEntry,
+        source: FileSource,
         store: BlobStore,
         get_base: Callable[[], Base],
         *,
@@ -75,15 +78,15 @@ class Carrier:
         """Carry one repo into `store`, under the tag of its id and revision.
 
         The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
-        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError; whatever was uploaded
-        by then stays for the next run.
+        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
+        new tag.
         """
         tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
-        info = self._hub.info(wanted.repo_id, wanted.repo_type, wanted.revision)
+        info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
         own = None if force else read_earlier(store, tag)
         if own and _is_current(own.index, info, wanted.selection):
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
-        snapshot = self._hub.snapshot(info)
+        snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
         _check_files(files)
         base = get_base()
@@ -100,19 +103,19 @@ class Carrier:
             return Carried("planned", info, snapshot.created, None, total, moving, tuple(layers))
         self._reporter.begin(wanted.repo_id, moving)
         try:
-            indexed = self._move(info, layers, store)
+            indexed = self._move(partial(source.read, info), layers, store)
             digest = _publish(snapshot, wanted, indexed, layers, store, base, tag)
         finally:
             self._reporter.end()
         return Carried("carried", info, snapshot.created, digest, total, moving, tuple(layers))
 
-    def _move(self, info: RepoInfo, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
+    def _move(self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
         """Upload the layers that have to move, the largest first, and return all layers' files in order."""
         moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
         try:
             with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
                 files = run_all(
-                    lambda layer: self._upload(info, layer, store, ahead), moving, self._jobs, self._client.cancel
+                    lambda layer: self._upload(read, layer, store, ahead), moving, self._jobs, self._client.cancel
                 )
         except Exception:
             # All that was told to end has ended, and the next repo is to be carried with the same client.
@@ -122,7 +125,7 @@ class Carrier:
         return [entry.held or moved[entry.layer] for entry in layers]
 
     def _upload(
-        self, info: RepoInfo, layer: PlannedLayer, store: BlobStore, ahead: Executor
+        self, read: VerifiedRead, layer: PlannedLayer, store: BlobStore, ahead: Executor
     ) -> tuple[IndexedFile, ...]:
         sha256: dict[str, str] = {}
 
@@ -131,7 +134,7 @@ class Carrier:
 
         task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
         try:
-            stream = LayerStream(layer, lambda file: self._hub.read(info, file, verified), ahead, task)
+            stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
             digest, _ = store.write_blob(stream)
         except LlmstackError as error:
             error.side = error.side or "destination"

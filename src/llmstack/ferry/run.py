@@ -96,7 +96,8 @@ def ferry(
     failed: Callable[[WishEntry, LlmstackError], None],
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
-    carrier = Carrier(Hub(client), client, reporter, options.jobs)
+    hub = Hub(client)
+    carrier = Carrier(client, reporter, options.jobs)
 
     @lru_cache(maxsize=1)
     def base() -> Base:
@@ -110,7 +111,7 @@ def ferry(
             tag = tag_for(entry.repo_id, entry.revision)
             image = options.target.image(entry.repo_type, tag)
             store = open_store(options.target, entry.repo_type, registries)
-            carried = carrier.carry(entry, store, base, force=options.force, dry_run=options.dry_run)
+            carried = carrier.carry(entry, hub, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and carried.digest:
                 record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
         except LlmstackError as error:

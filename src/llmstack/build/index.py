@@ -1,0 +1,132 @@
+"""A package index as static files: what pip, uv and a plain web server need, and nothing that must run.
+
+PEP 503 (HTML), PEP 691 (JSON beside it), hashes, requires-python, and the wheels' own metadata (PEP 658, PEP 714).
+"""
+
+from __future__ import annotations
+
+import email.parser
+import hashlib
+import html
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from urllib.parse import quote
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from llmstack.errors import IntegrityError
+
+FILES = "files"
+SIMPLE = "simple"
+# PEP 691's name for a static JSON page.
+JSON_PAGE = "index.v1_json"
+_META = {"api-version": "1.1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A wheel: its normalised project name, version, hash, size in bytes, and its METADATA file."""
+
+    path: Path
+    project: str
+    version: str
+    sha256: str
+    size: int
+    metadata: bytes
+
+    @property
+    def requires_python(self) -> str | None:
+        """The Python versions that the wheel says it is for."""
+        headers = email.parser.BytesHeaderParser().parsebytes(self.metadata)
+        value = headers["Requires-Python"]
+        return str(value).strip() if value else None
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Read a wheel's name, hash and metadata; raises IntegrityError if the file is no wheel."""
+    try:
+        name, version, _, _ = parse_wheel_filename(path.name)
+        with zipfile.ZipFile(path) as archive:
+            inner = [
+                item for item in archive.namelist() if item.endswith(".dist-info/METADATA") and item.count("/") == 1
+            ]
+            if len(inner) != 1:
+                raise IntegrityError(f"{path.name} holds {len(inner)} METADATA files instead of one")
+            metadata = archive.read(inner[0])
+    except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
+        raise IntegrityError(f"{path.name} is no wheel: {error}") from error
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Wheel(path, canonicalize_name(name), str(version), sha256, path.stat().st_size, metadata)
+
+
+def make_index(wheels: Iterable[Wheel]) -> dict[str, bytes | Path]:
+    """Return an index's files by their path below the web server's root; the same wheels give the same bytes."""
+    ordered = sorted(wheels, key=lambda wheel: (wheel.project, wheel.path.name))
+    files: dict[str, bytes | Path] = {}
+    for wheel in ordered:
+        files[f"{FILES}/{wheel.path.name}"] = wheel.path
+        files[f"{FILES}/{wheel.path.name}.metadata"] = wheel.metadata
+    projects = {name: list(group) for name, group in groupby(ordered, key=lambda wheel: wheel.project)}
+    files[f"{SIMPLE}/index.html"] = _page("Simple index", [f'<a href="{name}/">{name}</a>' for name in projects])
+    files[f"{SIMPLE}/{JSON_PAGE}"] = _json({"meta": _META, "projects": [{"name": name} for name in projects]})
+    for name, group in projects.items():
+        files[f"{SIMPLE}/{name}/index.html"] = _page(f"Links for {name}", [_link(wheel) for wheel in group])
+        files[f"{SIMPLE}/{name}/{JSON_PAGE}"] = _json(_project(name, group))
+    return files
+
+
+def _href(wheel: Wheel) -> str:
+    return f"../../{FILES}/{quote(wheel.path.name)}"
+
+
+def _link(wheel: Wheel) -> str:
+    digest = f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"
+    # PEP 658's attribute, and PEP 714's: pip before 23.2 and tools that never took up the second read the first.
+    attributes = {"data-dist-info-metadata": digest, "data-core-metadata": digest}
+    if wheel.requires_python:
+        attributes["data-requires-python"] = wheel.requires_python
+    text = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
+    return f'<a href="{_href(wheel)}#sha256={wheel.sha256}"{text}>{html.escape(wheel.path.name)}</a>'
+
+
+def _project(name: str, group: list[Wheel]) -> dict[str, object]:
+    return {
+        "meta": _META,
+        "name": name,
+        "versions": sorted({wheel.version for wheel in group}),
+        "files": [_file(wheel) for wheel in group],
+    }
+
+
+def _file(wheel: Wheel) -> dict[str, object]:
+    metadata = {"sha256": hashlib.sha256(wheel.metadata).hexdigest()}
+    value: dict[str, object] = {
+        "filename": wheel.path.name,
+        "url": _href(wheel),
+        "hashes": {"sha256": wheel.sha256},
+        "size": wheel.size,
+        "core-metadata": metadata,
+        "dist-info-metadata": metadata,
+    }
+    return {**value, "requires-python": wheel.requires_python} if wheel.requires_python else value
+
+
+def _page(title: str, links: list[str]) -> bytes:
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="pypi:repository-version" content="1.1">',
+        f"<title>{title}</title></head><body>",
+        *(f"{link}<br>" for link in links),
+        "</body></html>",
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,127 @@
+"""`llmstack build`: from a wish to images in the engine, and on to a registry."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmstack.build.index import make_index, read_wheel
+from llmstack.build.plan import PROXY_ARGS, Target, Wish, plan
+from llmstack.build.wheels import WheelWish, download_wheels
+from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
+from llmstack.engine.client import Engine
+from llmstack.engine.squash import squash_image
+from llmstack.errors import UsageError
+from llmstack.recipes.recipe import Recipe
+from llmstack.recipes.shelf import images_folder, load_recipes
+from llmstack.recipes.site import Site
+from llmstack.reporting import Reporter, human_time
+
+PIP_OFFLINE = "pip-offline"
+# The recipes that `llmstack ferry --prepare` builds: they need a repo and a script.
+PREPARED = frozenset({"model", "dataset"})
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build, as the command line says it."""
+
+    platform: str | None = None
+    no_cache: bool = False
+    pull: bool = False
+    squash: bool = False
+    push: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image that was built: its id, its names, and for each name that was pushed the digest in the registry."""
+
+    recipe: str
+    variant: str
+    image: str
+    tags: tuple[str, ...]
+    pushed: Mapping[str, str]
+    seconds: float
+
+
+def dockerfiles(wish: Wish, site: Site) -> str:
+    """Return the Dockerfiles of what was asked for, one after the other; needs no engine. Raises UsageError."""
+    targets = plan(load_recipes(images_folder()), wish, site, lambda _: True)
+    return "\n".join(target.render().dockerfile for target in targets)
+
+
+def build(
+    wish: Wish, site: Site, options: BuildOptions, reporter: Reporter, wheels: WheelWish | None = None
+) -> list[Built]:
+    """Build what was asked for, parents first; return what was asked for.
+
+    Raises UsageError before anything is built if a setting is wrong, and LlmstackError, NotFoundError,
+    NotAuthorisedError or UnavailableError as building and pushing do.
+    """
+    recipes = load_recipes(images_folder())
+    _check(wish, recipes, wheels)
+    with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
+        targets = plan(recipes, wish, site, engine.has_image)
+        if wheels:
+            found = download_wheels(wheels, site, Path(folder), reporter)
+            index = make_index(read_wheel(path) for path in found)
+            wish = replace(wish, files={f"index/{name}": content for name, content in index.items()})
+            targets = plan(recipes, wish, site, engine.has_image)
+        # All templates are rendered before the first build: a mistake in the last one shows at once.
+        jobs = [job_for(target, site, options) for target in targets]
+        built = [_build(engine, target, job, options, reporter) for target, job in zip(targets, jobs, strict=True)]
+    return [result for result, target in zip(built, targets, strict=True) if target.wanted]
+
+
+def job_for(target: Target, site: Site, options: BuildOptions, stage: str | None = None) -> BuildJob:
+    """Return what the engine is to do for a target."""
+    rendered = target.render()
+    return BuildJob(
+        title=target.title,
+        dockerfile=rendered.dockerfile,
+        origins=tuple(map(str, rendered.origins)),
+        files=rendered.files,
+        build_args={
+            **site.proxies,
+            **{name: value for name, value in target.inputs.args.items() if name.lower() in PROXY_ARGS},
+        },
+        secrets=site.secrets,
+        stage=stage,
+        platform=options.platform,
+        network=site.network or None,
+        no_cache=options.no_cache,
+        # A parent that was just built, or is here under a name of no registry, cannot be pulled.
+        pull=options.pull and target.recipe.parent is None,
+    )
+
+
+def _build(engine: Engine, target: Target, job: BuildJob, options: BuildOptions, reporter: Reporter) -> Built:
+    began = time.monotonic()
+    image = build_image(engine, job, reporter)
+    if options.squash and target.wanted:
+        # The base's own layers stay: other images share them.
+        image = squash_image(engine, image, target.tags[0], reporter, from_layer=target.inputs.base).image
+    tag_image(engine, image, target.tags)
+    reporter.note(f"{target.title} is {', '.join(target.tags)} ({human_time(time.monotonic() - began)})")
+    push = options.push and target.wanted
+    pushed = {name: push_image(engine, name, reporter) for name in target.tags} if push else {}
+    seconds = round(time.monotonic() - began, 3)
+    return Built(target.recipe.name, target.variant.name, image, target.tags, pushed, seconds)
+
+
+def _check(wish: Wish, recipes: Mapping[str, Recipe], wheels: WheelWish | None) -> None:
+    for name in PREPARED & set(wish.names):
+        raise UsageError(
+            f"the {name} image is made from a repo by a script",
+            hint="llmstack ferry REPO_ID --prepare get_hf/prepare.sh builds it",
+        )
+    if wheels and PIP_OFFLINE not in wish.names:
+        raise UsageError(
+            f"--requirements is for {PIP_OFFLINE}", hint=f"llmstack build {PIP_OFFLINE} --requirements FILE"
+        )
+    if PIP_OFFLINE in wish.names and PIP_OFFLINE in recipes and not wheels:
+        raise UsageError(f"{PIP_OFFLINE} needs to know which packages", hint="add --requirements FILE")

@@ -1,0 +1,62 @@
+"""What `build` and `images` read from the command line and print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from llmstack.build.plan import image_names
+from llmstack.build.run import Built
+from llmstack.errors import UsageError
+from llmstack.recipes.recipe import Recipe
+from llmstack.recipes.site import Site
+
+
+def parse_pairs(texts: Sequence[str], *, unnamed: bool = False) -> dict[str, str]:
+    """Read `NAME=VALUE` options; with `unnamed` a value alone is allowed, under "". Raises UsageError."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals and not unnamed:
+            raise UsageError(f"{text!r} has no value", hint="write it as NAME=VALUE")
+        key, content = (name, value) if equals else ("", text)
+        if key in pairs:
+            raise UsageError(f"{key or 'the base'} is given twice")
+        pairs[key] = content
+    return pairs
+
+
+def print_built(built: Sequence[Built], *, as_json: bool) -> None:
+    """Print one JSON document, or one name a line for the next command."""
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(result) for result in built], indent=2) + "\n")
+        return
+    for result in built:
+        sys.stdout.write("".join(f"{tag}\n" for tag in result.tags))
+
+
+def print_recipes(recipes: Mapping[str, Recipe], site: Site, *, as_json: bool) -> None:
+    """Print the recipes: a JSON document, or a paragraph for each."""
+    tags = {
+        recipe.name: {
+            variant.name: list(image_names(recipe, variant, site.namespace)) for variant in recipe.variants.values()
+        }
+        for recipe in recipes.values()
+    }
+    if as_json:
+        listed = [
+            {"name": recipe.name, "parent": recipe.parent, "variants": list(recipe.variants), "tags": tags[recipe.name]}
+            for recipe in recipes.values()
+        ]
+        sys.stdout.write(json.dumps(listed, indent=2) + "\n")
+        return
+    width = max(len(variant) for recipe in recipes.values() for variant in recipe.variants)
+    for recipe in recipes.values():
+        sys.stdout.write(f"{recipe.name}: {recipe.description}\n")
+        for variant in recipe.variants.values():
+            base = variant.base or f"{recipe.parent}:{variant.parent}"
+            sys.stdout.write(
+                f"  {variant.name:{width}}  from {base}  →  {', '.join(tags[recipe.name][variant.name])}\n"
+            )

@@ -1,0 +1,17 @@
+"""`llmstack images`."""
+
+from __future__ import annotations
+
+from llmstack.cli.edge import EDGE
+from llmstack.cli.options import DebugOption, JsonOption
+
+
+def images(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the images that `llmstack build` can build: recipes, their parents and variants, and the tags they get."""
+    EDGE.debug = debug
+    from llmstack.cli.build_output import print_recipes
+    from llmstack.recipes.shelf import images_folder, load_recipes
+    from llmstack.recipes.site import Site
+    from llmstack.settings import load_settings
+
+    print_recipes(load_recipes(images_folder()), Site.of(load_settings()), as_json=as_json)

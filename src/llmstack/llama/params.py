@@ -1,0 +1,123 @@
+"""What Meta's params.json tells about a checkpoint, and which Llama version it is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from llmstack.errors import IntegrityError
+
+
+class Version(StrEnum):
+    """The Llama versions whose checkpoints can be converted."""
+
+    V1 = "1"
+    V2 = "2"
+    V3 = "3"
+    V3_1 = "3.1"
+    V3_2 = "3.2"
+
+    @property
+    def tiktoken(self) -> bool:
+        """Whether the version comes with a tiktoken vocabulary; else it is a SentencePiece model."""
+        return self not in {Version.V1, Version.V2}
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the version was trained to see at once."""
+        return {Version.V1: 2048, Version.V2: 4096, Version.V3: 8192}.get(self, 131072)
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The shapes and constants of one model; `vocab_size` is None where params.json leaves it to the tokenizer."""
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    intermediate_size: int
+    norm_eps: float
+    rope_theta: float | None
+    scaled_rope: bool
+    vocab_size: int | None
+
+    @property
+    def head_dim(self) -> int:
+        """The size of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """The size of all key (or value) heads together."""
+        return self.head_dim * self.n_kv_heads
+
+
+def read_params(path: Path) -> Params:
+    """Read a params.json; raises IntegrityError, naming the entry, if it cannot be one of a Llama text model."""
+    try:
+        value = json.loads(path.read_bytes())
+        # Meta nests the entries under "model" in some releases.
+        value = value.get("model", value)
+        return _parse(value)
+    except KeyError as error:
+        raise IntegrityError(f"{path}: entry {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{path}: {error}") from error
+
+
+def _parse(value: dict[str, Any]) -> Params:
+    dim, n_layers, n_heads = (_count(value, name) for name in ("dim", "n_layers", "n_heads"))
+    n_kv_heads = n_heads if value.get("n_kv_heads") is None else _count(value, "n_kv_heads")
+    if dim % n_heads or (dim // n_heads) % 2 or n_heads % n_kv_heads:
+        raise ValueError(f"dim {dim}, n_heads {n_heads} and n_kv_heads {n_kv_heads} do not fit together")
+    multiple_of = _count(value, "multiple_of")
+    multiplier = value.get("ffn_dim_multiplier")
+    theta = value.get("rope_theta")
+    vocab_size = value.get("vocab_size", -1)
+    return Params(
+        dim=dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        intermediate_size=_intermediate_size(dim, multiple_of, 1.0 if multiplier is None else float(multiplier)),
+        norm_eps=float(value["norm_eps"]),
+        rope_theta=None if theta is None else float(theta),
+        scaled_rope=bool(value.get("use_scaled_rope", False)),
+        vocab_size=None if vocab_size in {-1, None} else _count(value, "vocab_size"),
+    )
+
+
+def _count(value: dict[str, Any], name: str) -> int:
+    number = value[name]
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{name} is {number!r}, not a positive whole number")
+    return number
+
+
+def _intermediate_size(dim: int, multiple_of: int, multiplier: float) -> int:
+    """Return the width of the feed-forward layers, rounded as Meta's reference model rounds it."""
+    size = int(multiplier * int(8 * dim / 3))
+    return multiple_of * ((size + multiple_of - 1) // multiple_of)
+
+
+def guess_version(params: Params, *, tiktoken: bool, tied: bool) -> tuple[Version, str]:
+    """Tell which version a checkpoint is of, and why.
+
+    `tiktoken`: the kind of its tokenizer.model. `tied`: its output layer holds the same numbers as its embeddings.
+    """
+    if tiktoken and params.scaled_rope:
+        if tied:
+            return Version.V3_2, "scaled rope, output tied to the embeddings"
+        return Version.V3_1, "scaled rope, output not tied to the embeddings"
+    if tiktoken:
+        return Version.V3, "a tiktoken vocabulary, no scaled rope"
+    if params.n_kv_heads != params.n_heads:
+        return Version.V2, "a SentencePiece model, grouped queries"
+    if params.norm_eps > 5e-6:
+        # LLaMA 65B alone is of version 1 and has this epsilon too.
+        return Version.V2, f"a SentencePiece model, norm_eps {params.norm_eps:g}"
+    return Version.V1, f"a SentencePiece model, norm_eps {params.norm_eps:g}"

@@ -1,0 +1,147 @@
+"""What a private site changes about every build: mirrors, proxies, its own certificate authority."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llmstack.errors import UsageError
+from llmstack.settings import Settings
+
+# Where a build finds the site's files; the last step of every Dockerfile that has them takes them away.
+SITE_FOLDER = "/opt/llmstack-site"
+
+# What follows the host in the addresses of Debian's and Ubuntu's archives, whatever mirror a base image names.
+_ARCHIVE = r"https\?://[^/ ]*/\(debian-security\|debian\|ubuntu-ports\|ubuntu\)\b"
+_APT_GET = rf"""#!/bin/sh
+# apt-get with the site's archive mirror and certificates, from a copy of /etc/apt: the image keeps its own sources.
+set -eu
+etc=$(mktemp -d)
+trap 'rm -rf "$etc"' EXIT
+cp -a /etc/apt/. "$etc"
+chmod 755 "$etc"
+if [ -f {SITE_FOLDER}/mirror.sed ]; then
+  find "$etc" \( -name '*.list' -o -name '*.sources' \) -exec sed -i -f {SITE_FOLDER}/mirror.sed {{}} +
+fi
+if [ -f {SITE_FOLDER}/ca.crt ]; then
+  cat /etc/ssl/certs/ca-certificates.crt {SITE_FOLDER}/ca.crt > "$etc/ca.crt" 2>/dev/null || true
+  echo "Acquire::https::CAInfo \"$etc/ca.crt\";" > "$etc/apt.conf.d/99llmstack-site"
+fi
+apt-get -o "Dir::Etc=$etc" "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The settings that builds have, as values.
+
+    `namespace` is where images are tagged and pushed to. `ca_cert` is a PEM file of one or more certificates, trusted
+    in the image for good. The others are used while building only: package indexes and mirrors are URLs without
+    credentials, proxies may hold some (Docker keeps them out of the image and its history), `network` is Docker's
+    network mode for build steps.
+    """
+
+    namespace: str = ""
+    pip_index: str = ""
+    pip_extra_index: tuple[str, ...] = ()
+    pip_trusted_host: tuple[str, ...] = ()
+    apt_mirror: str = ""
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    ca_cert: Path | None = None
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        for url in (self.pip_index, *self.pip_extra_index, self.apt_mirror):
+            _check_url(url)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Site:
+        """Return the settings' part that is about builds; raises UsageError for an address that cannot be used."""
+        return cls(
+            # A folder of carried images is no prefix for names that the Docker engine knows.
+            namespace="" if (settings.namespace or "").startswith("oci:") else settings.namespace or "",
+            pip_index=settings.pip_index,
+            pip_extra_index=settings.pip_extra_index,
+            pip_trusted_host=settings.pip_trusted_host,
+            apt_mirror=settings.apt_mirror,
+            http_proxy=settings.http_proxy,
+            https_proxy=settings.https_proxy,
+            no_proxy=settings.no_proxy,
+            ca_cert=settings.ca_cert,
+            network=settings.build_network,
+        )
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The proxies as Docker's predefined build arguments, which never enter an image's history."""
+        values = {"http_proxy": self.http_proxy, "https_proxy": self.https_proxy, "no_proxy": self.no_proxy}
+        return {name: value for key, value in values.items() if value for name in (key, key.upper())}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown even when a build step prints it."""
+        parts = [urlsplit(url) for url in (self.http_proxy, self.https_proxy)]
+        return tuple({part.netloc.rpartition("@")[0] for part in parts if "@" in part.netloc})
+
+    @property
+    def uses_pip(self) -> bool:
+        """Tell whether pip needs the site's configuration."""
+        return bool(self.pip_index or self.pip_extra_index or self.pip_trusted_host)
+
+    @property
+    def uses_apt(self) -> bool:
+        """Tell whether apt-get needs the site's mirror or certificates."""
+        return bool(self.apt_mirror or self.ca_cert)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what lies in SITE_FOLDER during a build; raises UsageError if the CA file is none."""
+        files: dict[str, bytes] = {}
+        if self.ca_cert:
+            files["ca.crt"] = _certificates(self.ca_cert)
+        if self.uses_pip:
+            files["pip.conf"] = self._pip_conf().encode()
+        if self.uses_apt:
+            files["apt-get"] = _APT_GET.encode()
+        if self.apt_mirror:
+            mirror = self.apt_mirror.rstrip("/").replace("\\", r"\\").replace("#", r"\#").replace("&", r"\&")
+            files["mirror.sed"] = f"s#{_ARCHIVE}#{mirror}/\\1#\n".encode()
+        return files
+
+    def _pip_conf(self) -> str:
+        lines = ["[global]"]
+        if self.pip_index:
+            lines.append(f"index-url = {self.pip_index}")
+        if self.pip_extra_index:
+            lines.append("extra-index-url =" + "".join(f"\n    {url}" for url in self.pip_extra_index))
+        if self.pip_trusted_host:
+            lines.append("trusted-host =" + "".join(f"\n    {host}" for host in self.pip_trusted_host))
+        return "\n".join(lines) + "\n"
+
+
+def _check_url(url: str) -> None:
+    if not url:
+        return
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise UsageError(
+            f"the address of {parts.hostname} holds credentials, and build settings with credentials could leak into "
+            "an image",
+            hint="use an index that needs none inside the site, or put the credentials into the proxy's address",
+        )
+    if parts.scheme not in {"http", "https"} or not parts.netloc or any(char.isspace() for char in url):
+        raise UsageError(f"{url!r} is not an http or https address")
+
+
+def _certificates(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the CA file {path} cannot be read: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise UsageError(f"{path} holds no certificate", hint="it must be a PEM file")
+    if b"PRIVATE KEY-----" in data:
+        raise UsageError(f"{path} holds a private key, which must not enter an image", hint="give the certificate only")
+    return data

@@ -1,0 +1,297 @@
+"""hf-dev on a processor: built, logged in to as people do, and searched for secrets."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import io
+import json
+import tarfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+
+import paramiko
+import pytest
+import websocket
+
+from tests.support.standin import running
+
+# In two parts, so that the search for it does not find this file.
+DEFAULT = "hgf" + "good"
+pytestmark = pytest.mark.timeout(1800)
+
+
+class Browser:
+    """A person at Jupyter's login page."""
+
+    def __init__(self, address):
+        self.root = f"http://{address}"
+        self.cookies = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies)
+        )
+
+    def get(self, path, data=None):
+        """Return the status and the body."""
+        try:
+            with self.opener.open(self.root + path, data, timeout=30) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def log_in(self, password):
+        """Fill in the login page; return the status that the kernels' API answers with afterwards."""
+        assert self.get("/login")[0] == 200
+        form = urllib.parse.urlencode({"_xsrf": self.xsrf, "password": password}).encode()
+        self.get("/login", form)
+        return self.get("/api/kernels")[0]
+
+    @property
+    def xsrf(self):
+        return next(cookie.value for cookie in self.cookies if cookie.name == "_xsrf")
+
+    def run(self, code):
+        """Start a kernel, run code in it, and return what it printed."""
+        status, body = self.get(f"/api/kernels?_xsrf={self.xsrf}", b"{}")
+        assert status == 201, body
+        kernel = json.loads(body)["id"]
+        cookie = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self.cookies)
+        socket = websocket.create_connection(
+            f"{self.root.replace('http', 'ws')}/api/kernels/{kernel}/channels", cookie=cookie, timeout=90
+        )
+        try:
+            return self._execute(socket, code)
+        finally:
+            socket.close()
+
+    @staticmethod
+    def _execute(socket, code):
+        header = {
+            "msg_id": uuid.uuid4().hex,
+            "msg_type": "execute_request",
+            "username": "",
+            "session": "t",
+            "version": "5",
+        }
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+        socket.send(json.dumps(message))
+        printed = ""
+        while True:
+            answer = json.loads(socket.recv())
+            if answer["parent_header"].get("msg_id") != header["msg_id"]:
+                continue
+            if answer["msg_type"] == "stream":
+                printed += answer["content"]["text"]
+            assert answer["msg_type"] != "error", answer["content"]
+            if answer["msg_type"] == "execute_reply":
+                assert answer["content"]["status"] == "ok"
+            if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
+                return printed
+
+
+def ssh(address, **login):
+    """Log in as root; raises paramiko's AuthenticationException."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    try:
+        client.connect(address, username="root", look_for_keys=False, allow_agent=False, timeout=30, **login)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def say(client, command):
+    """Run a command and return what it printed."""
+    _, stdout, _ = client.exec_command(command)
+    return stdout.read().decode()
+
+
+@pytest.fixture(scope="module")
+def both(shared_engine, network, hf_dev):
+    """A container started with no command and nothing set."""
+    with running(shared_engine, network, hf_dev) as container:
+        container.wait_healthy()
+        yield container
+
+
+def test_jupyter_wants_the_password_and_runs_code(both):
+    browser = Browser(f"{both.ip}:8888")
+    assert browser.get("/api/kernels")[0] == 403
+    assert browser.log_in("wrong") == 403
+    browser = Browser(f"{both.ip}:8888")
+    assert browser.log_in(DEFAULT) == 200
+    code = "import torch, transformers, os\nprint(int(torch.ones(2, 3).sum()), transformers.__version__, os.getcwd())"
+    assert browser.run(code).splitlines()[-1] == "6 5.23.0 /workspace"
+
+
+def test_ssh_wants_the_password_and_shows_the_images_environment(both):
+    with pytest.raises(paramiko.AuthenticationException):
+        ssh(both.ip, password="wrong")
+    with ssh(both.ip, password=DEFAULT) as client:
+        assert say(client, "echo $HF_HOME $HF_HUB_OFFLINE; command -v python jupyter-lab").splitlines() == [
+            "/workspace/.cache/huggingface 1",
+            "/opt/venv/bin/python",
+            "/usr/local/bin/jupyter-lab",
+        ]
+        # Login shells read /etc/profile, which sets a PATH of its own.
+        assert say(client, "bash -lc 'command -v python'") == "/opt/venv/bin/python\n"
+
+
+def test_the_default_password_is_warned_of_loudly(both):
+    assert "WARNING: this container accepts the default password, which everybody knows." in both.logs
+    assert "jupyter: set JUPYTER_PASSWORD_FILE" in both.logs
+    assert "ssh: set SSH_ROOT_PASSWORD_FILE" in both.logs
+    assert DEFAULT not in both.logs
+
+
+def test_host_keys_are_the_containers_own(both, hf_dev):
+    inside = both.exec("sh", "-c", "ls /etc/ssh").stdout
+    assert "ssh_host_ed25519_key" in inside
+    listed = both.engine.docker("run", "--rm", "--network", "none", "--entrypoint", "ls", hf_dev, "/etc/ssh").stdout
+    assert "ssh_host" not in listed
+
+
+def test_the_cache_is_where_it_should_be_and_offline_unless_asked(shared_engine, hf_dev):
+    code = (
+        "from huggingface_hub import constants as c; from transformers.utils import hub as u;"
+        "print(c.HF_HUB_CACHE, c.HF_HUB_OFFLINE, u.is_offline_mode())"
+    )
+    run = ("run", "--rm", "--network", "none")
+    offline = shared_engine.docker(*run, hf_dev, "python", "-c", code).stdout
+    assert offline == "/workspace/.cache/huggingface/hub True True\n"
+    online = shared_engine.docker(*run, "--env", "HF_HUB_OFFLINE=0", hf_dev, "python", "-c", code).stdout
+    assert online == "/workspace/.cache/huggingface/hub False False\n"
+
+
+def test_jupyter_alone_with_a_password_from_a_file(shared_engine, network, hf_dev):
+    options = ("--env", "JUPYTER_PASSWORD_FILE=/run/jupyter-password", "--env", "JUPYTER_PASSWORD=not this one")
+    command = ("jupyter-lab", "--ServerApp.port=9999", "--ServerApp.base_url=/lab-one/")
+    script = 'echo of-my-own > /run/jupyter-password; exec tini -- llmstack-entrypoint "$@"'
+    wrapped = ("-c", script, "sh", *command)
+    options += ("--env", "REFUSE_DEFAULT_PASSWORD=1", "--entrypoint", "sh")
+    with running(shared_engine, network, hf_dev, *wrapped, options=options) as container:
+        # The healthcheck follows port and base_url.
+        container.wait_healthy()
+        assert "WARNING: this container" not in container.logs
+        assert container.exec("sh", "-c", "ls /etc/ssh").stdout.count("ssh_host") == 0
+        browser = Browser(f"{container.ip}:9999")
+        browser.root += "/lab-one"
+        assert browser.log_in(DEFAULT) == 403
+        browser = Browser(f"{container.ip}:9999")
+        browser.root += "/lab-one"
+        assert browser.log_in("of-my-own") == 200
+        assert "of-my-own" not in browser.run("import os; print(dict(os.environ))")
+
+
+def test_passwords_from_the_environment_and_a_key_for_ssh(shared_engine, network, hf_dev):
+    key = paramiko.Ed25519Key.from_private_key(io.StringIO(new_key()))
+    options = (
+        *("--env", "JUPYTER_PASSWORD=of-my-own"),
+        *("--env", "SSH_KEY_ONLY=1"),
+        *("--env", f"SSH_AUTHORIZED_KEYS=ssh-ed25519 {key.get_base64()}"),
+    )
+    with running(shared_engine, network, hf_dev, options=options) as container:
+        container.wait_healthy()
+        assert "WARNING: this container" not in container.logs
+        with pytest.raises(paramiko.AuthenticationException):
+            ssh(container.ip, password=DEFAULT)
+        with ssh(container.ip, pkey=key) as client:
+            assert "of-my-own" not in say(client, "env; cat /etc/environment")
+        assert Browser(f"{container.ip}:8888").log_in("of-my-own") == 200
+
+
+def test_an_ssh_password_of_ones_own_replaces_the_default(shared_engine, network, hf_dev):
+    options = ("--env", "SSH_ROOT_PASSWORD=of-my-own")
+    with running(shared_engine, network, hf_dev, options=options) as container:
+        container.wait_healthy()
+        assert "jupyter: set" in container.logs
+        assert "ssh: set" not in container.logs
+        with pytest.raises(paramiko.AuthenticationException):
+            ssh(container.ip, password=DEFAULT)
+        with ssh(container.ip, password="of-my-own") as client:
+            assert say(client, "id -u") == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        (["REFUSE_DEFAULT_PASSWORD=1"], "the default password is in force for jupyter, ssh"),
+        (["REFUSE_DEFAULT_PASSWORD=1", "JUPYTER_PASSWORD=x"], "the default password is in force for ssh"),
+        (["JUPYTER_PASSWORD="], "JUPYTER_PASSWORD is empty"),
+        (["JUPYTER_PASSWORD_FILE=/no/such"], "/no/such cannot be read"),
+        (["SSH_KEY_ONLY=1"], "there is no key"),
+    ],
+)
+def test_what_cannot_be_safe_does_not_start(shared_engine, network, hf_dev, variables, why):
+    options = tuple(part for variable in variables for part in ("--env", variable))
+    with running(shared_engine, network, hf_dev, options=options) as container:
+        assert container.wait_ended() == 78
+        assert why in container.logs
+
+
+def test_any_uid_runs_jupyter(shared_engine, network, hf_dev):
+    with running(shared_engine, network, hf_dev, options=("--user", "1000:100")) as container:
+        container.wait_healthy()
+        assert "sshd needs root" in container.logs
+        browser = Browser(f"{container.ip}:8888")
+        assert browser.log_in(DEFAULT) == 200
+        assert (
+            browser.run("import os; print(os.getuid(), os.access(os.path.expanduser('~'), os.W_OK))") == "1000 True\n"
+        )
+
+
+def test_another_command_starts_neither(shared_engine, hf_dev):
+    done = shared_engine.docker(
+        "run", "--rm", "--network", "none", "--env", "REFUSE_DEFAULT_PASSWORD=1", hf_dev, "echo", "only this"
+    )
+    assert (done.stdout, done.stderr) == ("only this\n", "")
+
+
+@pytest.mark.parametrize("name", ["hf:cpu", "hf-dev:cpu"])
+def test_no_password_token_or_setting_of_the_site_in_the_image(shared_engine, hf_dev, name):
+    assert hf_dev
+    told = (
+        shared_engine.docker("history", "--no-trunc", name).stdout
+        + shared_engine.docker("image", "inspect", name).stdout
+    )
+    assert DEFAULT not in told
+    assert "HF_TOKEN" not in told
+    assert "_proxy" not in told.lower()
+    assert "PIP_INDEX_URL" not in told
+    [config] = json.loads(shared_engine.docker("image", "inspect", name).stdout)
+    variables = dict(variable.split("=", 1) for variable in config["Config"]["Env"])
+    assert not [key for key in variables if "PASSWORD" in key or "TOKEN" in key]
+
+
+def test_the_default_password_is_in_no_file_of_any_layer(shared_engine, hf_dev, tmp_path):
+    shared_engine.docker("save", "--output", str(tmp_path / "image.tar"), hf_dev)
+    with tarfile.open(tmp_path / "image.tar") as image:
+        assert [name for name, content in small_files(image) if DEFAULT.encode() in content] == []
+
+
+def small_files(image):
+    """Yield the files of an image's layers; packages' own code and what is large cannot be llmstack's doing."""
+    for member in image:
+        if not member.name.endswith("layer.tar"):
+            yield member.name, image.extractfile(member).read() if member.isfile() else b""
+            continue
+        with tarfile.open(fileobj=image.extractfile(member), mode="r:") as layer:
+            for item in layer:
+                if item.isfile() and item.size < 100_000 and "/site-packages/" not in item.name:
+                    yield item.name, layer.extractfile(item).read()
+
+
+def new_key():
+    """Return a fresh ed25519 key as OpenSSH keeps it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return (
+        ed25519.Ed25519PrivateKey.generate()
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        .decode()
+    )

@@ -1,0 +1,97 @@
+"""What the tests of the conversion share: Meta's reference model and both kinds of tokenizer, all made on the spot."""
+
+import base64
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+NEEDED = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "sentencepiece",
+    "tiktoken",
+    "fairscale",
+    "llama_models",
+)
+
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+if missing:
+    raise pytest.UsageError(
+        f"tests/llama needs {', '.join(missing)}: install tests/llama/requirements.txt as its head says, "
+        "or leave these tests out with --ignore=tests/llama"
+    )
+
+from llama_cases import CASES, TEXTS, Checkpoint  # noqa: E402 - it needs what has been checked for
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory):
+    """Train a SentencePiece model with the settings of Llama's."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(text for text in TEXTS for _ in range(4)), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=700,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=0.98,
+        minloglevel=2,
+    )
+    return folder / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def tiktoken_model(tmp_path_factory):
+    """Write a tiny tiktoken vocabulary: the bytes, and some pairs of them."""
+    tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" the", b"in", b"er", b"an"]
+    path = tmp_path_factory.mktemp("tiktoken") / "tokenizer.model"
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def meta_tokenizer_model():
+    """Return Llama 3's real vocabulary, which the llama-models package carries."""
+    spec = importlib.util.find_spec("llama_models")
+    return Path(spec.origin).parent / "llama3/tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory, sentencepiece_model, tiktoken_model):
+    """Let Meta's model make all checkpoints; return them by name."""
+    folder = tmp_path_factory.mktemp("meta")
+    made = {}
+    for case in CASES.values():
+        tokenizer, size = (sentencepiece_model, 700) if case.version in {"1", "2"} else (tiktoken_model, 262 + 256)
+        made[case.name] = (
+            Checkpoint(case, folder / case.name, tokenizer),
+            json.dumps(asdict(case) | {"vocab_size": size}),
+        )
+    for shards in (1, 2):
+        texts = [text for checkpoint, text in made.values() if checkpoint.case.shards == shards]
+        command = [sys.executable, str(Path(__file__).with_name("meta_reference.py"))]
+        ranks = [
+            subprocess.Popen([*command, str(rank), str(shards), str(folder), *texts], stderr=subprocess.PIPE)
+            for rank in range(shards)
+        ]
+        for process in ranks:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors.decode()
+    for checkpoint, _ in made.values():
+        (checkpoint.folder / "tokenizer.model").write_bytes(checkpoint.tokenizer.read_bytes())
+    return {name: checkpoint for name, (checkpoint, _) in made.items()}

@@ -1,0 +1,141 @@
+"""Archives are read in place; what is wrong with one is told. (Round trips are in tests/extract.)"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from llmstack.errors import IntegrityError, LlmstackError, NotFoundError, UsageError
+from llmstack.oci.archive import DockerArchive, OciArchive
+from llmstack.oci.spec import LAYER_GZIP, LAYER_TAR, Descriptor, Manifest
+from llmstack.oci.store import read_verified
+from tests.support.layers import file, hardlink, image, symlink, tar
+
+LAYERS = [tar(file("REPO/a", b"a" * 3000)), tar(file("REPO/b", b"b"))]
+
+
+def docker_archive(path: Path, *, links: str = "", compress: bool = False, **manifest: object) -> Path:
+    """Write what `docker save` of 20.10 writes: folders of layers, the second of them a link if `links` says so."""
+    tars = [gzip.compress(layer) if compress else layer for layer in LAYERS]
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS]
+    config = json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
+    entries = [file("one/layer.tar", tars[0]), file("one/VERSION", b"1.0")]
+    if links:
+        make = {
+            "symlink": symlink("two/layer.tar", "../elsewhere/layer.tar"),
+            "hardlink": hardlink("two/layer.tar", "elsewhere/layer.tar"),
+        }
+        entries += [make[links], file("elsewhere/layer.tar", tars[1])]
+    else:
+        entries.append(file("two/layer.tar", tars[1]))
+    listed = {"Config": "c.json", "RepoTags": ["a/b:c"], "Layers": ["one/layer.tar", "two/layer.tar"], **manifest}
+    entries += [file("c.json", config), file("manifest.json", json.dumps([listed]).encode())]
+    path.write_bytes(tar(*entries))
+    return path
+
+
+@pytest.mark.parametrize("links", ["", "symlink", "hardlink"])
+def test_a_docker_archive(tmp_path, links):
+    archive = DockerArchive(docker_archive(tmp_path / "x.tar", links=links))
+    assert archive.tags() == ["a/b:c"]
+    for name in ("", "a/b:c", "docker.io/a/b:c", "c"):
+        manifest = Manifest.parse(archive.manifest(name))
+        assert [layer.media_type for layer in manifest.layers] == [LAYER_TAR, LAYER_TAR]
+        assert [read_verified(archive, layer, 10**6) for layer in manifest.layers] == LAYERS
+    assert b"".join(archive.read_blob(manifest.layers[0], 512, 520)) == b"a" * 8
+    assert archive.manifest(archive.manifest("").digest) == archive.manifest("")
+
+
+def test_a_docker_archive_of_compressed_layers(tmp_path):
+    archive = DockerArchive(docker_archive(tmp_path / "x.tar", compress=True))
+    manifest = Manifest.parse(archive.manifest(""))
+    assert [layer.media_type for layer in manifest.layers] == [LAYER_GZIP, LAYER_GZIP]
+    assert all(read_verified(archive, layer, 10**6)[:2] == b"\x1f\x8b" for layer in manifest.layers)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"Layers": ["one/layer.tar"]},
+        {"Layers": ["none", "one/layer.tar"]},
+        {"Config": "../c"},
+        {"Layers": 5},
+        {"Layers": None},
+    ],
+    ids=str,
+)
+def test_docker_archives_that_lie(tmp_path, manifest):
+    with pytest.raises(IntegrityError):
+        DockerArchive(docker_archive(tmp_path / "x.tar", **manifest)).manifest("")
+
+
+def test_blobs_that_are_not_there(tmp_path):
+    archive = DockerArchive(docker_archive(tmp_path / "x.tar"))
+    manifest = Manifest.parse(archive.manifest(""))
+    with pytest.raises(NotFoundError):
+        next(archive.read_blob(Descriptor(LAYER_TAR, archive.manifest("").digest, 1)))
+    with pytest.raises(IntegrityError, match="bytes long"):
+        next(archive.read_blob(Descriptor(LAYER_TAR, manifest.layers[0].digest, 1)))
+
+
+@pytest.mark.parametrize("kind", [DockerArchive, OciArchive])
+@pytest.mark.parametrize(
+    ("compress", "program"),
+    [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")],
+)
+def test_compressed_archives(tmp_path, kind, compress, program):
+    path = tmp_path / "x.tar.z"
+    path.write_bytes(compress(docker_archive(tmp_path / "x.tar").read_bytes()))
+    with pytest.raises(UsageError) as caught:
+        kind(path).manifest("")
+    assert program in (caught.value.hint or "")
+
+
+def test_the_wrong_transport(tmp_path):
+    docker = docker_archive(tmp_path / "docker.tar")
+    with pytest.raises(UsageError) as caught:
+        OciArchive(docker).manifest("")
+    assert "docker-archive:" in (caught.value.hint or "")
+    image(tmp_path / "layout", *LAYERS)
+    with tarfile.open(tmp_path / "oci.tar", "w") as archive:
+        archive.add(tmp_path / "layout", ".")
+    with pytest.raises(UsageError) as caught:
+        DockerArchive(tmp_path / "oci.tar").manifest("")
+    assert "oci-archive:" in (caught.value.hint or "")
+    manifest = Manifest.parse(OciArchive(tmp_path / "oci.tar").manifest("latest"))
+    assert [read_verified(OciArchive(tmp_path / "oci.tar"), layer, 10**6) for layer in manifest.layers] == LAYERS
+
+
+@pytest.mark.parametrize("kind", [DockerArchive, OciArchive])
+def test_what_is_no_archive(tmp_path, kind):
+    (tmp_path / "text").write_bytes(b"not a tar at all" * 100)
+    (tmp_path / "empty").write_bytes(b"")
+    whole = docker_archive(tmp_path / "whole.tar").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:2000])
+    for name in ("text", "empty", "cut"):
+        with pytest.raises(LlmstackError):
+            kind(tmp_path / name).manifest("")
+    with pytest.raises(UsageError, match="folder"):
+        kind(tmp_path).manifest("")
+    with pytest.raises(NotFoundError):
+        kind(tmp_path / "none").manifest("")
+
+
+def test_an_archive_of_another_tar_format(tmp_path):
+    """Names over 100 bytes and members over 8 GiB are written as GNU or PAX; tarfile reads both."""
+    data = docker_archive(tmp_path / "x.tar").read_bytes()
+    with (
+        tarfile.open(fileobj=io.BytesIO(data)) as old,
+        tarfile.open(tmp_path / "gnu.tar", "w", format=tarfile.GNU_FORMAT) as new,
+    ):
+        for member in old:
+            new.addfile(member, old.extractfile(member))
+    assert DockerArchive(tmp_path / "gnu.tar").tags() == ["a/b:c"]

@@ -1,0 +1,123 @@
+"""A Debian base image made on the spot, and containers in a network without a way out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.engine import Engine
+from tests.support.process import RigError, need
+
+SUITE = "bookworm"
+DEBIAN = f"llmstack-test-debian:{SUITE}"
+# Git ignores it; the next run finds the base there.
+CACHE = Path(__file__).parents[2] / ".rig" / f"debian-{SUITE}.tar"
+NOT_WANTED = ("./dev/*", "./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*", "./etc/resolv.conf")
+READY_IN = 120.0
+
+
+def import_debian(engine: Engine) -> str:
+    """Put a minimal Debian into the engine, as lean as Docker Hub's slim one; return its name."""
+    if engine.docker("image", "inspect", DEBIAN, check=False).returncode:
+        engine.docker("import", str(_debian_tar()), DEBIAN)
+    return DEBIAN
+
+
+def _debian_tar() -> Path:
+    if not CACHE.exists():
+        CACHE.parent.mkdir(exist_ok=True)
+        root, part = CACHE.parent / f"root-{uuid.uuid4().hex}", CACHE.with_suffix(f".{uuid.uuid4().hex}")
+        try:
+            _run([need("debootstrap", "debootstrap"), "--variant=minbase", SUITE, str(root)])
+            _run(["tar", "-C", str(root), *(f"--exclude={path}" for path in NOT_WANTED), "-cf", str(part), "."])
+            part.rename(CACHE)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+            part.unlink(missing_ok=True)
+    return CACHE
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RigError(f"{command[0]}: exit code {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that was started; `ip` is its address in the network without a way out."""
+
+    engine: Engine
+    name: str
+
+    @property
+    def state(self) -> dict[str, Any]:
+        inspected: dict[str, Any] = self.inspect()["State"]
+        return inspected
+
+    @property
+    def ip(self) -> str:
+        networks = self.inspect()["NetworkSettings"]["Networks"]
+        return str(next(iter(networks.values()))["IPAddress"])
+
+    @property
+    def logs(self) -> str:
+        done = self.engine.docker("logs", self.name)
+        return done.stdout + done.stderr
+
+    def inspect(self) -> dict[str, Any]:
+        [value] = json.loads(self.engine.docker("container", "inspect", self.name).stdout)
+        assert isinstance(value, dict)
+        return value
+
+    def exec(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command inside."""
+        return self.engine.docker("exec", self.name, *command, check=check)
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Return when `ready`; a container that ends before is a failure that shows its log."""
+        deadline = time.monotonic() + READY_IN
+        while not ready():
+            if self.state["Status"] == "exited" or time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} is {self.state['Status']} and not ready:\n{self.logs}")
+            time.sleep(0.2)
+
+    def wait_healthy(self) -> None:
+        """Return when the image's own healthcheck has passed."""
+        self.wait(lambda: self.state["Health"]["Status"] == "healthy")
+
+    def wait_ended(self) -> int:
+        """Return the exit code."""
+        return int(self.engine.docker("wait", self.name).stdout)
+
+
+@contextlib.contextmanager
+def closed_network(engine: Engine) -> Iterator[str]:
+    """Make a network that leads nowhere, only to this machine."""
+    name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
+    engine.docker("network", "create", "--internal", name)
+    try:
+        yield name
+    finally:
+        engine.docker("network", "rm", name)
+
+
+@contextlib.contextmanager
+def running(
+    engine: Engine, network: str, image: str, *command: str, options: tuple[str, ...] = ()
+) -> Iterator[Container]:
+    """Start a container and remove it in the end."""
+    name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
+    engine.docker("run", "--detach", "--name", name, "--network", network, *options, image, *command)
+    try:
+        yield Container(engine, name)
+    finally:
+        engine.docker("rm", "--force", "--volumes", name)

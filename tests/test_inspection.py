@@ -1,0 +1,152 @@
+"""list, inspect and verify: what a namespace holds, what an image holds, and whether every byte is right."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from threading import Event
+
+import pytest
+
+from llmstack.carried.locate import locate
+from llmstack.carried.naming import Namespace
+from llmstack.carried.source import open_source
+from llmstack.errors import UsageError
+from llmstack.inspection import inspect, list_images, verify
+from llmstack.net import Client
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Reference
+from tests.extract.support import FILES, Heard, registries
+from tests.support.carried import COMMIT, carry
+from tests.support.layers import file, image, tar
+
+NOWHERE = Namespace.parse("oci:/nowhere")
+
+
+@contextmanager
+def opened(argument: str, source: str | None = None):
+    with closing(Client()) as client:
+        wanted = locate(argument, source, "model", NOWHERE)
+        with open_source(wanted, registries(client), lambda _: None) as found:
+            yield found
+
+
+def checked(argument: str, source: str | None = None):
+    heard = Heard()
+    with opened(argument, source) as found:
+        return verify(found, heard, Event(), 3), heard
+
+
+@pytest.fixture
+def carried(tmp_path, busybox_base):
+    folder = tmp_path / "carried"
+    carry(Layout(folder / "models"), "org--model", FILES, base=f"oci:{busybox_base}")
+    return folder
+
+
+def blob_of(folder, index, path):
+    layer = next(file.layer for file in index.files if file.path == path)
+    return folder / "models/blobs/sha256" / layer.hex
+
+
+def test_listing_a_registry(registry):
+    namespace = registry.namespace()
+    with closing(Client()) as client:
+        for repo_type in ("model", "dataset"):
+            store = registries(client).repository(Reference.parse(f"{namespace}/{repo_type}s"), write=True)
+            for number in range(5):
+                carry(store, f"org--{repo_type}{number}", {"a": b"a"}, repo_id=f"org/{repo_type}{number}")
+        registry.served()
+        found = list_images(namespace, NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
+        # Two lists of tags, and two documents for each.
+        assert len([request for request in registry.served() if request.status == 200]) <= 2 + 2 * 10 + 1
+        assert list_images(registry.namespace(), NOWHERE, ["model"], registries(client), Event(), 4) == []
+    assert [entry.repo_id for entry in found] == [f"org/{kind}{n}" for kind in ("model", "dataset") for n in range(5)]
+    first = found[0]
+    assert first.image == f"{namespace}/models:org--model0"
+    assert (first.commit, first.license, first.revision) == (COMMIT, "mit", "main")
+    assert first.created == "2024-05-06T07:08:09+00:00"
+    assert first.size is not None
+    assert first.error is None
+
+
+def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
+    layout = Layout(carried / "models")
+    index = carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
+    assert index.files
+    (carried / "models/blobs/sha256" / layout.manifest("broken").digest.hex).write_bytes(b"{}")
+    with closing(Client()) as client:
+        found = list_images(f"oci:{carried}", NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
+        foreign = list_images(
+            image(tmp_path / "other", tar(file("REPO/a", b"a"))).rpartition(":")[0],
+            NOWHERE,
+            [],
+            registries(client),
+            Event(),
+            4,
+        )
+        with pytest.raises(UsageError, match="engine"):
+            list_images("docker-daemon:", NOWHERE, ["model"], registries(client), Event(), 4)
+    assert [(entry.repo_id, bool(entry.error)) for entry in found] == [(None, True), ("org/model", False)]
+    assert [(entry.image, entry.repo_id) for entry in foreign] == [(f"oci:{tmp_path}/other:latest", None)]
+
+
+def test_inspecting(carried):
+    with opened("org/model", f"oci:{carried}") as source:
+        details = inspect(source)
+    assert details.index is not None
+    assert details.index.commit == COMMIT
+    assert {file.path: file.size for file in details.files} == {path: len(data) for path, data in FILES.items()}
+    assert details.platforms == ("linux/amd64", "linux/arm64/v8")
+    assert details.digest == Layout(carried / "models").manifest("org--model").digest
+    assert details.layers[0].files == 0
+    assert sum(layer.files for layer in details.layers) == len(FILES)
+    assert details.labels["dev.llmstack.repo-id"] == "org/model"
+
+
+def test_inspecting_in_the_engine(registry, engine):
+    there = f"{registry.namespace()}/models:org--model"
+    with closing(Client()) as client:
+        store = registries(client).repository(Reference.parse(there), write=True)
+        carry(store, "org--model", FILES)
+    engine.docker("pull", there)
+    with opened(f"docker-daemon:{there}") as source:
+        details = inspect(source)
+    assert len(details.files) == len(FILES)
+    result, _ = checked(f"docker-daemon:{there}")
+    assert result.ok
+    assert result.files == len(FILES)
+
+
+def test_everything_is_right(carried):
+    before = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
+    result, heard = checked("org/model", f"oci:{carried}")
+    assert result.ok
+    assert result.files == len(FILES)
+    assert result.bytes_read == heard.advanced > sum(map(len, FILES.values()))
+    assert {path: path.stat().st_mtime_ns for path in carried.rglob("*")} == before
+
+
+@pytest.mark.parametrize("place", [0, 600, 1_000_000, -1])
+def test_one_wrong_byte(carried, place):
+    with opened("org/model", f"oci:{carried}") as source:
+        blob = blob_of(carried, source.index, "big.safetensors")
+    data = bytearray(blob.read_bytes())
+    data[place] ^= 1
+    blob.write_bytes(data)
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert not result.ok
+
+
+def test_the_other_platforms_base_is_verified_too(carried):
+    layout = Layout(carried / "models")
+    arm = layout.manifest(layout.manifest("org--model").json()["manifests"][1]["digest"]).json()["layers"][0]["digest"]
+    blob = carried / "models/blobs/sha256" / arm[7:]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert [arm in problem for problem in result.problems] == [True]
+
+
+def test_other_images_have_their_layers_verified(tmp_path):
+    name = image(tmp_path / "other", tar(file("REPO/a", b"a")), compression="gzip")
+    result, _ = checked(name)
+    assert (result.ok, result.files, result.layers) == (True, 0, 1)
