@@ -20,6 +20,7 @@ def write_wheel(folder, name, version, headers=""):
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{headers}\nText with Requires-Python: no\n"
         )
         archive.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
+        archive.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
     return path
 
 
