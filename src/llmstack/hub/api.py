@@ -52,16 +52,16 @@ class Hub:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._token = get_token()
+        self.token = get_token()
         self.endpoint = constants.ENDPOINT.rstrip("/")
         self._api = HfApi(
             endpoint=self.endpoint,
-            token=self._token or False,
+            token=self.token or False,
             library_name="llmstack",
             library_version=__version__,
         )
         self._headers = build_hf_headers(
-            token=self._token or False, library_name="llmstack", library_version=__version__
+            token=self.token or False, library_name="llmstack", library_version=__version__
         )
         # huggingface_hub waits for ever on a server that fell silent.
         get_session().timeout = READ_TIMEOUT
@@ -90,7 +90,7 @@ class Hub:
         """List the commit's files: a request per thousand files, and one for the commit's date."""
         with _at_source():
             files = sorted(self._tree(info), key=lambda file: file.path.encode(errors="surrogatepass"))
-            return Snapshot(info, self._commit_date(info), tuple(files))
+            return Snapshot(info, self.commit_date(info), tuple(files))
 
     def read(
         self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
@@ -162,7 +162,7 @@ class Hub:
                 return
             url, headers = redirected(url, following[1], headers)
 
-    def _commit_date(self, info: RepoInfo) -> str:
+    def commit_date(self, info: RepoInfo) -> str:
         """Return the commit's own date; `last_modified` moves with the repo, and an image must not.
 
         HfApi.list_repo_commits would page through the whole history, so the first page is asked for here.
@@ -226,17 +226,17 @@ class Hub:
                 backoff.wait(UnavailableError(f"{what}: {error}", side="source"))
 
     def _not_found(self, repo_id: str, repo_type: RepoType) -> LlmstackError:
-        if self._token and not self._token_is_good():
+        if self.token and not self._token_is_good():
             return NotAuthorisedError(
                 f"{display_url(self.endpoint)} does not accept the token",
                 hint="check HF_TOKEN, or log in again with: hf auth login",
                 side="source",
             )
-        kind = "token may not see it" if self._token else "if it is private, set HF_TOKEN"
+        kind = "token may not see it" if self.token else "if it is private, set HF_TOKEN"
         other = "--type dataset" if repo_type == "model" else "--type model"
         return NotFoundError(
             f"{repo_type} {repo_id} is not on {display_url(self.endpoint)}",
-            hint=f"check the spelling; {'your ' if self._token else ''}{kind}; or is it {other}?",
+            hint=f"check the spelling; {'your ' if self.token else ''}{kind}; or is it {other}?",
             side="source",
         )
 
@@ -248,7 +248,7 @@ class Hub:
 
     def _gated(self, repo_id: str, repo_type: RepoType) -> NotAuthorisedError:
         hint = f"accept its licence on {self._page(repo_id, repo_type)}"
-        hint += " with the account of your token" if self._token else ", then set HF_TOKEN or run: hf auth login"
+        hint += " with the account of your token" if self.token else ", then set HF_TOKEN or run: hf auth login"
         return NotAuthorisedError(f"{repo_type} {repo_id} is gated", hint=hint, side="source")
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
