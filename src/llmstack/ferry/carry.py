@@ -14,7 +14,7 @@ from llmstack.carried.naming import tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import IntegrityError, LlmstackError, UsageError
+from llmstack.errors import UsageError, on_side
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
@@ -83,20 +83,23 @@ class Carrier:
         """
         tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
-        own = None if force else read_earlier(store, tag)
+        with on_side("destination"):
+            own = None if force else read_earlier(store, tag)
         if own and _is_current(own.index, info, wanted.selection):
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
         _check_files(files)
         base = get_base()
-        newest = None if force or tag == main else read_earlier(store, main)
+        with on_side("destination"):
+            newest = None if force or tag == main else read_earlier(store, main)
         held = HeldLayers(image for image in (newest, own) if image)
         room = MAX_LAYERS - base.depth - 1
         if room < 2:
             raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
         layers = [LayerPlan(layer, held.find(layer)) for layer in plan(files, Limits(layers=room))]
-        layers = [_if_still_there(layer, store) for layer in layers]
+        with on_side("destination"):
+            layers = [_if_still_there(layer, store) for layer in layers]
         moving = sum(file.size for entry in layers if not entry.held for file in entry.layer.files)
         total = sum(file.size for file in files)
         if dry_run:
@@ -135,10 +138,8 @@ class Carrier:
         task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
         try:
             stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
-            digest, _ = store.write_blob(stream)
-        except LlmstackError as error:
-            error.side = error.side or "destination"
-            raise
+            with on_side("destination"):
+                digest, _ = store.write_blob(stream)
         finally:
             task.done()
         return tuple(
@@ -169,7 +170,7 @@ def _publish(
         selection=wanted.selection,
         files=tuple(sorted((file for group in indexed for file in group), key=lambda file: file.path.encode())),
     )
-    try:
+    with on_side("destination"):
         if base.source:
             for layer in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
                 copy_blob(layer, base.source, store)
@@ -182,9 +183,6 @@ def _publish(
         for document in assembled.manifests:
             store.put_manifest(document)
         store.put_manifest(assembled.index, tag)
-    except LlmstackError as error:
-        error.side = error.side or "destination"
-        raise
     return assembled.index.digest
 
 
@@ -202,11 +200,8 @@ def _layer_descriptor(layer: PlannedLayer, digest: Digest) -> Descriptor:
 
 def _check_files(files: Sequence[HubFile]) -> None:
     """Refuse what the hub may not list, and what no image can hold."""
-    try:
+    with on_side("source"):
         check_paths(file.path for file in files)
-    except IntegrityError as error:
-        error.side = "source"
-        raise
     for file in files:
         if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
             raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")
