@@ -47,9 +47,12 @@ def test_ended_at_any_moment(source, tmp_path, number, count):
     wait_for_files(out, count, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode in {0, -9, 130, 143}
+    assert process.returncode in {0, -number, 128 + number}
     assert "Traceback" not in err
     left = contents(out) if out.exists() else {}
+    if process.returncode == -number and number != signal.SIGKILL:
+        # Only when all is done, and Python has put the signal handlers away, does the signal itself end it.
+        assert left == expected
     assert all(data == expected[path] for path, data in left.items() if not path.startswith(".llmstack-partial/"))
     again = run_llmstack("extract", "org/model", out, "--from", source, "--json")
     assert again.code == 0

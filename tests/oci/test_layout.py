@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
-from llmstack.oci.layout import REF_NAME, Layout, find_manifest, split_tag, tags_of
+from llmstack.oci.layout import REF_NAME, Layout, find_manifest, tags_of
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest
 from llmstack.oci.store import copy_blob, read_verified, write_bytes
@@ -269,18 +269,3 @@ def test_entries_of_others_are_kept(layout: Layout):
         {"org.example": "kept", REF_NAME: "b"},
         {REF_NAME: "c"},
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "tag"),
-    [
-        ("a", "a", None),
-        ("a:b", "a", "b"),
-        ("/a/b:c", "/a/b", "c"),
-        ("/a:b/c", "/a:b/c", None),
-        ("/a:b/c:d", "/a:b/c", "d"),
-        ("a:", "a", ""),
-    ],
-)
-def test_a_path_and_a_tag(text: str, path: str, tag: str | None):
-    assert split_tag(text) == (path, tag)

@@ -14,6 +14,7 @@ from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
+MAX_REPO_ID = 96
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
@@ -22,7 +23,8 @@ _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 
 def check_repo_id(repo_id: str) -> str:
     """Return `repo_id` if it is `owner/name` or `name` as the Hub allows them; raises UsageError."""
-    if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or len(repo_id) > 96:
+    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git") or len(repo_id) > MAX_REPO_ID
+    if wrong or not _REPO_ID.fullmatch(repo_id):
         raise UsageError(
             f"{repo_id!r} is not a Hugging Face repo id",
             hint="it is owner/name, as in facebook/opt-125m; a revision follows after @",

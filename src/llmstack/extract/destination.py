@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -73,7 +73,8 @@ class Destination:
         self._root = -1
         self._work = -1
         self._lock = -1
-        self._mutex = threading.Lock()
+        # The folder that each thread wrote into last: neighbours in a repo are neighbours in time.
+        self._last: dict[int, tuple[str, int]] = {}
 
     def __enter__(self) -> Destination:
         """Make the folder and take its lock; raises UnavailableError if another process holds it."""
@@ -99,7 +100,7 @@ class Destination:
             os.unlink(_LOCK, dir_fd=self._work)
         with contextlib.suppress(OSError):
             os.rmdir(WORK_FOLDER, dir_fd=self._root)
-        for descriptor in (self._lock, self._work, self._root):
+        for descriptor in (*(last for _, last in self._last.values()), self._lock, self._work, self._root):
             os.close(descriptor)
 
     def free(self) -> int:
@@ -121,7 +122,7 @@ class Destination:
         """Tell whether a file is there, whole; `tell` hears how many bytes were read for it, negative if in vain."""
         with disk_errors(self.folder / path), contextlib.ExitStack() as stack:
             try:
-                parent, name = stack.enter_context(self._parent(path, make=False))
+                parent, name = stack.enter_context(self._existing_parent(path))
                 descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
             except OSError as error:
                 if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
@@ -168,23 +169,29 @@ class Destination:
 
     def place(self, part: Part, path: str) -> None:
         """Give a part that is whole its place."""
-        with disk_errors(self.folder / path), self._parent(path) as (parent, name):
+        with disk_errors(self.folder / path):
+            parent, name = self._parent(path)
             os.replace(part.name, name, src_dir_fd=self._work, dst_dir_fd=parent)
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a small file whole."""
+    def write(self, path: str, chunks: Iterable[bytes]) -> None:
+        """Write a file whole."""
         with self.part(path) as part:
             part.restart()
-            part.write(data)
+            for chunk in chunks:
+                part.write(chunk)
             self.place(part, path)
 
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link, in the place of whatever link or file is there."""
-        name = _part_name(path)
-        with disk_errors(self.folder / path), self._parent(path) as (parent, last):
+        with disk_errors(self.folder / path):
+            parent, last = self._parent(path)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, last, dir_fd=parent)
+                return
             with contextlib.suppress(OSError):
                 if os.readlink(last, dir_fd=parent) == target:
                     return
+            name = _part_name(path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
             os.symlink(target, name, dir_fd=self._work)
@@ -193,7 +200,7 @@ class Destination:
     def twin(self, existing: str, path: str) -> None:
         """Make `path` the same file as one that this run has written; a copy where the disk cannot do that."""
         name = _part_name(path)
-        with disk_errors(self.folder / path), self._parent(existing, make=False) as (source, source_name):
+        with disk_errors(self.folder / path), self._existing_parent(existing) as (source, source_name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
             try:
@@ -203,11 +210,11 @@ class Destination:
                     raise
                 self._copy(source, source_name, path)
                 return
-            with self._parent(path) as (parent, last):
-                os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
-                # A rename onto another name of the same file does nothing (POSIX rename).
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self._work)
+            parent, last = self._parent(path)
+            os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
+            # A rename onto another name of the same file does nothing (POSIX rename).
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._work)
 
     def folds_case(self) -> bool:
         """Tell whether the disk takes `a` and `A` for the same name."""
@@ -232,22 +239,42 @@ class Destination:
         finally:
             os.close(descriptor)
 
+    def _parent(self, path: str) -> tuple[int, str]:
+        """Return the folder that a path lies in, made where need be, and the last part of the path.
+
+        The folder stays open until this thread asks for another one.
+        """
+        folders, name = _split(path)
+        folder, thread = "/".join(folders), threading.get_ident()
+        last = self._last.get(thread)
+        if last is None or last[0] != folder:
+            opened = self._walk(folders, path, make=True)
+            if last is not None:
+                os.close(last[1])
+            last = self._last[thread] = (folder, opened)
+        return last[1], name
+
     @contextlib.contextmanager
-    def _parent(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
-        """Open the folder that a path lies in, from the root down, following no link."""
-        parts = path.split("/")
-        *folders, name = parts
-        if parts[0] == WORK_FOLDER or any(part in {"", ".", ".."} for part in parts):
-            raise IntegrityError(f"{path!r} is not a path to be written to")
+    def _existing_parent(self, path: str) -> Iterator[tuple[int, str]]:
+        folders, name = _split(path)
+        descriptor = self._walk(folders, path, make=False)
+        try:
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def _walk(self, folders: list[str], path: str, *, make: bool) -> int:
+        """Open a folder from the root down, following no link."""
         descriptor = os.dup(self._root)
         try:
             for folder in folders:
                 inner = self._enter(descriptor, folder, path, make=make)
                 os.close(descriptor)
                 descriptor = inner
-            yield descriptor, name
-        finally:
+        except BaseException:
             os.close(descriptor)
+            raise
+        return descriptor
 
     def _enter(self, parent: int, folder: str, path: str, *, make: bool) -> int:
         try:
@@ -303,6 +330,13 @@ class Destination:
                 hint="wait until it is done, or name another folder",
                 side="destination",
             ) from error
+
+
+def _split(path: str) -> tuple[list[str], str]:
+    parts = path.split("/")
+    if parts[0] == WORK_FOLDER or any(part in {"", ".", ".."} for part in parts):
+        raise IntegrityError(f"{path!r} is not a path to be written to")
+    return parts[:-1], parts[-1]
 
 
 def _part_name(key: str) -> str:

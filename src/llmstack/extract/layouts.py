@@ -82,10 +82,10 @@ class CacheLayout:
         for file in files:
             destination.symlink(*cache.snapshot_link(index.commit, file.path, file.oid))
         if index.selection == NO_SELECTION:
-            listed = [HubFile(file.path, file.size, file.oid) for file in index.files]
+            listed = (HubFile(file.path, file.size, file.oid) for file in index.files)
             destination.write(f"trees/{index.commit}.json", cache.tree_listing(listed))
         if index.revision != index.commit:
-            destination.write(f"refs/{check_path(index.revision)}", index.commit.encode())
+            destination.write(f"refs/{check_path(index.revision)}", [index.commit.encode()])
         tag = self._root / cache.CACHEDIR_TAG
         with disk_errors(tag), contextlib.suppress(FileExistsError):
             descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

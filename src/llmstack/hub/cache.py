@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,15 @@ def snapshot_link(commit: str, path: str, oid: str) -> tuple[str, str]:
     return f"{up}blobs/{oid}", f"snapshots/{commit}/{path}"
 
 
-def tree_listing(files: Iterable[HubFile]) -> bytes:
-    """Return `trees/<commit>.json` for all files of a snapshot (huggingface_hub 2.4, `_tree_cache.py`)."""
-    entries: dict[str, dict[str, Any]] = {}
-    for file in sorted(files, key=lambda file: file.path):
+def tree_listing(files: Iterable[HubFile]) -> Iterator[bytes]:
+    """Yield `trees/<commit>.json` for all files of a snapshot (huggingface_hub 2.4, `_tree_cache.py`)."""
+    yield b'{\n "format_version": %d,\n "files": {' % _TREE_FORMAT
+    for number, file in enumerate(files):
         entry: dict[str, Any] = {"size": file.size, "blob_id": file.oid}
         if file.is_lfs:
-            entry = {"size": file.size, "blob_id": _pointer_oid(file), "lfs_sha256": file.oid, "lfs_size": file.size}
-        entries[file.path] = entry
-    return json.dumps({"format_version": _TREE_FORMAT, "files": entries}, indent=1).encode()
+            entry |= {"blob_id": _pointer_oid(file), "lfs_sha256": file.oid, "lfs_size": file.size}
+        yield f"{',' if number else ''}\n  {json.dumps(file.path)}: {json.dumps(entry)}".encode()
+    yield b"\n }\n}"
 
 
 def _pointer_oid(file: HubFile) -> str:
