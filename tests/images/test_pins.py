@@ -31,7 +31,7 @@ def python_of(recipe, variant):
 
 
 @pytest.mark.parametrize(("name", "variant"), PINNED)
-def test_pins_resolve(name, variant, tmp_path):
+def test_pins_resolve(name, variant, tmp_path, started_with):
     recipe = RECIPES[name]
     chosen = recipe.variants[variant]
     # PyTorch's own builds (+cpu, +cu118) have pages of their own; the index has the same versions.
@@ -45,6 +45,8 @@ def test_pins_resolve(name, variant, tmp_path):
             *("pip", "compile", "--quiet", "--python-version", python_of(recipe, chosen)),
             *("--python-platform", "x86_64-manylinux_2_28", "--override", overrides, "-"),
         ],
+        # The index and the certificates are those of the machine.
+        env=dict(started_with),
         input="\n".join(pins),
         capture_output=True,
         text=True,
