@@ -102,6 +102,14 @@ class Layout:
             entries = sorted((*others, entry), key=lambda item: (item.annotations.get(REF_NAME, ""), item.digest))
             self._replace("index.json", Index(tuple(entries), index.annotations).document().data)
 
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Take an image out of index.json; see BlobStore. Its blobs stay: others may share them."""
+        with self._writing(), self._locked():
+            index = self._index()
+            others = tuple(item for item in index.manifests if item.digest != digest)
+            self._replace("index.json", Index(others, index.annotations).document().data)
+        return True
+
     def _document(self, digest: Digest) -> Document:
         with self._reading(digest) as file:
             data = file.read(MAX_MANIFEST_SIZE + 1)
