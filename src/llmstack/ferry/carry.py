@@ -56,12 +56,16 @@ class Carried:
 
 
 class Carrier:
-    """Carries repos to one place after another; holds what they share."""
+    """Carries repos to one place after another; holds what they share.
 
-    def __init__(self, client: Client, reporter: Reporter, jobs: int) -> None:
+    `layer_size` is how many bytes a layer may have there, None where nothing is known of a limit.
+    """
+
+    def __init__(self, client: Client, reporter: Reporter, jobs: int, layer_size: int | None = None) -> None:
         self._client = client
         self._reporter = reporter
         self._jobs = jobs
+        self._layer_size = layer_size
 
     def carry(
         self,
@@ -120,7 +124,7 @@ class Carrier:
         room = MAX_LAYERS - base.depth - 1
         if room < 2:
             raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
-        return Limits(layers=room)
+        return Limits(layers=room, layer_size=self._layer_size)
 
     def _move(
         self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore, checkpoint: Checkpoint

@@ -19,6 +19,7 @@ from llmstack.ferry.carry import Carried, Carrier, LayerPlan
 from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Client
+from llmstack.oci.profiles import profile_of
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
@@ -97,7 +98,8 @@ def ferry(
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
     hub = Hub(client)
-    carrier = Carrier(client, reporter, options.jobs)
+    profile = profile_of(options.target.registry or "")
+    carrier = Carrier(client, reporter, options.jobs, profile.max_layer)
 
     @lru_cache(maxsize=1)
     def base() -> Base:
