@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.support.webserver import Request, Response, WebServer
 
 from llmstack.errors import IntegrityError, UnavailableError
 from llmstack.net import Client, ConnectionLostError, display_url, read_limited
 from llmstack.net.backoff import Cancelled
 from llmstack.net.client import MAX_REDIRECTS, redirected, tls_context
+from tests.support.webserver import Request, Response, WebServer
 
 SECRET = "s3cr3t-t0ken"
 BEARER = {"Authorization": f"Bearer {SECRET}"}

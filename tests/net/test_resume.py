@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.webserver import Disturbance, Request, WebServer
-from tests.support.webserver import Response as Answer
 
 from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.net import Client, ConnectionLostError, Response, read_resuming
 from llmstack.net.backoff import TRIES, Cancelled
+from tests.support.webserver import Disturbance, Request, WebServer
+from tests.support.webserver import Response as Answer
 
 DATA = random.Random(7).randbytes(300_000)
 SIZE = len(DATA)

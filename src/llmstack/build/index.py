@@ -85,9 +85,9 @@ def _href(wheel: Wheel) -> str:
 
 
 def _link(wheel: Wheel) -> str:
-    digest = f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"
-    # PEP 658's attribute, and PEP 714's: pip before 23.2 and tools that never took up the second read the first.
-    attributes = {"data-dist-info-metadata": digest, "data-core-metadata": digest}
+    # PEP 714's attribute only. PEP 658's older name for it makes pip 22.3 to 23.1 read the metadata and then refuse
+    # every project whose own spelling of its name is not the normalised one; without it they take the wheel.
+    attributes = {"data-core-metadata": f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"}
     if wheel.requires_python:
         attributes["data-requires-python"] = wheel.requires_python
     text = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
@@ -104,14 +104,12 @@ def _project(name: str, group: list[Wheel]) -> dict[str, object]:
 
 
 def _file(wheel: Wheel) -> dict[str, object]:
-    metadata = {"sha256": hashlib.sha256(wheel.metadata).hexdigest()}
     value: dict[str, object] = {
         "filename": wheel.path.name,
         "url": _href(wheel),
         "hashes": {"sha256": wheel.sha256},
         "size": wheel.size,
-        "core-metadata": metadata,
-        "dist-info-metadata": metadata,
+        "core-metadata": {"sha256": hashlib.sha256(wheel.metadata).hexdigest()},
     }
     return {**value, "requires-python": wheel.requires_python} if wheel.requires_python else value
 

@@ -15,6 +15,7 @@ from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
 from llmstack.engine.client import Engine
 from llmstack.engine.squash import squash_image
 from llmstack.errors import UsageError
+from llmstack.oci.spec import Platform
 from llmstack.recipes.recipe import Recipe
 from llmstack.recipes.shelf import images_folder, load_recipes
 from llmstack.recipes.site import Site
@@ -34,6 +35,10 @@ class BuildOptions:
     pull: bool = False
     squash: bool = False
     push: bool = False
+
+    def __post_init__(self) -> None:
+        if self.platform:
+            Platform.parse(self.platform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +69,13 @@ def build(
     """
     recipes = load_recipes(images_folder())
     _check(wish, recipes, wheels)
+    # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
+    for target in plan(recipes, wish, site, lambda _: False):
+        target.render()
     with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
-        targets = plan(recipes, wish, site, engine.has_image)
         if wheels:
-            found = download_wheels(wheels, site, Path(folder), reporter)
-            index = make_index(read_wheel(path) for path in found)
-            wish = replace(wish, files={f"index/{name}": content for name, content in index.items()})
-            targets = plan(recipes, wish, site, engine.has_image)
-        # All templates are rendered before the first build: a mistake in the last one shows at once.
+            wish = replace(wish, files=_index_files(wheels, site, Path(folder), reporter))
+        targets = plan(recipes, wish, site, engine.has_image)
         jobs = [job_for(target, site, options) for target in targets]
         built = [_build(engine, target, job, options, reporter) for target, job in zip(targets, jobs, strict=True)]
     return [result for result, target in zip(built, targets, strict=True) if target.wanted]
@@ -97,6 +101,14 @@ def job_for(target: Target, site: Site, options: BuildOptions, stage: str | None
         # A parent that was just built, or is here under a name of no registry, cannot be pulled.
         pull=options.pull and target.recipe.parent is None,
     )
+
+
+def _index_files(wheels: WheelWish, site: Site, folder: Path, reporter: Reporter) -> dict[str, bytes | Path]:
+    """Download the wheels into `folder` and return an index of them, as files of the context."""
+    found = download_wheels(wheels, site, folder, reporter)
+    if not found:
+        raise UsageError("the requirements ask for no package", hint="a package index must hold something")
+    return {f"index/{name}": content for name, content in make_index(map(read_wheel, found)).items()}
 
 
 def _build(engine: Engine, target: Target, job: BuildJob, options: BuildOptions, reporter: Reporter) -> Built:

@@ -31,10 +31,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which files of a repo were asked for: globs with the meaning of `hf download --include/--exclude`."""
+    """Which files of a repo were asked for: globs with the meaning of `hf download --include/--exclude`.
+
+    `prepare` is the sha256 of the script that prepared the files, None for files as the hub has them.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    prepare: str | None = None
 
 
 NO_SELECTION = Selection()
@@ -104,9 +108,11 @@ class FileIndex:
                 revision=_text(value, "revision"),
                 commit=_text(value, "commit"),
                 created=_text(value, "created"),
-                license=None if value.get("license") is None else _text(value, "license"),
+                license=_optional_text(value, "license"),
                 gated=bool(value["gated"]),
-                selection=Selection(_texts(value, "include"), _texts(value, "exclude")),
+                selection=Selection(
+                    _texts(value, "include"), _texts(value, "exclude"), _optional_text(value, "prepare")
+                ),
                 files=files,
                 incomplete=bool(value.get("incomplete")),
             )
@@ -158,6 +164,10 @@ def _text(value: dict[str, Any], name: str) -> str:
     if not isinstance(text, str):
         raise TypeError(name)
     return text
+
+
+def _optional_text(value: dict[str, Any], name: str) -> str | None:
+    return None if value.get(name) is None else _text(value, name)
 
 
 def _texts(value: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ DEFAULT_REVISION = "main"
 MAX_TAG = 128
 # No repo id holds `--`; a revision of that name is told from this by the file index.
 PARTIAL = "--partial"
+MAX_REPO_ID = 96
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
@@ -24,7 +25,8 @@ _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 
 def check_repo_id(repo_id: str) -> str:
     """Return `repo_id` if it is `owner/name` or `name` as the Hub allows them; raises UsageError."""
-    if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or len(repo_id) > 96:
+    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git") or len(repo_id) > MAX_REPO_ID
+    if wrong or not _REPO_ID.fullmatch(repo_id):
         raise UsageError(
             f"{repo_id!r} is not a Hugging Face repo id",
             hint="it is owner/name, as in facebook/opt-125m; a revision follows after @",

@@ -105,11 +105,13 @@ def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | No
     return WishList(tuple(entries.values()), tuple(problems))
 
 
-def named_entries(words: Sequence[str], repo_type: RepoType, selection: Selection) -> list[WishEntry]:
+def named_entries(
+    words: Sequence[str], repo_type: RepoType, selection: Selection, prepare: str | None = None
+) -> list[WishEntry]:
     """Return entries for repos named on a command line, as a list's lines name them; raises UsageError."""
     hosts = _hosts(os.environ.get("HF_ENDPOINT"))
     found = [_parse_repo(word, repo_type, hosts) for word in words]
-    return [WishEntry(repo_id, repo_type, revision, selection) for repo_id, revision in found]
+    return [WishEntry(repo_id, repo_type, revision, selection, prepare) for repo_id, revision in found]
 
 
 def _hosts(endpoint: str | None) -> frozenset[str]:

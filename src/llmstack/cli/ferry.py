@@ -34,6 +34,10 @@ def ferry(
     kind: TypeOption = Kind.MODEL,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     exclude: ExcludeOption = [],  # noqa: B006 - the same
+    prepare: Annotated[
+        Path | None,
+        typer.Option("--prepare", metavar="SCRIPT", help="Carry what this script makes of the repo, in a container."),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +66,7 @@ def ferry(
     from llmstack.errors import UsageError
     from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
     from llmstack.ferry.run import ferry as run
+    from llmstack.recipes.site import Site
 
     flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs}
     session = start(flags, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
@@ -71,9 +76,11 @@ def ferry(
     selection = Selection(tuple(include), tuple(exclude))
     lists = find_lists(Path.cwd())
     if repos:
-        wish = WishList(tuple(named_entries(repos, kind.value, selection)), ())
-    elif include or exclude:
-        raise UsageError("--include and --exclude go with a named repo", hint="write them behind the list's line")
+        wish = WishList(tuple(named_entries(repos, kind.value, selection, str(prepare) if prepare else None)), ())
+    elif include or exclude or prepare:
+        raise UsageError(
+            "--include, --exclude and --prepare go with a named repo", hint="write them behind the list's line"
+        )
     else:
         wish = read_lists(lists)
     for problem in wish.problems:
@@ -85,6 +92,7 @@ def ferry(
         force=force,
         dry_run=dry_run,
         lists=lists,
+        site=Site.of(settings),
     )
     results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
     print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)

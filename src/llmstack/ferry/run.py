@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from llmstack.carried.wishlist import WishEntry, WishList, read_wishlist
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferry.base import Base, load_base
 from llmstack.ferry.carry import Carried, Carrier, LayerPlan
+from llmstack.ferry.source import FileSource
 from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Client
 from llmstack.oci.profiles import profile_of
 from llmstack.oci.repository import Registries
+from llmstack.recipes.site import Site
 from llmstack.reporting import Reporter
 
+DEFAULT_SITE = Site()
 LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_datasets.txt"}
 
 
@@ -30,7 +34,8 @@ LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_d
 class FerryOptions:
     """How a run carries: where to, on which base, how many layers at a time.
 
-    `lists` is the folder of the wish lists and the catalogue, None where there is none.
+    `lists` is the folder of the wish lists and the catalogue, None where there is none. `site` is what the images are
+    built with that scripts prepare repos in.
     """
 
     target: Namespace
@@ -39,6 +44,7 @@ class FerryOptions:
     force: bool = False
     dry_run: bool = False
     lists: Path | None = None
+    site: Site = DEFAULT_SITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,11 @@ def ferry(
     def carry(entry: WishEntry) -> FerryResult:
         began = time.monotonic()
         try:
-            if entry.prepare:
-                raise UsageError(f"{entry.repo_id}: --prepare is not there yet", hint="leave it out")
             tag = tag_for(entry.repo_id, entry.revision)
             image = options.target.image(entry.repo_type, tag)
             store = open_store(options.target, entry.repo_type, registries)
-            carried = carrier.carry(entry, hub, store, base, force=options.force, dry_run=options.dry_run)
+            with _source(entry, hub, options.site, reporter) as (source, wanted):
+                carried = carrier.carry(wanted, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and carried.digest:
                 record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
         except LlmstackError as error:
@@ -122,6 +127,22 @@ def ferry(
         return _success(carried, image, time.monotonic() - began)
 
     return [carry(entry) for entry in entries]
+
+
+@contextmanager
+def _source(entry: WishEntry, hub: Hub, site: Site, reporter: Reporter) -> Iterator[tuple[FileSource, WishEntry]]:
+    """Open where an entry's files come from; what is to be carried names the script too, where there is one."""
+    if entry.prepare is None:
+        yield hub, entry
+        return
+    from llmstack.ferry.prepared import PreparedRepo, script_digest
+
+    # A list names scripts from the folder that get_hf/ is in; a person from where they are.
+    folder = Path(entry.file).resolve().parent.parent if entry.file else Path.cwd()
+    script = folder / entry.prepare
+    selection = replace(entry.selection, prepare=script_digest(script))
+    with PreparedRepo(hub, script, site, reporter) as prepared:
+        yield prepared, replace(entry, selection=selection)
 
 
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:

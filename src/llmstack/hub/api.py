@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from huggingface_hub import HfApi, constants, get_token, hf_hub_url
@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
 
 # Which HTTP library raises it depends on the version of huggingface_hub, which takes it from there too.
 from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]  # it has no __all__
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # documented, no __all__
 
 from llmstack import __version__
@@ -35,14 +34,17 @@ from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, Un
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
-from llmstack.net.client import READ_TIMEOUT
+from llmstack.net.client import READ_TIMEOUT, redirected
 
 T = TypeVar("T")
 
 # The hub's CDN refuses a single GET of more than 50 GB; a series of ranges gets such a file.
 RANGE_WINDOW = 32 * 10**9
 _MAX_ERROR = 64 * 1024
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+# A page holds a thousand files.
+_MAX_PAGE = 16 * 1024 * 1024
+_COMMIT = _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
 class Hub:
@@ -50,16 +52,16 @@ class Hub:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._token = get_token()
+        self.token = get_token()
         self.endpoint = constants.ENDPOINT.rstrip("/")
         self._api = HfApi(
             endpoint=self.endpoint,
-            token=self._token or False,
+            token=self.token or False,
             library_name="llmstack",
             library_version=__version__,
         )
         self._headers = build_hf_headers(
-            token=self._token or False, library_name="llmstack", library_version=__version__
+            token=self.token or False, library_name="llmstack", library_version=__version__
         )
         # huggingface_hub waits for ever on a server that fell silent.
         get_session().timeout = READ_TIMEOUT
@@ -72,7 +74,7 @@ class Hub:
         found = self._ask(
             repo_id, repo_type, revision, lambda: self._api.repo_info(repo_id, revision=revision, repo_type=repo_type)
         )
-        if not _COMMIT.fullmatch(found.sha or ""):
+        if not _COMMIT.fullmatch(str(found.sha)):
             raise UnavailableError(f"{self.endpoint} names no commit for {repo_id}@{revision}", side="source")
         return RepoInfo(
             repo_id=repo_id,
@@ -86,10 +88,9 @@ class Hub:
 
     def snapshot(self, info: RepoInfo) -> Snapshot:
         """List the commit's files: a request per thousand files, and one for the commit's date."""
-        files = self._ask(info.repo_id, info.repo_type, info.commit, lambda: list(self._tree(info)))
-        files.sort(key=lambda file: file.path.encode(errors="surrogatepass"))
         with _at_source():
-            return Snapshot(info, self._commit_date(info), tuple(files))
+            files = sorted(self._tree(info), key=lambda file: file.path.encode(errors="surrogatepass"))
+            return Snapshot(info, self.commit_date(info), tuple(files))
 
     def read(
         self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
@@ -142,19 +143,32 @@ class Hub:
         return UnavailableError(f"{what}: {display_url(self.endpoint)} answers {status}", side="source")
 
     def _tree(self, info: RepoInfo) -> Iterator[HubFile]:
-        entries = self._api.list_repo_tree(info.repo_id, recursive=True, revision=info.commit, repo_type=info.repo_type)
-        for entry in entries:
-            if isinstance(entry, RepoFile):
-                yield HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+        """Yield the commit's files, page by page.
 
-    def _commit_date(self, info: RepoInfo) -> str:
+        HfApi.list_repo_tree tries again by a policy of its own, silently and for minutes on top of ours.
+        """
+        url = self._api_url(info, f"tree/{info.commit}?recursive=true&expand=false")
+        headers: Mapping[str, str] = self._headers
+        while True:
+            response, data = self._fetch(url, headers)
+            if response.status != 200:
+                raise self._refused(info, f"the file list of {info.repo_id}", response)
+            try:
+                yield from [_file(entry) for entry in json.loads(data) if entry["type"] == "file"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise UnavailableError(f"{display_url(url)} answers with something that is no file list") from error
+            following = _NEXT.search(response.headers.get("Link", ""))
+            if not following:
+                return
+            url, headers = redirected(url, following[1], headers)
+
+    def commit_date(self, info: RepoInfo) -> str:
         """Return the commit's own date; `last_modified` moves with the repo, and an image must not.
 
         HfApi.list_repo_commits would page through the whole history, so the first page is asked for here.
         """
-        url = f"{self.endpoint}/api/{info.repo_type}s/{quote(info.repo_id)}/commits/{info.commit}"
-        response = self._client.request("GET", f"{url}?limit=1", self._headers)
-        data = read_limited(response, 16 * 1024 * 1024)
+        url = self._api_url(info, f"commits/{info.commit}?limit=1")
+        response, data = self._fetch(url, self._headers)
         if response.status in RETRIED_STATUS:
             # No other date in its place: the same commit gives the same image.
             raise UnavailableError(f"{display_url(url)} answers {response.status}")
@@ -163,6 +177,19 @@ class Hub:
                 return _utc(datetime.fromisoformat(json.loads(data)[0]["date"]))
         # Mirrors of the hub seldom have this route.
         return info.last_modified
+
+    def _api_url(self, info: RepoInfo, rest: str) -> str:
+        return f"{self.endpoint}/api/{info.repo_type}s/{quote(info.repo_id)}/{rest}"
+
+    def _fetch(self, url: str, headers: Mapping[str, str]) -> tuple[Response, bytes]:
+        """Return an answer of the hub's API whole; one that breaks off is asked for again."""
+        backoff = self._client.backoff()
+        while True:
+            response = self._client.request("GET", url, headers)
+            try:
+                return response, read_limited(response, _MAX_PAGE)
+            except ConnectionLostError as error:
+                backoff.wait(error)
 
     def _ask(self, repo_id: str, repo_type: RepoType, revision: str, call: Callable[[], T]) -> T:
         """Call huggingface_hub, try again as everywhere else, and turn its exceptions into ours."""
@@ -199,17 +226,17 @@ class Hub:
                 backoff.wait(UnavailableError(f"{what}: {error}", side="source"))
 
     def _not_found(self, repo_id: str, repo_type: RepoType) -> LlmstackError:
-        if self._token and not self._token_is_good():
+        if self.token and not self._token_is_good():
             return NotAuthorisedError(
                 f"{display_url(self.endpoint)} does not accept the token",
                 hint="check HF_TOKEN, or log in again with: hf auth login",
                 side="source",
             )
-        kind = "token may not see it" if self._token else "if it is private, set HF_TOKEN"
+        kind = "token may not see it" if self.token else "if it is private, set HF_TOKEN"
         other = "--type dataset" if repo_type == "model" else "--type model"
         return NotFoundError(
             f"{repo_type} {repo_id} is not on {display_url(self.endpoint)}",
-            hint=f"check the spelling; {'your ' if self._token else ''}{kind}; or is it {other}?",
+            hint=f"check the spelling; {'your ' if self.token else ''}{kind}; or is it {other}?",
             side="source",
         )
 
@@ -221,7 +248,7 @@ class Hub:
 
     def _gated(self, repo_id: str, repo_type: RepoType) -> NotAuthorisedError:
         hint = f"accept its licence on {self._page(repo_id, repo_type)}"
-        hint += " with the account of your token" if self._token else ", then set HF_TOKEN or run: hf auth login"
+        hint += " with the account of your token" if self.token else ", then set HF_TOKEN or run: hf auth login"
         return NotAuthorisedError(f"{repo_type} {repo_id} is gated", hint=hint, side="source")
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
@@ -236,6 +263,14 @@ def _at_source() -> Iterator[None]:
     except LlmstackError as error:
         error.side = error.side or "source"
         raise
+
+
+def _file(entry: dict[str, Any]) -> HubFile:
+    path, size, lfs = entry["path"], entry["size"], entry.get("lfs")
+    oid = lfs["oid"] if lfs else entry["oid"]
+    if not isinstance(path, str) or type(size) is not int or size < 0 or not _OID.fullmatch(oid):
+        raise ValueError(path)
+    return HubFile(path, size, oid)
 
 
 def _utc(time: datetime | None) -> str:

@@ -1,0 +1,89 @@
+"""The Docker road for ferry: a repo's files as a script of the site's own prepares them, in an image under /REPO."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmstack.build.plan import Target, Wish, plan
+from llmstack.build.run import BuildOptions, job_for
+from llmstack.engine.build import build_image, tag_image
+from llmstack.engine.client import Engine
+from llmstack.engine.script import ScriptJob, remove_image, run_script
+from llmstack.errors import UsageError
+from llmstack.recipes.shelf import images_folder, load_recipes
+from llmstack.recipes.site import Site
+from llmstack.reporting import Reporter
+
+STAGE = "prepare"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareWish:
+    """What to prepare: a repo, the script that does it, and what the script is told.
+
+    `repo_type` is `model` or `dataset`, which is also the recipe's name. `token` reaches the script as HF_TOKEN through
+    standard input: no layer, image or container setting ever holds it. `bases` replace the image that the result stands
+    on (under "") and the one that the script runs in (under "prepare"). `endpoint` is the hub's address.
+    """
+
+    repo_id: str
+    repo_type: str
+    revision: str
+    script: Path
+    endpoint: str
+    token: str | None = field(default=None, repr=False)
+    bases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The repo's address at the hub, the script's REPO_URL."""
+        kind = "datasets/" if self.repo_type == "dataset" else ""
+        return f"{self.endpoint.rstrip('/')}/{kind}{self.repo_id}"
+
+
+def build_prepared(wish: PrepareWish, site: Site, reporter: Reporter, engine: Engine) -> str:
+    """Run the script and return the id of the image that holds what it left in /x as /REPO, untagged.
+
+    Raises UsageError if the script cannot be read, LlmstackError with the script's last lines if it fails or leaves
+    nothing, and what building raises.
+    """
+    try:
+        script = wish.script.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the script {wish.script} cannot be read: {error.strerror}") from error
+    stage = build_image(engine, job_for(_target(wish, site, script), site, BuildOptions(), STAGE), reporter)
+    filled = run_script(engine, _script_job(wish, site, stage), reporter)
+    name = f"llmstack-prepared:{uuid.uuid4().hex}"
+    try:
+        tag_image(engine, filled, [name])
+        return build_image(engine, job_for(_target(wish, site, script, name), site, BuildOptions()), reporter)
+    finally:
+        remove_image(engine, name)
+
+
+def _target(wish: PrepareWish, site: Site, script: bytes, prepared: str = "") -> Target:
+    recipes = load_recipes(images_folder())
+    args = {"prepared": prepared}
+    order = Wish((wish.repo_type,), bases=wish.bases, args=args, files={"prepare.sh": script})
+    [target] = plan(recipes, order, site, lambda _: True)
+    return target
+
+
+def _script_job(wish: PrepareWish, site: Site, image: str) -> ScriptJob:
+    return ScriptJob(
+        title=f"{wish.repo_id} {wish.script.name}",
+        image=image,
+        environment={
+            "REPO_URL": wish.url,
+            "REPO_ID": wish.repo_id,
+            "REPO_TYPE": wish.repo_type,
+            "REVISION": wish.revision,
+            "HF_ENDPOINT": wish.endpoint,
+        },
+        # Proxies may hold a password, and a container's settings are part of the image that is made of it.
+        secrets={**({"HF_TOKEN": wish.token} if wish.token else {}), **site.proxies},
+        network=site.network or None,
+    )

@@ -1,0 +1,230 @@
+"""The file index: it comes back as it was written, and what must not be in one is refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_path, check_paths
+from llmstack.errors import IntegrityError
+from llmstack.oci.reference import Digest
+
+LAYER = Digest.of(b"layer")
+FILE = IndexedFile("config.json", 2, "a" * 40, "b" * 64, LAYER, 512)
+INDEX = FileIndex(
+    repo_id="org/tiny",
+    repo_type="model",
+    revision="main",
+    commit="c" * 40,
+    created="2024-01-01T12:00:00Z",
+    license="mit",
+    gated=False,
+    selection=Selection(("*.json",), ()),
+    files=(FILE,),
+)
+PART = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20).filter(
+    lambda part: part not in {".", ".."}
+)
+PATHS = st.lists(st.lists(PART, min_size=1, max_size=3).map("/".join), unique=True, max_size=8)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+def parse(**changes: Any) -> FileIndex:
+    return FileIndex.parse(json.dumps({**json.loads(INDEX.to_bytes()), **changes}).encode())
+
+
+def with_file(**changes: Any) -> FileIndex:
+    return parse(files=[{**json.loads(INDEX.to_bytes())["files"][0], **changes}])
+
+
+def test_it_is_written_like_this():
+    """Other programs read it, and its digest must not change."""
+    assert INDEX.to_bytes().decode() == (
+        '{"format":"1","repo_id":"org/tiny","repo_type":"model","revision":"main",'
+        f'"commit":"{"c" * 40}","created":"2024-01-01T12:00:00Z","license":"mit","gated":false,'
+        '"include":["*.json"],"exclude":[],'
+        f'"files":[{{"path":"config.json","size":2,"oid":"{"a" * 40}","sha256":"{"b" * 64}",'
+        f'"layer":"{LAYER}","offset":512}}]}}'
+    )
+
+
+@given(
+    paths=PATHS,
+    sizes=st.integers(0, 2**60),
+    texts=st.tuples(TEXT, TEXT, st.none() | TEXT),
+    gated=st.booleans(),
+    globs=st.tuples(st.lists(TEXT), st.lists(TEXT)),
+)
+def test_it_comes_back(paths, sizes, texts, gated, globs):
+    index = replace(
+        INDEX,
+        repo_id=texts[0],
+        revision=texts[1],
+        license=texts[2],
+        gated=gated,
+        selection=Selection(tuple(globs[0]), tuple(globs[1])),
+        files=tuple(replace(FILE, path=path, size=sizes, offset=sizes) for path in paths),
+    )
+    try:
+        check_paths(paths)
+    except IntegrityError:
+        with pytest.raises(IntegrityError):
+            FileIndex.parse(index.to_bytes())
+        return
+    assert FileIndex.parse(index.to_bytes()) == index
+
+
+HOSTILE = [
+    "",
+    "/",
+    "/etc/passwd",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/..",
+    "./a",
+    "a/.",
+    "a//b",
+    "a/",
+    "a\0b",
+    "\0",
+    "x" * 4097,
+    "a/" * 2048 + "a",
+    "\ud800",
+    "a/\udfff",
+    "é" * 2049,
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_paths_that_lead_elsewhere(path: str):
+    with pytest.raises(IntegrityError):
+        check_path(path)
+    with pytest.raises(IntegrityError):
+        with_file(path=path)
+
+
+@pytest.mark.parametrize("path", ["a", ".gitattributes", "...", "a/b/c", "-rf", "C:\\x", "a b", "ü/模型", "é" * 2048])
+def test_paths_that_are_fine(path: str):
+    assert check_path(path) == path
+    assert with_file(path=path).files[0].path == path
+
+
+@pytest.mark.parametrize(
+    "paths", [["a", "a"], ["a", "a/b"], ["a/b", "a/b/c/d"], ["a", "a-b", "a/b"], ["b/x", "a", "b"], ["a!", "a", "a/b"]]
+)
+def test_a_path_is_there_once_and_no_folder(paths: list[str]):
+    with pytest.raises(IntegrityError):
+        check_paths(paths)
+
+
+@given(PATHS)
+def test_files_below_files_are_found_as_by_looking_at_every_folder(paths: list[str]):
+    below = any("/".join(path.split("/")[:depth]) in paths for path in paths for depth in range(1, path.count("/") + 1))
+    try:
+        check_paths(paths)
+        assert not below
+    except IntegrityError:
+        assert below
+
+
+def test_names_that_differ_in_case_or_begin_alike_are_not_the_same():
+    check_paths(["a", "A", "a b", "ab", "a.b/c", "a-b"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": -1},
+        {"size": 1.0},
+        {"size": True},
+        {"size": "2"},
+        {"size": None},
+        {"offset": -512},
+        {"offset": "0"},
+        {"oid": "a" * 39},
+        {"oid": "A" * 40},
+        {"oid": 7},
+        {"sha256": "b" * 63},
+        {"sha256": None},
+        {"layer": "sha256:x"},
+        {"layer": ["sha256:" + "0" * 64]},
+        {"path": 7},
+    ],
+)
+def test_files_that_lie(changes: dict[str, Any]):
+    with pytest.raises(IntegrityError):
+        with_file(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "2"},
+        {"format": None},
+        {"repo_type": "space"},
+        {"repo_type": 1},
+        {"commit": "main"},
+        {"commit": "../x"},
+        {"commit": None},
+        {"files": None},
+        {"files": {}},
+        {"files": [None]},
+        {"files": [[]]},
+        {"files": "x"},
+        {"include": "*"},
+        {"include": [1]},
+        {"exclude": {"a": 1}},
+        {"license": 7},
+        {"repo_id": None},
+        {"created": 7},
+    ],
+)
+def test_an_index_that_is_none(changes: dict[str, Any]):
+    if changes.get("files") == {}:
+        assert parse(**changes).files == ()
+        return
+    with pytest.raises(IntegrityError):
+        parse(**changes)
+
+
+def test_a_newer_format_says_what_to_do():
+    with pytest.raises(IntegrityError) as raised:
+        parse(format="2")
+    assert raised.value.hint is not None
+    assert "upgrade" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["repo_id", "repo_type", "revision", "commit", "created", "gated", "files"])
+def test_no_field_may_be_missing(name: str):
+    value = json.loads(INDEX.to_bytes())
+    del value[name]
+    with pytest.raises(IntegrityError):
+        FileIndex.parse(json.dumps(value).encode())
+
+
+@given(st.binary(max_size=50))
+def test_bytes_that_are_none(data: bytes):
+    with pytest.raises(IntegrityError):
+        FileIndex.parse(data)
+
+
+def test_a_hundred_thousand_files_take_no_time():
+    files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
+    began = time.monotonic()
+    data = replace(INDEX, files=files).to_bytes()
+    assert FileIndex.parse(data).files == files
+    assert time.monotonic() - began < 20
+
+
+def test_paths_of_a_thousand_folders_take_no_time():
+    """Each of these lies two thousand folders deep; looking at every folder of every path would take minutes."""
+    began = time.monotonic()
+    check_paths("a/" * 2000 + str(number) for number in range(5000))
+    assert time.monotonic() - began < 20

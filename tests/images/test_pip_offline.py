@@ -1,0 +1,97 @@
+"""pip-offline: wheels downloaded here, served in a network without a way out, installed from by pip and by uv."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import urllib.request
+
+import pytest
+
+from tests.support.cli import run_llmstack
+from tests.support.standin import running
+
+pytestmark = pytest.mark.timeout(900)
+IMAGE = "llmstack-test-pip-offline:latest"
+CLIENT = "llmstack-test-pip-client:latest"
+
+
+@pytest.fixture(scope="module")
+def index(shared_engine, network, build_environment, busybox, tmp_path_factory):
+    """A container that serves jinja2 and what it needs for two Pythons, and uv."""
+    requirements = tmp_path_factory.mktemp("requirements") / "requirements.txt"
+    requirements.write_text("jinja2==3.1.6\nuv\n")
+    targets = ["--python", "3.11", "--python", "3.9", "--platform-tag", "manylinux_2_28_x86_64"]
+    done = run_llmstack(
+        *("build", "pip-offline", "--base", busybox, "--tag", IMAGE, "--requirements", requirements, *targets),
+        env=build_environment,
+    )
+    assert done.code == 0, done.stderr
+    assert done.stdout == f"{IMAGE}\n"
+    with running(shared_engine, network, IMAGE) as container:
+        container.wait_healthy()
+        yield container
+
+
+@pytest.fixture(scope="module")
+def client(shared_engine, debian):
+    """The name of an image with Python and its pip."""
+    install = "apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv"
+    dockerfile = f"FROM {debian}\nRUN {install} && python3 -m venv /venv\n"
+    command = ["docker", "--host", shared_engine.host, "build", "--quiet", "--network", "host", "--tag", CLIENT, "-"]
+    subprocess.run(command, input=dockerfile, text=True, check=True, capture_output=True)
+    return CLIENT
+
+
+def get(container, path):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{container.ip}:8080{path}", timeout=10) as response:
+        return response.headers["Content-Type"], response.read()
+
+
+def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(index, client, network):
+    url = f"http://{index.ip}:8080/simple"
+    pip = f"/venv/bin/pip install -q --index-url {url}/ --trusted-host {index.ip}"
+    uv = f"/venv/bin/uv pip install -q --default-index {url} --python /uv/bin/python"
+    script = (
+        "set -e; ! /venv/bin/pip download -q --no-deps --retries 0 --timeout 2 uv 2>/dev/null;"
+        f'{pip} uv jinja2; /venv/bin/python -c \'import markupsafe; print("pip", markupsafe.escape("<"))\';'
+        f"/venv/bin/uv venv -q /uv; {uv} Jinja2; /uv/bin/python -c 'import jinja2; print(\"uv\", jinja2.__version__)'"
+    )
+    with running(index.engine, network, client, "sh", "-c", script) as container:
+        assert container.wait_ended() == 0, container.logs
+        assert container.logs == "pip &lt;\nuv 3.1.6\n"
+
+
+def test_pages_say_what_clients_ask_for(index):
+    kind, page = get(index, "/simple/markupsafe/")
+    assert kind.startswith("text/html")
+    assert {name for name in ("cp39-cp39", "cp311-cp311") if name in page.decode()} == {"cp39-cp39", "cp311-cp311"}
+    kind, listed = get(index, "/simple/jinja2/index.v1_json")
+    assert kind == "application/vnd.pypi.simple.v1+json"
+    [file] = json.loads(listed)["files"]
+    assert file["requires-python"] == ">=3.7"
+    _, wheel = get(index, f"/simple/jinja2/{file['url']}")
+    assert hashlib.sha256(wheel).hexdigest() == file["hashes"]["sha256"]
+    _, metadata = get(index, f"/simple/jinja2/{file['url']}.metadata")
+    assert b"Name: Jinja2" in metadata
+    assert hashlib.sha256(metadata).hexdigest() == file["core-metadata"]["sha256"]
+
+
+def test_the_server_is_nobody(index):
+    assert index.exec("id", "-u").stdout == "65534\n"
+    assert index.exec("touch", "/srv/index/x", check=False).returncode != 0
+
+
+def test_a_package_without_a_wheel_for_the_target_is_an_error_with_pips_words(build_environment, busybox, tmp_path):
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("jinja2==3.1.6\n")
+    done = run_llmstack(
+        *("build", "pip-offline", "--base", busybox, "--requirements", requirements, "--python", "3.5"),
+        env=build_environment,
+    )
+    assert done.code == 1
+    assert "downloading wheels for Python 3.5: pip ended with 1" in done.stderr
+    assert "No matching distribution found" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,110 @@
+"""The images that a script prepares: run against a hub on this machine, searched for the token, used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmstack.build.prepared import PrepareWish, build_prepared
+from llmstack.engine.client import Engine as Client
+from llmstack.errors import LlmstackError, UsageError
+from llmstack.recipes.shelf import images_folder
+from llmstack.recipes.site import Site
+from tests.support.listener import Listener
+
+pytestmark = pytest.mark.timeout(900)
+TOKEN = "hf_" + "t0kenOfTheTests"
+DEFAULT_SCRIPT = images_folder().parent / "get_hf" / "prepare.sh"
+
+
+@pytest.fixture
+def prepare(engine, busybox, debian, build_environment, hub):
+    """Return a function that prepares a gated repo of the hub, and gives the image and what was reported."""
+    hub.add_repo("org/tiny", {"config.json": b"{}", "sub/model.safetensors": b"w" * 20_000}, gated="auto")
+    hub.add_repo("org/rows", {"data/train.csv": b"a,b\n1,2\n"}, repo_type="dataset", gated="auto")
+    hub.add_token(TOKEN, access={"org/tiny", "org/rows"})
+    ca = build_environment.get("LLMSTACK_CA_CERT")
+    site = Site(
+        network="host",
+        ca_cert=Path(ca) if ca else None,
+        http_proxy=build_environment.get("LLMSTACK_HTTP_PROXY", ""),
+        https_proxy=build_environment.get("LLMSTACK_HTTPS_PROXY", ""),
+        no_proxy="127.0.0.1",
+    )
+
+    def run(script, repo_id="org/tiny", repo_type="model"):
+        listener = Listener()
+        bases = {"": busybox, "prepare": debian}
+        wish = PrepareWish(repo_id, repo_type, "main", script, hub.url, TOKEN, bases)
+        with Client() as client:
+            return build_prepared(wish, site, listener, client), listener
+
+    run.engine = engine
+    run.url = hub.url
+    return run
+
+
+def write_script(tmp_path, text):
+    path = tmp_path / "prepare.sh"
+    path.write_text(text)
+    return path
+
+
+def files_of(engine, image):
+    listed = engine.docker("run", "--rm", "--network", "none", image, "find", "/REPO", "-type", "f").stdout
+    return sorted(listed.split())
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "repo_type", "files"),
+    [
+        ("org/tiny", "model", ["/REPO/config.json", "/REPO/sub/model.safetensors"]),
+        ("org/rows", "dataset", ["/REPO/data/train.csv"]),
+    ],
+)
+def test_the_default_script_carries_a_gated_repo(prepare, repo_id, repo_type, files):
+    image, _ = prepare(DEFAULT_SCRIPT, repo_id, repo_type)
+    assert files_of(prepare.engine, image) == files
+
+
+def test_the_script_is_told_what_it_needs_and_the_token_stays_nowhere(prepare, tmp_path):
+    script = write_script(
+        tmp_path,
+        'test "$1" = "$REPO_URL"; echo "token $HF_TOKEN in hand"\n'
+        'echo "$REPO_URL $REPO_ID $REPO_TYPE $REVISION" > told; echo "${#HF_TOKEN}" > length; chmod 600 told\n'
+        "for tool in git git-lfs hf huggingface-cli python curl wget; do command -v $tool > /dev/null; done\n"
+        "huggingface-cli version > version\n",
+    )
+    image, listener = prepare(script)
+    engine = prepare.engine
+    told = engine.docker("run", "--rm", "--network", "none", "--user", "1000", image, "cat", "/REPO/told").stdout
+    assert told == f"{prepare.url}/org/tiny org/tiny model main\n"
+    length = engine.docker("run", "--rm", "--network", "none", image, "cat", "/REPO/length").stdout
+    assert length == f"{len(TOKEN)}\n"
+    assert "org/tiny prepare.sh: token *** in hand" in listener.notes
+    everything = engine.docker("image", "ls", "--all", "--quiet", "--no-trunc").stdout.split()
+    seen = engine.docker("image", "inspect", *everything).stdout
+    seen += "".join(engine.docker("history", "--no-trunc", each).stdout for each in (image, everything[0]))
+    assert TOKEN not in seen
+    assert "llmstack-prepared" not in engine.docker("image", "ls").stdout
+    assert engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("#!/bin/sh\necho the reason >&2\nexit 9\n", "org/tiny prepare.sh: exit code 9\n  the reason"),
+        ("true\n", "prepare.sh left no file in /x"),
+    ],
+)
+def test_a_script_that_fails_or_leaves_nothing_is_an_error(prepare, tmp_path, text, why):
+    with pytest.raises(LlmstackError) as caught:
+        prepare(write_script(tmp_path, text))
+    assert why in caught.value.message
+    assert prepare.engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
+
+
+def test_a_missing_script_is_named(prepare, tmp_path):
+    with pytest.raises(UsageError, match=r"missing\.sh cannot be read"):
+        prepare(tmp_path / "missing.sh")
