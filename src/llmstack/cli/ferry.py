@@ -46,6 +46,9 @@ def ferry(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Only the Ith of N parts of the list, for N machines.")
+    ] = None,
     jobs: JobsOption = None,
     dry_run: DryRunOption = False,
     plain_http: PlainHttpOption = False,
@@ -66,10 +69,12 @@ def ferry(
     from llmstack.carried.naming import Namespace
     from llmstack.carried.wishlist import WishList, named_entries
     from llmstack.cli.ferry_output import print_results, show_failure, show_problem
+    from llmstack.cli.github import append_summary
     from llmstack.cli.session import start
     from llmstack.errors import UsageError
     from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
     from llmstack.ferry.run import ferry as run
+    from llmstack.ferry.shard import Shard
     from llmstack.recipes.site import Site
 
     flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs}
@@ -87,6 +92,8 @@ def ferry(
         )
     else:
         wish = read_lists(lists)
+    if shard is not None:
+        wish = Shard.parse(shard).of(wish)
     for problem in wish.problems:
         show_problem(problem)
     options = FerryOptions(
@@ -100,4 +107,5 @@ def ferry(
     )
     results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
     print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
+    append_summary(results, wish.problems)
     raise typer.Exit(exit_code(results, len(wish.problems)))

@@ -156,6 +156,22 @@ class Repository:
             # Where two write the same manifest at once, distribution may read back what the other has half written.
             backoff.wait(error)
 
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Delete a manifest, with a right of its own that many logins do not have; see BlobStore."""
+        scopes = (f"repository:{self._repository}:delete",)
+        try:
+            response = self._registry.request("DELETE", self._path(f"manifests/{digest}"), scopes)
+        except NotAuthorisedError:
+            return False
+        if response.status in {200, 202, 204, 404}:
+            discard(response)
+            return True
+        error = self._registry.error(response, f"deleting {self.name}@{digest}")
+        # 405 is the distribution spec's word for it; registries say 400 (Docker Hub) and 501 as well.
+        if response.status in {400, 405, 501} or isinstance(error, NotAuthorisedError):
+            return False
+        raise error
+
     def _upload(self, stream: _HashedStream) -> tuple[Digest, int]:
         what = f"uploading a layer to {self.name}"
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, {"Content-Length": "0"})

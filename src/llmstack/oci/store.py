@@ -61,6 +61,9 @@ class BlobStore(BlobReader, Protocol):
     def put_manifest(self, document: Document, tag: str | None = None) -> None:
         """Store a manifest or an index by its digest, and under `tag` when one is given."""
 
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Delete a manifest or an index with every tag that names it; false where this is not allowed."""
+
 
 def read_verified(reader: BlobReader, blob: Descriptor, limit: int) -> bytes:
     """Return a small blob whole (a config, a file index), checked against its digest.
