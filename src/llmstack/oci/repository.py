@@ -115,9 +115,9 @@ class Repository:
             response = self._registry.request("POST", self._path(query), (*self._scopes, *source._scopes))
         except NotAuthorisedError:
             return False
+        discard(response)
         if response.status == 202:
             self._cancel(self._location(response, self._registry.url))
-        discard(response)
         return response.status == 201
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
@@ -177,14 +177,14 @@ class Repository:
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, {"Content-Length": "0"})
         if response.status != 202:
             raise self._registry.error(response, what)
-        location = self._location(response, self._registry.url)
         discard(response)
+        location = self._location(response, self._registry.url)
         try:
             response = self._registry.stream("PATCH", location, self._scopes, stream)
             if response.status not in {200, 201, 202, 204}:
                 raise self._upload_error(response, what)
-            location = self._location(response, location)
             discard(response)
+            location = self._location(response, location)
             stream.check(what)
             digest = Digest("sha256:" + stream.digest.hexdigest())
             self._commit(location, digest, what)
