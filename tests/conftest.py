@@ -20,7 +20,7 @@ from tests.support.registry import Registry
 
 STARTED_WITH = pytest.StashKey[dict[str, str]]()
 # What a developer's machine may have set, and no test may see.
-FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMSTACK_", "DOCKER_", "XDG_", "REGISTRY_")
+FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMSTACK_", "DOCKER_", "XDG_", "REGISTRY_", "GITHUB_")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.

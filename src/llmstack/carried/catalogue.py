@@ -63,11 +63,11 @@ class CatalogueRow:
         page = f"{self.hub.rstrip('/')}/{'datasets/' if self.repo_type == 'dataset' else ''}{quote(self.repo_id)}"
         repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
         cells = (
-            f"[{_escape(self.key)}]({repo_page})",
-            f"[{_escape(self.commit[:_SHORT_COMMIT])}]({page}/tree/{quote(self.commit, safe='')})",
-            _escape(self.created[:10]),
+            f"[{escape(self.key)}]({repo_page})",
+            f"[{escape(self.commit[:_SHORT_COMMIT])}]({page}/tree/{quote(self.commit, safe='')})",
+            escape(self.created[:10]),
             human_size(self.size),
-            _escape(self.license or "not stated"),
+            escape(self.license or "not stated"),
             _code(f"{self.image}@{self.digest}"),
         )
         return f"| {' | '.join(cells)} |"
@@ -183,14 +183,15 @@ def _order(key: str) -> tuple[str, str, str, str]:
     return repo_id.casefold(), repo_id, revision.casefold(), revision
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Return `text` as it has to stand in a cell of a Markdown table to be read as it is."""
     return _MARKUP.sub(r"\\\1", printable(text))
 
 
 def _code(text: str) -> str:
     """Return `text` as code, unless it holds what code in a table cannot."""
     text = printable(text)
-    return _escape(text) if set("`|\\") & set(text) else f"`{text}`"
+    return escape(text) if set("`|\\") & set(text) else f"`{text}`"
 
 
 @contextmanager

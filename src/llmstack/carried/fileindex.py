@@ -62,7 +62,10 @@ class IndexedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileIndex:
-    """A carried image's files, sorted by path, and the snapshot that they are of."""
+    """A carried image's files, sorted by path, and the snapshot that they are of.
+
+    `incomplete` marks what a ferry that is still running, or did not end well, has carried so far.
+    """
 
     repo_id: str
     repo_type: str
@@ -73,6 +76,7 @@ class FileIndex:
     gated: bool
     selection: Selection
     files: tuple[IndexedFile, ...]
+    incomplete: bool = False
 
     @property
     def size(self) -> int:
@@ -83,6 +87,8 @@ class FileIndex:
         """Serialise the index; the same index gives the same bytes."""
         head = {name: getattr(self, name) for name in _HEAD}
         files = [{name: getattr(file, name) for name in _FILE} for file in self.files]
+        if self.incomplete:
+            head["incomplete"] = True
         return canonical_json({"format": FORMAT, **head, **asdict(self.selection), "files": files})
 
     @classmethod
@@ -108,6 +114,7 @@ class FileIndex:
                     _texts(value, "include"), _texts(value, "exclude"), _optional_text(value, "prepare")
                 ),
                 files=files,
+                incomplete=bool(value.get("incomplete")),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
@@ -117,7 +124,7 @@ class FileIndex:
         return index
 
 
-_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection"})
+_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", "incomplete"})
 _FILE = tuple(field.name for field in fields(IndexedFile))
 
 

@@ -25,6 +25,7 @@ from llmstack.oci.untar import open_layer
 
 LAYER_ANNOTATION = "dev.llmstack.layer"
 FORMAT_LABEL = "dev.llmstack.format"
+INCOMPLETE_LABEL = "dev.llmstack.incomplete"
 # An index of indexes is allowed, more than that is not to be found anywhere.
 _MAX_NESTING = 3
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}

@@ -14,6 +14,8 @@ from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
+# No repo id holds `--`; a revision of that name is told from this by the file index.
+PARTIAL = "--partial"
 MAX_REPO_ID = 96
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -42,15 +44,29 @@ def split_revision(text: str) -> tuple[str, str]:
 
 def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
     """Return the tag that a repo is carried under; raises UsageError if it would be longer than 128 characters."""
-    tag = repo_id.replace("/", "--")
-    if revision != DEFAULT_REVISION:
-        tag += "--" + _NOT_IN_TAG.sub("_", revision)
+    tag = _join(repo_id, revision)
     if len(tag) > MAX_TAG:
         raise UsageError(
             f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, a tag has at most {MAX_TAG}",
             hint="name the commit instead of the branch",
         )
     return tag
+
+
+def is_leftover(tag: str, repo_id: str, revision: str) -> bool:
+    """Tell whether a whole image under `tag` only stands where a registry would not let a partial one be deleted."""
+    own = _join(repo_id, revision)
+    return tag != own and tag == partial_tag(own)
+
+
+def partial_tag(tag: str) -> str:
+    """Return the tag that names what is complete of `tag` while the rest is still being carried."""
+    return tag[: MAX_TAG - len(PARTIAL)] + PARTIAL
+
+
+def _join(repo_id: str, revision: str) -> str:
+    tag = repo_id.replace("/", "--")
+    return tag if revision == DEFAULT_REVISION else f"{tag}--{_NOT_IN_TAG.sub('_', revision)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ class Source:
 def open_source(wanted: Wanted, registries: Registries, note: Callable[[str], None]) -> Iterator[Source]:
     """Open the image that was asked for; `note` hears when it is taken from the local engine unasked.
 
-    Raises NotFoundError, also when another repo is found in its place, IntegrityError, NotAuthorisedError,
-    UnavailableError.
+    Raises NotFoundError, also when another repo or half a repo is found in its place, IntegrityError,
+    NotAuthorisedError, UnavailableError.
     """
     location = wanted.location
     if wanted.anywhere and location.transport == "docker" and local_engine_holds(location.place):
@@ -81,6 +81,12 @@ def _open(location: Location, wanted: Wanted, registries: Registries) -> Image:
 def _checked(source: Source, wanted: Wanted) -> Source:
     if wanted.repo_id is not None and source.index is not None and source.index.repo_id != wanted.repo_id:
         raise NotFoundError(f"{source.name} holds {source.index.repo_id}, not {wanted.repo_id}", side="source")
+    if source.index is not None and source.index.incomplete:
+        raise NotFoundError(
+            f"{source.name} is not a whole image: it is what a ferry of {source.index.repo_id} has carried so far",
+            hint="let that ferry end, or run it again: it goes on from there",
+            side="source",
+        )
     return source
 
 

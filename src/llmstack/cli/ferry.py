@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,9 @@ def ferry(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Only the Ith of N parts of the list, for N machines.")
+    ] = None,
     jobs: JobsOption = None,
     dry_run: DryRunOption = False,
     plain_http: PlainHttpOption = False,
@@ -58,14 +62,19 @@ def ferry(
     Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
     machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
     """
+    from llmstack.hub.endpoint import check_endpoint
+
+    check_endpoint(os.environ)
     from llmstack.carried.fileindex import Selection
     from llmstack.carried.naming import Namespace
     from llmstack.carried.wishlist import WishList, named_entries
     from llmstack.cli.ferry_output import print_results, show_failure, show_problem
+    from llmstack.cli.github import append_summary
     from llmstack.cli.session import start
     from llmstack.errors import UsageError
     from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
     from llmstack.ferry.run import ferry as run
+    from llmstack.ferry.shard import Shard
     from llmstack.recipes.site import Site
 
     flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs}
@@ -83,6 +92,8 @@ def ferry(
         )
     else:
         wish = read_lists(lists)
+    if shard is not None:
+        wish = Shard.parse(shard).of(wish)
     for problem in wish.problems:
         show_problem(problem)
     options = FerryOptions(
@@ -96,4 +107,5 @@ def ferry(
     )
     results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
     print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
+    append_summary(results, wish.problems)
     raise typer.Exit(exit_code(results, len(wish.problems)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from llmstack.carried.wishlist import WishEntry, WishProblem
 from llmstack.cli.edge import EDGE, show_error
+from llmstack.cli.github import annotate
 from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferry.carry import LayerPlan
@@ -18,12 +19,14 @@ from llmstack.reporting import human_size, human_time
 def show_problem(problem: WishProblem) -> None:
     """Tell of a wrong line of a wish list."""
     show_error(UsageError(str(problem), hint=problem.hint))
+    annotate(problem.message, problem.file, problem.line)
 
 
 def show_failure(entry: WishEntry, error: LlmstackError) -> None:
     """Tell of an entry that could not be carried, and which line of a list asked for it."""
     where = f"{entry.file}:{entry.line}: " if entry.file else ""
     show_error(error, about=f"{where}{entry.repo_id}", debug=EDGE.debug)
+    annotate(f"{entry.repo_id}: {error}", entry.file, entry.line)
 
 
 def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: bool, quiet: bool) -> None:

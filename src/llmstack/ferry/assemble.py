@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmstack.carried.fileindex import FORMAT, FileIndex
-from llmstack.carried.image import FORMAT_LABEL, LAYER_ANNOTATION
+from llmstack.carried.image import FORMAT_LABEL, INCOMPLETE_LABEL, LAYER_ANNOTATION
 from llmstack.ferry.base import Base, BasePlatform
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
@@ -69,6 +69,8 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
         "dev.llmstack.repo-type": index.repo_type,
         FORMAT_LABEL: FORMAT,
     }
+    if index.incomplete:
+        notes[INCOMPLETE_LABEL] = "true"
     if index.license:
         notes["org.opencontainers.image.licenses"] = index.license
     if base.name:

@@ -60,7 +60,7 @@ def load_base(text: str, registries: Registries) -> Base:
     Raises what reading an image raises, with `source` as the side, and IntegrityError where it is not a usable image.
     """
     if text == SCRATCH:
-        return Base(None, None, tuple(_empty(architecture) for architecture in ARCHITECTURES), None)
+        return scratch()
     location = parse_location(text)
     if location.transport == "docker-daemon":
         raise UsageError(f"--base {text}: a base cannot be read from a Docker engine", hint="push it, or save it first")
@@ -73,6 +73,11 @@ def load_base(text: str, registries: Registries) -> Base:
         raise
     name = str(Reference.parse(location.place)) if location.transport == "docker" else None
     return Base(name, document.digest, platforms, source)
+
+
+def scratch(platforms: int = len(ARCHITECTURES)) -> Base:
+    """Return the base without a layer, for the first so many platforms."""
+    return Base(None, None, tuple(map(_empty, ARCHITECTURES[:platforms])), None)
 
 
 def _empty(architecture: str) -> BasePlatform:

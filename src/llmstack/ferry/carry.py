@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile, Selection, check_paths
-from llmstack.carried.image import LAYER_ANNOTATION
-from llmstack.carried.naming import tag_for
+from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_paths
+from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import IntegrityError, LlmstackError, UsageError
-from llmstack.ferry.assemble import FILEPATH, assemble
+from llmstack.errors import UsageError, on_side
 from llmstack.ferry.base import Base
+from llmstack.ferry.checkpoint import Checkpoint
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
 from llmstack.ferry.previous import HeldLayers, read_earlier
+from llmstack.ferry.publish import CompleteLayer, publish
 from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD, LayerStream
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
-from llmstack.oci import tar
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import WHITEOUT
-from llmstack.oci.spec import LAYER_TAR, Descriptor
-from llmstack.oci.store import BlobStore, copy_blob, write_bytes
+from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
 
 VerifiedRead = Callable[[HubFile, Callable[[HubFile, str], None]], Generator[bytes, None, None]]
@@ -58,12 +56,16 @@ class Carried:
 
 
 class Carrier:
-    """Carries repos to one place after another; holds what they share."""
+    """Carries repos to one place after another; holds what they share.
 
-    def __init__(self, client: Client, reporter: Reporter, jobs: int) -> None:
+    `layer_size` is how many bytes a layer may have there, None where nothing is known of a limit.
+    """
+
+    def __init__(self, client: Client, reporter: Reporter, jobs: int, layer_size: int | None = None) -> None:
         self._client = client
         self._reporter = reporter
         self._jobs = jobs
+        self._layer_size = layer_size
 
     def carry(
         self,
@@ -79,50 +81,67 @@ class Carrier:
 
         The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
         be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
-        new tag.
+        new tag, but what is complete is under `<tag>--partial`, where the next run finds it.
         """
         tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
-        own = None if force else read_earlier(store, tag)
+        with on_side("destination"):
+            own = None if force else read_earlier(store, tag)
         if own and _is_current(own.index, info, wanted.selection):
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
         _check_files(files)
         base = get_base()
-        newest = None if force or tag == main else read_earlier(store, main)
-        held = HeldLayers(image for image in (newest, own) if image)
-        room = MAX_LAYERS - base.depth - 1
-        if room < 2:
-            raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
-        layers = [LayerPlan(layer, held.find(layer)) for layer in plan(files, Limits(layers=room))]
-        layers = [_if_still_there(layer, store) for layer in layers]
+        with on_side("destination"):
+            newest = None if force or tag == main else read_earlier(store, main)
+            unfinished = None if force else read_earlier(store, partial_tag(tag))
+            held = HeldLayers(image for image in (unfinished, newest, own) if image)
+            layers = [
+                _if_still_there(LayerPlan(layer, held.find(layer)), store) for layer in plan(files, self._limits(base))
+            ]
         moving = sum(file.size for entry in layers if not entry.held for file in entry.layer.files)
         total = sum(file.size for file in files)
         if dry_run:
             return Carried("planned", info, snapshot.created, None, total, moving, tuple(layers))
         self._reporter.begin(wanted.repo_id, moving)
+        complete = [CompleteLayer(entry.layer, entry.held) for entry in layers if entry.held]
+        head = _head(snapshot, wanted.selection)
+        checkpoint = Checkpoint(head, store, tag, unfinished, complete, self._reporter)
         try:
-            indexed = self._move(partial(source.read, info), layers, store)
-            digest = _publish(snapshot, wanted, indexed, layers, store, base, tag)
+            with checkpoint:
+                moved = self._move(partial(source.read, info), layers, store, checkpoint)
+            document = publish(head, moved, store, base, tag)
+            checkpoint.remove(document)
+        except BaseException:
+            # All that was told to end has ended; what is complete is named, and the next repo needs the same client.
+            self._client.cancel.clear()
+            checkpoint.save()
+            raise
         finally:
             self._reporter.end()
-        return Carried("carried", info, snapshot.created, digest, total, moving, tuple(layers))
+        return Carried("carried", info, snapshot.created, document.digest, total, moving, tuple(layers))
 
-    def _move(self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore) -> list[tuple[IndexedFile, ...]]:
-        """Upload the layers that have to move, the largest first, and return all layers' files in order."""
+    def _limits(self, base: Base) -> Limits:
+        room = MAX_LAYERS - base.depth - 1
+        if room < 2:
+            raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
+        return Limits(layers=room, layer_size=self._layer_size)
+
+    def _move(
+        self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore, checkpoint: Checkpoint
+    ) -> list[CompleteLayer]:
+        """Upload the layers that have to move, the largest first, and return all layers in order."""
         moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
-        try:
-            with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
-                files = run_all(
-                    lambda layer: self._upload(read, layer, store, ahead), moving, self._jobs, self._client.cancel
-                )
-        except Exception:
-            # All that was told to end has ended, and the next repo is to be carried with the same client.
-            self._client.cancel.clear()
-            raise
-        moved = dict(zip(moving, files, strict=True))
-        return [entry.held or moved[entry.layer] for entry in layers]
+
+        def move(layer: PlannedLayer) -> CompleteLayer:
+            complete = CompleteLayer(layer, self._upload(read, layer, store, ahead))
+            checkpoint.add(complete)
+            return complete
+
+        with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
+            moved = dict(zip(moving, run_all(move, moving, self._jobs, self._client.cancel), strict=True))
+        return [CompleteLayer(entry.layer, entry.held) if entry.held else moved[entry.layer] for entry in layers]
 
     def _upload(
         self, read: VerifiedRead, layer: PlannedLayer, store: BlobStore, ahead: Executor
@@ -135,10 +154,8 @@ class Carrier:
         task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
         try:
             stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
-            digest, _ = store.write_blob(stream)
-        except LlmstackError as error:
-            error.side = error.side or "destination"
-            raise
+            with on_side("destination"):
+                digest, _ = store.write_blob(stream)
         finally:
             task.done()
         return tuple(
@@ -147,18 +164,10 @@ class Carrier:
         )
 
 
-def _publish(
-    snapshot: Snapshot,
-    wanted: WishEntry,
-    indexed: Sequence[tuple[IndexedFile, ...]],
-    layers: Sequence[LayerPlan],
-    store: BlobStore,
-    base: Base,
-    tag: str,
-) -> Digest:
-    """Write what makes an image of the layers, from the bottom up: base, file index, configs, manifests, tag."""
+def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
+    """Return the file index of a snapshot, yet without files."""
     info = snapshot.info
-    index = FileIndex(
+    return FileIndex(
         repo_id=info.repo_id,
         repo_type=info.repo_type,
         revision=info.revision,
@@ -166,47 +175,15 @@ def _publish(
         created=snapshot.created,
         license=info.license,
         gated=info.gated,
-        selection=wanted.selection,
-        files=tuple(sorted((file for group in indexed for file in group), key=lambda file: file.path.encode())),
+        selection=selection,
+        files=(),
     )
-    try:
-        if base.source:
-            for layer in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
-                copy_blob(layer, base.source, store)
-        descriptors = [
-            _layer_descriptor(entry.layer, group[0].layer) for entry, group in zip(layers, indexed, strict=True)
-        ]
-        assembled = assemble(index, base, [*descriptors, _write_index(index, store)])
-        for config in assembled.configs:
-            write_bytes(store, config)
-        for document in assembled.manifests:
-            store.put_manifest(document)
-        store.put_manifest(assembled.index, tag)
-    except LlmstackError as error:
-        error.side = error.side or "destination"
-        raise
-    return assembled.index.digest
-
-
-def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
-    data = index.to_bytes()
-    file = tar.TarFile(INDEX_PATH, len(data))
-    digest, size = store.write_blob(lambda: tar.layer([file], [[data]]))
-    return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})
-
-
-def _layer_descriptor(layer: PlannedLayer, digest: Digest) -> Descriptor:
-    notes = {FILEPATH: layer.files[0].path} if layer.is_single else {}
-    return Descriptor(LAYER_TAR, digest, layer.size, notes)
 
 
 def _check_files(files: Sequence[HubFile]) -> None:
     """Refuse what the hub may not list, and what no image can hold."""
-    try:
+    with on_side("source"):
         check_paths(file.path for file in files)
-    except IntegrityError as error:
-        error.side = "source"
-        raise
     for file in files:
         if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
             raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")
@@ -221,7 +198,8 @@ def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
 
 def _is_current(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
     return (
-        index.commit == info.commit
+        not index.incomplete
+        and index.commit == info.commit
         and index.selection == selection
         and index.repo_id == info.repo_id
         and index.repo_type == info.repo_type

@@ -12,6 +12,7 @@ from llmstack.carried.fileindex import ROOT
 from llmstack.errors import UsageError
 from llmstack.hub.snapshot import HubFile
 from llmstack.oci import tar
+from llmstack.reporting import human_size
 
 MiB = 1024 * 1024
 
@@ -26,12 +27,13 @@ class Limits:
     """What shapes a plan; `large` and `bundle` are bytes.
 
     A file of `large` bytes or more gets a layer of its own. Smaller ones are bundled into layers of about `bundle`.
-    There are at most `layers` data layers.
+    There are at most `layers` data layers, none larger than `layer_size` (None: as large as it comes).
     """
 
     large: int = 16 * MiB
     bundle: int = 64 * MiB
     layers: int = MAX_LAYERS - 2
+    layer_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,51 @@ def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     """Return the data layers: one per large file in order of the paths, then the bundles of small ones.
 
     Docker's classic store reuses layers only as a prefix of the image, so what changes most, the small files, comes
-    last. Where that would be too many layers, neighbours are grouped. Raises UsageError when there is no file.
+    last. Where that would be too many layers, neighbours are grouped. Raises UsageError when there is no file, and when
+    they do not fit.
     """
     if not files:
         raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
     ordered = sorted(files, key=lambda file: file.path.encode())
     large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
     small = [file for file in ordered if file.size < limits.large]
-    room = limits.layers if not large else max(1, limits.layers // 2)
     bundles = _bundles(small, limits.bundle)
     if len(large) + len(bundles) > limits.layers:
-        bundles = _grouped(bundles, max(room, limits.layers - len(large)))
+        bundles = _grouped(bundles, max(_room_for_bundles(large, limits), limits.layers - len(large)))
         large = _grouped(large, limits.layers - len(bundles))
-    return tuple(PlannedLayer(group) for group in (*large, *bundles))
+    layers = tuple(PlannedLayer(group) for group in (*large, *bundles))
+    _check_sizes(layers, limits)
+    return layers
+
+
+def _room_for_bundles(large: Sequence[tuple[HubFile, ...]], limits: Limits) -> int:
+    """Return how many layers bundles may take at least: half, where the large files fit what that leaves them."""
+    if not large:
+        return limits.layers
+    room = limits.layers // 2
+    if limits.layer_size is not None:
+        sizes = [PlannedLayer(group).size for group in large]
+        needed = sum(1 for _ in _cuts(sizes, limits.layer_size)) + 1
+        room = min(room, limits.layers - needed)
+    return max(1, room)
+
+
+def _check_sizes(layers: Sequence[PlannedLayer], limits: Limits) -> None:
+    """Refuse what the target will not take, before anything moves."""
+    largest = max(layers, key=lambda layer: layer.size)
+    if limits.layer_size is None or largest.size <= limits.layer_size:
+        return
+    most = human_size(limits.layer_size)
+    for file in (file for layer in layers for file in layer.files):
+        if PlannedLayer((file,)).size > limits.layer_size:
+            raise UsageError(
+                f"{file.path!r} has {human_size(file.size)}, and the target takes at most {most} in one layer",
+                hint="leave it out with --exclude, or carry the repo to a registry that takes larger layers",
+            )
+    raise UsageError(
+        f"the files do not fit {limits.layers} layers of at most {most}, which is what the target takes",
+        hint="leave some out with --exclude, or carry the repo to a registry that takes larger layers",
+    )
 
 
 def _bundles(files: Iterable[HubFile], target: int) -> list[tuple[HubFile, ...]]:

@@ -21,6 +21,7 @@ from llmstack.ferry.source import FileSource
 from llmstack.hub.api import Hub
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Client
+from llmstack.oci.profiles import profile_of
 from llmstack.oci.repository import Registries
 from llmstack.recipes.site import Site
 from llmstack.reporting import Reporter
@@ -103,7 +104,8 @@ def ferry(
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
     hub = Hub(client)
-    carrier = Carrier(client, reporter, options.jobs)
+    profile = profile_of(options.target.registry or "")
+    carrier = Carrier(client, reporter, options.jobs, profile.max_layer)
 
     @lru_cache(maxsize=1)
     def base() -> Base:

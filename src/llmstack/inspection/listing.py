@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from llmstack.carried.image import INCOMPLETE_LABEL
 from llmstack.carried.locate import parse_location, transport_of
-from llmstack.carried.naming import Namespace
+from llmstack.carried.naming import Namespace, is_leftover
 from llmstack.carried.parallel import run_all
 from llmstack.carried.source import open_reader
 from llmstack.errors import LlmstackError, UsageError
@@ -27,7 +28,8 @@ _ANNOTATION = "org.opencontainers.image."
 class ListedImage:
     """One tag. What images of other makers do not tell is None; `size` is the bytes of all layers.
 
-    `error` says why a tag could not be read; the others are listed all the same.
+    `incomplete` marks what a ferry that has not ended has carried so far. `error` says why a tag could not be read; the
+    others are listed all the same.
     """
 
     image: str
@@ -38,6 +40,7 @@ class ListedImage:
     size: int | None = None
     license: str | None = None
     created: str | None = None
+    incomplete: bool = False
     error: str | None = None
 
 
@@ -55,7 +58,8 @@ def list_images(
     when the tags themselves cannot be listed.
     """
     tags = [(reader, tag) for reader in _readers(source, namespace, repo_types, registries) for tag in reader.tags()]
-    return run_all(lambda item: _describe(*item), tags, jobs, cancel)
+    images = zip(tags, run_all(lambda item: _describe(*item), tags, jobs, cancel), strict=True)
+    return [image for (_, tag), image in images if not _is_leftover(tag, image)]
 
 
 def _readers(
@@ -94,7 +98,13 @@ def _describe(reader: BlobReader, tag: str) -> ListedImage:
         size=sum(layer.size for layer in manifest.layers),
         license=notes.get(f"{_ANNOTATION}licenses"),
         created=notes.get(f"{_ANNOTATION}created"),
+        incomplete=INCOMPLETE_LABEL in notes,
     )
+
+
+def _is_leftover(tag: str, image: ListedImage) -> bool:
+    named = not image.incomplete and image.repo_id and image.revision
+    return bool(named) and is_leftover(tag, image.repo_id or "", image.revision or "")
 
 
 def _open(reader: BlobReader, document: Document) -> tuple[dict[str, str], Manifest]:

@@ -63,20 +63,9 @@ class Layout:
         except OSError as error:
             raise UnavailableError(f"{self.name}: blob {digest} cannot be looked for: {error.strerror}") from error
 
-    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
-        """Link a blob from another layout on the same disk; false where that cannot be done."""
-        if not isinstance(source, Layout) or not source.has_blob(blob.digest):
-            return False
-        with self._writing():
-            try:
-                os.link(source._blob(blob.digest), self._blob(blob.digest))
-            except FileExistsError:
-                return True
-            except OSError as error:
-                if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
-                    return False
-                raise
-        return True
+    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:  # noqa: ARG002 - see BlobStore
+        """Return false: a folder keeps bytes of its own, which no other folder's fate can touch."""
+        return False
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
         """Write a stream into a part file and give it its name when it is whole; see BlobStore."""
@@ -101,6 +90,14 @@ class Layout:
             others = tuple(item for item in index.manifests if item.annotations.get(REF_NAME) != tag)
             entries = sorted((*others, entry), key=lambda item: (item.annotations.get(REF_NAME, ""), item.digest))
             self._replace("index.json", Index(tuple(entries), index.annotations).document().data)
+
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Take an image out of index.json; see BlobStore. Its blobs stay: others may share them."""
+        with self._writing(), self._locked():
+            index = self._index()
+            others = tuple(item for item in index.manifests if item.digest != digest)
+            self._replace("index.json", Index(others, index.annotations).document().data)
+        return True
 
     def _document(self, digest: Digest) -> Document:
         with self._reading(digest) as file:

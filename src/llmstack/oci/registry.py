@@ -18,6 +18,7 @@ from llmstack.net import Client, ConnectionLostError, Response, read_limited
 from llmstack.net.backoff import RETRIED_STATUS
 from llmstack.net.client import Body, discard
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
+from llmstack.oci.profiles import profile_of
 from llmstack.oci.reference import DOCKER_HUB, is_loopback
 from llmstack.oci.spec import parse_object
 
@@ -85,7 +86,9 @@ class Registry:
             # Cleaned away by the registry between two of our requests, or damaged there.
             return NotFoundError(text, hint="the registry has lost a blob: run the command again")
         if status == 404:
-            return NotFoundError(text, hint="check the name; some registries want the repository to be created first")
+            missing = profile_of(self.host).missing_hint
+            hint = missing or "check the name; some registries want the repository to be created first"
+            return NotFoundError(text, hint=hint)
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
             return IntegrityError(text)
         if status == 413:

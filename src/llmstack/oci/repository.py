@@ -142,12 +142,35 @@ class Repository:
     def put_manifest(self, document: Document, tag: str | None = None) -> None:
         """Store a manifest or an index; see BlobStore."""
         path = self._path(f"manifests/{tag or document.digest}")
-        response = self._registry.request(
-            "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
-        )
-        if response.status not in {200, 201, 202}:
-            raise self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
-        discard(response)
+        backoff = self._client.backoff()
+        while True:
+            response = self._registry.request(
+                "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
+            )
+            if response.status in {200, 201, 202}:
+                discard(response)
+                return
+            error = self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
+            if not isinstance(error, IntegrityError):
+                raise error
+            # Where two write the same manifest at once, distribution may read back what the other has half written.
+            backoff.wait(error)
+
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Delete a manifest, with a right of its own that many logins do not have; see BlobStore."""
+        scopes = (f"repository:{self._repository}:delete",)
+        try:
+            response = self._registry.request("DELETE", self._path(f"manifests/{digest}"), scopes)
+        except NotAuthorisedError:
+            return False
+        if response.status in {200, 202, 204, 404}:
+            discard(response)
+            return True
+        error = self._registry.error(response, f"deleting {self.name}@{digest}")
+        # 405 is the distribution spec's word for it; registries say 400 (Docker Hub) and 501 as well.
+        if response.status in {400, 405, 501} or isinstance(error, NotAuthorisedError):
+            return False
+        raise error
 
     def _upload(self, stream: _HashedStream) -> tuple[Digest, int]:
         what = f"uploading a layer to {self.name}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Protocol
 
-from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.errors import IntegrityError, on_side
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, Document
 
@@ -61,6 +61,9 @@ class BlobStore(BlobReader, Protocol):
     def put_manifest(self, document: Document, tag: str | None = None) -> None:
         """Store a manifest or an index by its digest, and under `tag` when one is given."""
 
+    def delete_manifest(self, digest: Digest) -> bool:
+        """Delete a manifest or an index with every tag that names it; false where this is not allowed."""
+
 
 def read_verified(reader: BlobReader, blob: Descriptor, limit: int) -> bytes:
     """Return a small blob whole (a config, a file index), checked against its digest.
@@ -96,11 +99,8 @@ def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
 
 
 def _from_source(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    try:
+    with on_side("source"):
         yield from chunks
-    except LlmstackError as error:
-        error.side = error.side or "source"
-        raise
 
 
 def write_bytes(target: BlobStore, data: bytes) -> None:

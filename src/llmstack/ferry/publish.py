@@ -1,0 +1,57 @@
+"""Making an image of layers that are in the store: what names them is written from the bottom up, the tag last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile
+from llmstack.carried.image import LAYER_ANNOTATION
+from llmstack.errors import on_side
+from llmstack.ferry.assemble import FILEPATH, assemble
+from llmstack.ferry.base import Base
+from llmstack.ferry.plan import PlannedLayer
+from llmstack.oci import tar
+from llmstack.oci.spec import LAYER_TAR, Descriptor, Document
+from llmstack.oci.store import BlobStore, copy_blob, write_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteLayer:
+    """A data layer that is in the store, whole, and what the file index says of its files."""
+
+    layer: PlannedLayer
+    files: tuple[IndexedFile, ...]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The layer as a manifest lists it."""
+        notes = {FILEPATH: self.layer.files[0].path} if self.layer.is_single else {}
+        return Descriptor(LAYER_TAR, self.files[0].layer, self.layer.size, notes)
+
+
+def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, base: Base, tag: str) -> Document:
+    """Write what makes an image of the layers: base, file index, configs, manifests, index; return the last, tagged.
+
+    `head` is the file index without its files. Raises LlmstackError, and then the tag is what it was.
+    """
+    files = sorted((file for layer in layers for file in layer.files), key=lambda file: file.path.encode())
+    index = replace(head, files=tuple(files))
+    with on_side("destination"):
+        if base.source:
+            for blob in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
+                copy_blob(blob, base.source, store)
+        assembled = assemble(index, base, [*(layer.descriptor for layer in layers), _write_index(index, store)])
+        for config in assembled.configs:
+            write_bytes(store, config)
+        for document in assembled.manifests:
+            store.put_manifest(document)
+        store.put_manifest(assembled.index, tag)
+    return assembled.index
+
+
+def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
+    data = index.to_bytes()
+    file = tar.TarFile(INDEX_PATH, len(data))
+    digest, size = store.write_blob(lambda: tar.layer([file], [[data]]))
+    return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})

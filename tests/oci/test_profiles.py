@@ -1,0 +1,93 @@
+"""What is known of particular registries, and that a plan and the errors make use of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+
+import pytest
+
+from llmstack.carried.wishlist import WishEntry
+from llmstack.errors import UsageError
+from llmstack.ferry.base import scratch
+from llmstack.ferry.carry import Carrier
+from llmstack.ferry.plan import Limits, plan
+from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.net import Client
+from llmstack.oci.layout import Layout
+from llmstack.oci.profiles import PROFILES, profile_of
+from llmstack.reporting import make_reporter
+
+MB = 1000**2
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "largest"),
+    [
+        ("docker.io", "Docker Hub", None),
+        ("ghcr.io", "GitHub Container Registry", 10_000 * MB),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "Amazon ECR", 54_525_952_000),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "Amazon ECR", 54_525_952_000),
+        ("public.ecr.aws", "Amazon ECR Public", 10_485_760_000),
+        ("europe-west1-docker.pkg.dev", "Google Artifact Registry", None),
+        ("mine.azurecr.io", "Azure Container Registry", 214_748_364_800),
+        ("quay.io", "Quay", 21_474_836_480),
+        ("registry.local:5000", "registry", None),
+        ("ghcr.io.example.org", "registry", None),
+    ],
+)
+def test_a_registry_is_known_by_its_address(host, name, largest):
+    assert (profile_of(host).name, profile_of(host).max_layer) == (name, largest)
+
+
+def test_every_registry_of_the_table_has_a_row_in_the_docs(pytestconfig):
+    text = (pytestconfig.rootpath / "docs/registries.md").read_text()
+    for profile in PROFILES:
+        if profile.max_layer:
+            sizes = {f"{profile.max_layer / unit:,.0f} {name}" for unit, name in ((1000**3, "GB"), (2**20, "MiB"))}
+            assert any(f"| {size} |" in text for size in (*sizes, f"{profile.max_layer / 2**30:.0f} GiB"))
+
+
+def files(*sizes: int) -> list[HubFile]:
+    return [HubFile(f"{number:03}.bin", size, "a" * 40) for number, size in enumerate(sizes)]
+
+
+def test_a_file_that_does_not_fit_is_named_and_one_that_just_fits_is_not():
+    (layer,) = plan(files(100 * MB), Limits())
+    assert len(plan(files(100 * MB), Limits(layer_size=layer.size))) == 1
+    with pytest.raises(UsageError, match=r"'001\.bin' has 100 MB, and the target takes at most 100 MB") as refused:
+        plan(files(50 * MB, 100 * MB), Limits(layer_size=layer.size - 1))
+    assert "--exclude" in (refused.value.hint or "")
+
+
+def test_grouping_keeps_to_the_largest_layer():
+    """Bundles may have half of the layers, unless large files would then have to share one that gets too large."""
+    repo = files(*[90 * MB] * 7, *[10 * MB] * 40)
+    assert max(layer.size for layer in plan(repo, Limits(layers=10))) > 170 * MB
+    layers = plan(repo, Limits(layers=10, layer_size=170 * MB))
+    assert len(layers) <= 10
+    assert max(layer.size for layer in layers) <= 170 * MB
+    with pytest.raises(UsageError, match="do not fit 10 layers of at most 95.0 MB".replace(".", r"\.")):
+        plan(repo, Limits(layers=10, layer_size=95 * MB))
+
+
+class Listed:
+    """A source that lists a repo's files, and has none of their bytes."""
+
+    def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
+        return RepoInfo(repo_id, repo_type, revision, "a" * 40, "2024-01-01T00:00:00Z", None, gated=False)
+
+    def snapshot(self, info: RepoInfo) -> Snapshot:
+        return Snapshot(info, info.last_modified, tuple(files(100, 200_000)))
+
+    def read(self, info: RepoInfo, file: HubFile, verified: object) -> Generator[bytes, None, None]:
+        raise AssertionError(f"{info.repo_id}: {file.path} was read, {verified} waits for it")
+
+
+def test_nothing_moves_when_a_file_does_not_fit(tmp_path):
+    with closing(Client()) as client:
+        carrier = Carrier(client, make_reporter("none"), 2, layer_size=100_000)
+        store = Layout(tmp_path / "models")
+        with pytest.raises(UsageError, match=r"001\.bin"):
+            carrier.carry(WishEntry("org/model", "model"), Listed(), store, scratch)
+    assert not (tmp_path / "models").exists()
