@@ -12,6 +12,8 @@ A bug ends with 70 and a traceback, an interrupt with 130 (SIGTERM: 143).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 EXIT_BUG = 70
@@ -36,6 +38,16 @@ class LlmstackError(Exception):
 
     def __str__(self) -> str:
         return f"{self.side}: {self.message}" if self.side else self.message
+
+
+@contextlib.contextmanager
+def on_side(side: str) -> Iterator[None]:
+    """Say of every error in here which side it is on, unless it says so itself."""
+    try:
+        yield
+    except LlmstackError as error:
+        error.side = error.side or side
+        raise
 
 
 class UsageError(LlmstackError):

@@ -522,6 +522,17 @@ def test_bytes_that_changed_on_the_way_are_an_integrity_error(odd: OddRegistry, 
         odd.repository(client).write_blob(lambda: [b"data"])
 
 
+def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, client: Client):
+    document = Index(()).document()
+    odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
+    odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2
+    odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID") for _ in range(100)]
+    with pytest.raises(IntegrityError):
+        odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2 + 5
+
+
 def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client):
     """The registry carried the PUT out, its gateway answered 502, and the repeated PUT finds no session."""
     odd.blobs.add(Digest.of(b"data"))

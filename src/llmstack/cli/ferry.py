@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,9 @@ def ferry(
     Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
     machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
     """
+    from llmstack.hub.endpoint import check_endpoint
+
+    check_endpoint(os.environ)
     from llmstack.carried.fileindex import Selection
     from llmstack.carried.naming import Namespace
     from llmstack.carried.wishlist import WishList, named_entries

@@ -13,7 +13,7 @@ from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import IntegrityError, LlmstackError, UsageError
+from llmstack.errors import UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
@@ -85,19 +85,21 @@ class Carrier:
         """
         tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
-        own = None if force else read_earlier(store, tag)
+        with on_side("destination"):
+            own = None if force else read_earlier(store, tag)
         if own and _is_current(own.index, info, wanted.selection):
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
         _check_files(files)
         base = get_base()
-        newest = None if force or tag == main else read_earlier(store, main)
-        unfinished = read_earlier(store, partial_tag(tag))
-        held = HeldLayers(image for image in (None if force else unfinished, newest, own) if image)
-        layers = [
-            _if_still_there(LayerPlan(layer, held.find(layer)), store) for layer in plan(files, self._limits(base))
-        ]
+        with on_side("destination"):
+            newest = None if force or tag == main else read_earlier(store, main)
+            unfinished = None if force else read_earlier(store, partial_tag(tag))
+            held = HeldLayers(image for image in (unfinished, newest, own) if image)
+            layers = [
+                _if_still_there(LayerPlan(layer, held.find(layer)), store) for layer in plan(files, self._limits(base))
+            ]
         moving = sum(file.size for entry in layers if not entry.held for file in entry.layer.files)
         total = sum(file.size for file in files)
         if dry_run:
@@ -152,10 +154,8 @@ class Carrier:
         task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
         try:
             stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
-            digest, _ = store.write_blob(stream)
-        except LlmstackError as error:
-            error.side = error.side or "destination"
-            raise
+            with on_side("destination"):
+                digest, _ = store.write_blob(stream)
         finally:
             task.done()
         return tuple(
@@ -182,11 +182,8 @@ def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
 
 def _check_files(files: Sequence[HubFile]) -> None:
     """Refuse what the hub may not list, and what no image can hold."""
-    try:
+    with on_side("source"):
         check_paths(file.path for file in files)
-    except IntegrityError as error:
-        error.side = "source"
-        raise
     for file in files:
         if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
             raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")

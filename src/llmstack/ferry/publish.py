@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile
 from llmstack.carried.image import LAYER_ANNOTATION
-from llmstack.errors import LlmstackError
+from llmstack.errors import on_side
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import PlannedLayer
@@ -37,7 +37,7 @@ def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, 
     """
     files = sorted((file for layer in layers for file in layer.files), key=lambda file: file.path.encode())
     index = replace(head, files=tuple(files))
-    try:
+    with on_side("destination"):
         if base.source:
             for blob in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
                 copy_blob(blob, base.source, store)
@@ -47,9 +47,6 @@ def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, 
         for document in assembled.manifests:
             store.put_manifest(document)
         store.put_manifest(assembled.index, tag)
-    except LlmstackError as error:
-        error.side = error.side or "destination"
-        raise
     return assembled.index
 
 

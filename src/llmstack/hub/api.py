@@ -30,7 +30,7 @@ from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[a
 from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # documented, no __all__
 
 from llmstack import __version__
-from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError
+from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError, on_side
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
@@ -88,7 +88,7 @@ class Hub:
 
     def snapshot(self, info: RepoInfo) -> Snapshot:
         """List the commit's files: a request per thousand files, and one for the commit's date."""
-        with _at_source():
+        with on_side("source"):
             files = sorted(self._tree(info), key=lambda file: file.path.encode(errors="surrogatepass"))
             return Snapshot(info, self.commit_date(info), tuple(files))
 
@@ -110,7 +110,7 @@ class Hub:
                 start=start,
                 stop=min(file.size, start + RANGE_WINDOW),
             )
-            with _at_source():
+            with on_side("source"):
                 for chunk in chunks:
                     seen.update(chunk)
                     yield chunk
@@ -253,16 +253,6 @@ class Hub:
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
         return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-
-
-@contextlib.contextmanager
-def _at_source() -> Iterator[None]:
-    """Say of every error in here which side it is on."""
-    try:
-        yield
-    except LlmstackError as error:
-        error.side = error.side or "source"
-        raise
 
 
 def _file(entry: dict[str, Any]) -> HubFile:

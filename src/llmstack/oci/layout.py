@@ -63,20 +63,9 @@ class Layout:
         except OSError as error:
             raise UnavailableError(f"{self.name}: blob {digest} cannot be looked for: {error.strerror}") from error
 
-    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
-        """Link a blob from another layout on the same disk; false where that cannot be done."""
-        if not isinstance(source, Layout) or not source.has_blob(blob.digest):
-            return False
-        with self._writing():
-            try:
-                os.link(source._blob(blob.digest), self._blob(blob.digest))
-            except FileExistsError:
-                return True
-            except OSError as error:
-                if error.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
-                    return False
-                raise
-        return True
+    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:  # noqa: ARG002 - see BlobStore
+        """Return false: a folder keeps bytes of its own, which no other folder's fate can touch."""
+        return False
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
         """Write a stream into a part file and give it its name when it is whole; see BlobStore."""

@@ -142,12 +142,19 @@ class Repository:
     def put_manifest(self, document: Document, tag: str | None = None) -> None:
         """Store a manifest or an index; see BlobStore."""
         path = self._path(f"manifests/{tag or document.digest}")
-        response = self._registry.request(
-            "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
-        )
-        if response.status not in {200, 201, 202}:
-            raise self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
-        discard(response)
+        backoff = self._client.backoff()
+        while True:
+            response = self._registry.request(
+                "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
+            )
+            if response.status in {200, 201, 202}:
+                discard(response)
+                return
+            error = self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
+            if not isinstance(error, IntegrityError):
+                raise error
+            # Where two write the same manifest at once, distribution may read back what the other has half written.
+            backoff.wait(error)
 
     def delete_manifest(self, digest: Digest) -> bool:
         """Delete a manifest, with a right of its own that many logins do not have; see BlobStore."""

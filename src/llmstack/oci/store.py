@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Protocol
 
-from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.errors import IntegrityError, on_side
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, Document
 
@@ -99,11 +99,8 @@ def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
 
 
 def _from_source(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    try:
+    with on_side("source"):
         yield from chunks
-    except LlmstackError as error:
-        error.side = error.side or "source"
-        raise
 
 
 def write_bytes(target: BlobStore, data: bytes) -> None:
