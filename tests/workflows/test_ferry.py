@@ -161,13 +161,12 @@ def test_runs_that_end_at_the_same_time_lose_no_row(site: Site):
     for name in names:
         site.hub.add_repo(name, {"config.json": name.encode()})
     site.push(models="\n".join(names))
-    runs = [site.start(f"{number}/3").run(until=RECORD) for number in (1, 2, 3)]
+    runs = [site.start(f"{number}/2").run(until=RECORD) for number in (1, 2)]
     assert not any(run.failed for run in runs)
     with ThreadPoolExecutor() as threads:
         list(threads.map(Job.run, runs))
     assert not any(run.failed for run in runs), "\n".join(run.log for run in runs)
     assert list(site.rows()) == names
-    assert len(set(runs[0].machine.workspace.parent.parent.glob("machine-*"))) == 3
 
 
 def test_a_run_by_hand(site: Site):
