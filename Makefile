@@ -26,11 +26,12 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 torch: $(READY)
 	@test -e $(TORCH) || tools/torch-for-tests $(BIN)/python $(TORCH)
 
-lint: $(READY) ## check style, types and the direction of imports
+lint: $(READY) ## check style, types, the direction of imports, and the workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix
