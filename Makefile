@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test torch lint format clean
+.PHONY: help system demo test test-images torch lint format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 system: ## install the programs that the tests use, where apt can
 	@PYTHON=$(PYTHON) tools/system-packages
@@ -21,6 +21,10 @@ demo: $(READY) ## carry a real small model onto a disk and back, and show it
 
 test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 	@$(BIN)/python -m pytest $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
+
+test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
+	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
 
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)
