@@ -19,7 +19,7 @@ def write_context(dockerfile: str, files: Mapping[str, bytes | Path]) -> IO[byte
     `#!`) are executable, whatever they were on the disk. Raises UsageError if one cannot be read.
     """
     # Returned open: the upload reads it.
-    spool = tempfile.TemporaryFile(prefix="llmstack-context-")  # noqa: SIM115
+    spool = tempfile.TemporaryFile(prefix="llmstack-context-")  # noqa: SIM115 - who asked for it closes it
     try:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name, content in sorted({**files, "Dockerfile": dockerfile.encode()}.items()):
