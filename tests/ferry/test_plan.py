@@ -130,7 +130,7 @@ def test_one_small_file_more_or_less_changes_few_bundles(count: int, size: int |
     before = plan(files, LIMITS)
     assert len(before) < LIMITS.layers, "a plan that is grouped is another matter"
     moved = []
-    for number in range(0, count, count // 20):
+    for number in range(0, count, count // 8):
         added = contents(plan([*files, file(f"data/{number:06}-new", 2000)], LIMITS))
         removed = contents(plan([*files[:number], *files[number + 1 :]], LIMITS))
         moved += [len(added - contents(before)), len(removed - contents(before))]
