@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test torch lint format clean
+.PHONY: help system demo test test-images torch lint format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 system: ## install the programs that the tests use, where apt can
 	@PYTHON=$(PYTHON) tools/system-packages
@@ -22,15 +22,20 @@ demo: $(READY) ## carry a real small model onto a disk and back, and show it
 test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 	@$(BIN)/python -m pytest $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
 
+test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
+	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
+
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)
 	@test -e $(TORCH) || tools/torch-for-tests $(BIN)/python $(TORCH)
 
-lint: $(READY) ## check style, types and the direction of imports
+lint: $(READY) ## check style, types, the direction of imports, and the workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix

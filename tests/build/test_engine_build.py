@@ -135,15 +135,18 @@ def test_the_apt_mirror_replaces_archives_and_nothing_else(engine, busybox, shel
     assert kept == deb822
 
 
-def test_a_push_shows_its_layers_and_gives_the_digest(engine, busybox, registry):
-    name = f"{registry.host}/pushed/busybox:one"
+def test_a_push_shows_its_layers_and_gives_the_digest(engine, busybox, shelf, registry):
+    # A layer that the registry cannot have yet.
+    write_recipe(shelf, "one", ONE.format(base=busybox), "FROM {{ base }}\nRUN head -c 3000000 /dev/urandom > /new\n")
+    image, _ = build(shelf, "one", no_cache=True)
+    name = f"{registry.host}/pushed/one:new"
     listener = Listener()
     with Client() as client:
-        tag_image(client, busybox, [name])
+        tag_image(client, image, [name])
         digest = push_image(client, name, listener)
     assert digest.startswith("sha256:")
     assert listener.titles == [f"push {name}"]
-    assert all(task.moved > 0 for task in listener.tasks)
+    assert any(task.size >= 3_000_000 and task.moved >= task.size and task.ended for task in listener.tasks)
     engine.docker("rmi", name)
     engine.docker("pull", f"{name.rpartition(':')[0]}@{digest}")
 

@@ -27,6 +27,12 @@ PATIENCE = 120.0
 PARTIAL = "org--ten--partial"
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start llmstack where it finds no catalogue to write into."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(params=["registry", "layout"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "layout":

@@ -35,11 +35,14 @@ def run_llmstack(
     stdin: str = "",
     timeout: float = TIMEOUT,
 ) -> Run:
-    """Run `llmstack ARGUMENTS` to its end, with `env` on top of this process's environment."""
+    """Run `llmstack ARGUMENTS` to its end, with `env` on top of this process's environment.
+
+    It runs in the home folder where `cwd` is not given: in the checkout it would write into the catalogue there.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "llmstack", *map(str, arguments)],
         env={**os.environ, **(env or {})},
-        cwd=cwd,
+        cwd=cwd or os.environ["HOME"],
         input=stdin,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ DEBIAN = f"llmstack-test-debian:{SUITE}"
 # Git ignores it; the next run finds the base there.
 CACHE = Path(__file__).parents[2] / ".rig" / f"debian-{SUITE}.tar"
 NOT_WANTED = ("./dev/*", "./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*", "./etc/resolv.conf")
-READY_IN = 120.0
+READY_IN = 300.0
 
 
 def import_debian(engine: Engine) -> str:

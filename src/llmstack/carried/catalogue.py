@@ -100,21 +100,28 @@ def upsert(text: str, row: CatalogueRow) -> str:
     if table is None:
         lines += _new_table(lines, row.repo_type, line_end)
         table = range(len(lines), len(lines))
-    keys = _own_rows(lines, table)
-    same = [position for position, key in keys.items() if key == row.key]
-    if same:
-        old = lines[same[0]]
-        lines[same[0]] = row.to_line() + _more_cells(old) + old[len(old.rstrip("\r\n")) :]
-        # A merge of two branches can leave two rows of one key.
-        for position in reversed(same[1:]):
-            del lines[position]
-        return "".join(lines)
-    greater = [position for position, key in keys.items() if _order(key) > _order(row.key)]
-    position = greater[0] if greater else max(keys, default=table.start - 1) + 1
-    if not lines[position - 1].endswith("\n"):
-        lines[position - 1] += line_end
-    lines.insert(position, row.to_line() + line_end)
-    return "".join(lines)
+    same = [position for position, key in _own_rows(lines, table).items() if key == row.key]
+    more = _more_cells(lines[same[0]]) if same else ""
+    return _put(lines, table, row.key, row.to_line() + more)
+
+
+def put(text: str, key: str, line: str | None) -> str:
+    """Return the catalogue with `line` as its row of that key, or without one; for texts that have the table."""
+    lines: list[str] = _LINE.findall(text)
+    table = _find_table(lines)
+    return text if table is None else _put(lines, table, key, line)
+
+
+def without_rows(text: str) -> str:
+    """Return what people wrote: the text without llmstack's own rows."""
+    lines: list[str] = _LINE.findall(text)
+    own = _own_rows(lines, _find_table(lines))
+    return "".join(line for position, line in enumerate(lines) if position not in own)
+
+
+def date_of(line: str) -> str:
+    """Return the date of a row's commit, as it is written there."""
+    return _cells(line)[2]
 
 
 def record(path: Path, row: CatalogueRow) -> bool:
@@ -144,6 +151,25 @@ def record(path: Path, row: CatalogueRow) -> bool:
 def _table_head(repo_type: RepoType) -> tuple[str, str]:
     names = (repo_type.capitalize(), *_COLUMNS)
     return f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"
+
+
+def _put(lines: list[str], table: range, key: str, line: str | None) -> str:
+    """Put a row in the place of those with its key, of which a merge may have left two, or where its name sorts."""
+    keys = _own_rows(lines, table)
+    same = [position for position, found in keys.items() if found == key]
+    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    if same:
+        old = lines[same[0]]
+        lines[same[0]] = "" if line is None else line + old[len(old.rstrip("\r\n")) :]
+        for position in reversed(same[1:]):
+            del lines[position]
+    elif line is not None:
+        greater = [position for position, found in keys.items() if _order(found) > _order(key)]
+        position = greater[0] if greater else max(keys, default=table.start - 1) + 1
+        if not lines[position - 1].endswith("\n"):
+            lines[position - 1] += line_end
+        lines.insert(position, line + line_end)
+    return "".join(lines)
 
 
 def _new_table(lines: list[str], repo_type: RepoType, line_end: str) -> list[str]:

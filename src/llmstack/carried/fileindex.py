@@ -86,10 +86,11 @@ class FileIndex:
     def to_bytes(self) -> bytes:
         """Serialise the index; the same index gives the same bytes."""
         head = {name: getattr(self, name) for name in _HEAD}
+        selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
         files = [{name: getattr(file, name) for name in _FILE} for file in self.files]
         if self.incomplete:
             head["incomplete"] = True
-        return canonical_json({"format": FORMAT, **head, **asdict(self.selection), "files": files})
+        return canonical_json({"format": FORMAT, **head, **selection, "files": files})
 
     @classmethod
     def parse(cls, data: bytes) -> FileIndex:

@@ -10,6 +10,7 @@ import typer
 
 from llmstack import __version__
 from llmstack.cli.build import build
+from llmstack.cli.catalogue import catalogue
 from llmstack.cli.edge import EDGE
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
@@ -49,6 +50,7 @@ app.command()(verify)
 app.command()(build)
 app.command()(images)
 app.command()(squash)
+app.add_typer(catalogue, name="catalogue")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

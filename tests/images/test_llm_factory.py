@@ -1,0 +1,37 @@
+"""llm-factory on a processor: its page answers, and its command line knows the libraries."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+
+from tests.images.conftest import BUILD_TIMEOUT
+from tests.support.cli import run_llmstack
+from tests.support.standin import running
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def factory(shared_engine, network, build_environment, debian, torch_links):
+    links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
+    arguments = ["build", "llm-factory", "--variant", "cpu", "--base", debian, *links]
+    done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)
+    assert done.code == 0, done.stderr[-4000:]
+    with running(shared_engine, network, "llm-factory:cpu") as container:
+        container.wait_healthy()
+        yield container
+
+
+def test_the_page_answers_and_nobody_is_root(factory):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{factory.ip}:7860/", timeout=30) as response:
+        assert b"gradio" in response.read()
+    assert factory.exec("id", "-u").stdout == "2000\n"
+
+
+def test_the_command_line_finds_its_libraries_and_is_offline(factory):
+    assert "0.9.5" in factory.exec("llamafactory-cli", "version").stdout
+    code = "import torch, peft, trl; from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
+    assert factory.exec("python", "-c", code).stdout.splitlines()[-1] == "True"

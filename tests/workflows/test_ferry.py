@@ -1,0 +1,233 @@
+"""The ferry workflow, run step by step against a hub, a registry that wants a login, and a git remote."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from llmstack.carried.catalogue import parse
+from tests.support.engine import Engine
+from tests.support.hub import Hub
+from tests.support.registry import Registry
+from tests.workflows.actions import BRANCH, Job, Machine, job, load
+
+RECORD = "Record what was carried"
+TOKEN = "ghs_an0ther-secret"
+HF_TOKEN = "hf_an0ther-secret"
+
+
+class Site:
+    """A fork with its remote, and everything that its workflow talks to."""
+
+    def __init__(self, root: Path, folder: Path, hub: Hub, registry: Registry, environment: Mapping[str, str]) -> None:
+        self.hub, self.registry, self.folder = hub, registry, folder
+        self.remote = folder / "remote.git"
+        self.space = registry.namespace()
+        self._workflow = load(root / ".github/workflows/ferry.yml")
+        self._environment = environment
+        self._machines = 0
+        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", self.remote], check=True)
+        self.person = folder / "person"
+        subprocess.run(["git", "clone", "-q", self.remote, self.person], check=True)
+        self.git("config", "user.name", "Ada")
+        self.git("config", "user.email", "ada@example.org")
+        self.git("checkout", "-q", "-b", "main")
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout
+        for name in filter(None, tracked.decode().split("\0")):
+            if (root / name).is_file():
+                (self.person / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.person / name).write_bytes((root / name).read_bytes())
+                (self.person / name).chmod((root / name).stat().st_mode)
+        self.push(models="", datasets="")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=self.person, check=True, capture_output=True, text=True).stdout
+
+    def push(self, **lists: str) -> None:
+        """Push as a person does who has edited the lists, with the newest main."""
+        if (self.person / ".git/refs/remotes/origin/main").exists():
+            self.git("pull", "-q", "--rebase", "origin", "main")
+        for name, text in lists.items():
+            (self.person / f"get_hf/to_get_{name}.txt").write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-qm", "Edit the lists")
+        self.git("push", "-q", "origin", "main")
+
+    def start(self, shard: str = "1/1", **inputs: str) -> Job:
+        """Start the job that carries, on a fresh machine, with the inputs of a run by hand if there are any."""
+        return job(self._workflow, "ferry", self._context(inputs, shard), self._machine())
+
+    def plan(self, **inputs: str) -> list[str]:
+        planned = job(self._workflow, "plan", self._context(inputs, ""), self._machine()).run()
+        assert not planned.failed, planned.log
+        return list(json.loads(planned.machine.outputs()["shards"]))
+
+    def rows(self, name: str = "models") -> dict[str, str]:
+        """The catalogue as the remote has it."""
+        command = ["git", "show", f"{BRANCH}:get_hf/{name}.md"]
+        return parse(subprocess.run(command, cwd=self.remote, check=True, capture_output=True, text=True).stdout)
+
+    def _machine(self) -> Machine:
+        self._machines += 1
+        return Machine(self.folder / f"machine-{self._machines}", self.remote, self._environment)
+
+    def _context(self, inputs: Mapping[str, str], shard: str) -> dict[str, str]:
+        names = ("repo", "type", "revision", "include", "exclude", "target")
+        return {
+            **{f"inputs.{name}": inputs.get(name, "") for name in names},
+            "vars.LLMSTACK_NAMESPACE": self.space,
+            "github.repository": "Octocat/Forked",
+            "github.token": TOKEN,
+            "secrets.REGISTRY_USER": self.registry.user or "",
+            "secrets.REGISTRY_TOKEN": self.registry.password or "",
+            "secrets.HF_TOKEN": HF_TOKEN,
+            "matrix.shard": shard,
+        }
+
+
+@pytest.fixture
+def site(
+    hub: Hub,
+    token_registry: Registry,
+    engine: Engine,
+    busybox_base: Path,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Site:
+    # Whoever runs the tests may have told git who they are; a runner has not.
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    hub.add_token(HF_TOKEN)
+    environment = {"DOCKER_HOST": engine.host, "LLMSTACK_BASE": f"oci:{busybox_base}:latest"}
+    return Site(pytestconfig.rootpath, tmp_path, hub, token_registry, environment)
+
+
+def no_secret_in(run: Job, registry: Registry) -> bool:
+    text = run.log + run.machine.summary.read_text()
+    return not any(secret in text for secret in (TOKEN, HF_TOKEN, registry.password or ""))
+
+
+def test_rows_are_added_and_updated_and_a_failure_is_shown(site: Site):
+    first = site.hub.add_repo("org/first", {"config.json": b"{}"}, license="mit")
+    site.hub.add_repo("org/data", {"train.csv": b"a,b\n"}, repo_type="dataset")
+    site.push(models="# ours\norg/first\n", datasets="org/data\n")
+    run = site.start().run()
+    assert not run.failed, run.log
+    assert list(site.rows()) == ["org/first"]
+    assert list(site.rows("datasets")) == ["org/data"]
+    assert no_secret_in(run, site.registry)
+    assert site.hub.log.all("/api/models/org/first*")[0].token == f"Bearer {HF_TOKEN}"
+
+    # A row is added, one is updated, one entry fails, and while all this is carried a person pushes something else.
+    before = site.rows()["org/first"]
+    first.commit({"config.json": b'{"new": 1}'})
+    site.hub.add_repo("org/second", {"config.json": b"[]"})
+    site.push(models="# ours\norg/first\norg/missing\norg/second\n")
+    run = site.start().run(until=RECORD)
+    (site.person / "note.txt").write_text("meanwhile")
+    site.push()
+    run.run()
+    assert run.failed
+    assert [step.code for step in run.done][-2:] == [1, 0]
+    assert "::error file=get_hf/to_get_models.txt,line=3::org/missing: " in run.log
+    rows = site.rows()
+    assert list(rows) == ["org/first", "org/second"]
+    assert rows["org/first"] != before
+    assert first.sha in rows["org/first"]
+    summary = run.machine.summary.read_text()
+    assert all(name in summary for name in ("| org/first |", "| org/missing |", "| org/second |", "| Repo | Commit |"))
+    files = subprocess.run(["git", "ls-tree", "--name-only", BRANCH], cwd=site.remote, capture_output=True, check=True)
+    assert b"note.txt" in files.stdout
+    assert no_secret_in(run, site.registry)
+
+    # Nothing is new: nothing is committed.
+    head = (site.git("fetch", "-q", "origin"), site.git("rev-parse", "origin/main"))[1]
+    site.hub.add_repo("org/missing", {"config.json": b"{}"})
+    site.push(models="org/first\n")
+    run = site.start().run()
+    assert "Nothing new to record." in run.log
+    assert site.git("rev-parse", "origin/main~1") == head
+
+
+def test_runs_that_end_at_the_same_time_lose_no_row(site: Site):
+    names = [f"org/model-{number}" for number in range(6)]
+    for name in names:
+        site.hub.add_repo(name, {"config.json": name.encode()})
+    site.push(models="\n".join(names))
+    runs = [site.start(f"{number}/2").run(until=RECORD) for number in (1, 2)]
+    assert not any(run.failed for run in runs)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Job.run, runs))
+    assert not any(run.failed for run in runs), "\n".join(run.log for run in runs)
+    assert list(site.rows()) == names
+
+
+def test_a_run_by_hand(site: Site):
+    repo = site.hub.add_repo("org/data", {"a.csv": b"a", "b.csv": b"b", "c.txt": b"c"}, repo_type="dataset")
+    repo.tags["v1"] = repo.sha
+    inputs = {"repo": "org/data", "type": "dataset", "revision": "v1", "include": "*.csv *.json", "exclude": "b*"}
+    assert site.plan(**inputs) == ["1/1"]
+    space = site.registry.namespace()
+    run = site.start(**inputs, target=space.upper().replace(site.registry.host.upper(), site.registry.host)).run()
+    assert not run.failed, run.log
+    assert list(site.rows("datasets")) == ["org/data@v1"]
+    assert f"{space}/datasets:org--data--v1" in site.rows("datasets")["org/data@v1"]
+    assert {entry.path.rpartition("/")[2] for entry in site.hub.log.files()} == {"a.csv"}
+
+
+def test_inputs_are_words_and_no_commands(site: Site):
+    mark = site.folder / "executed"
+    evil = f"$(touch {mark}) `touch {mark}`; touch {mark} #"
+    inputs = dict.fromkeys(("repo", "type", "revision", "include", "exclude", "target"), evil)
+    run = site.start(**inputs).run()
+    assert run.failed
+    site.plan(**inputs)
+    assert not mark.exists()
+
+
+def test_the_matrix_grows_with_the_lists(site: Site):
+    for count, shards in {1: 1, 10: 1, 11: 2, 95: 10, 1000: 20}.items():
+        names = [f"org/model-{number}  # wanted" for number in range(count)]
+        site.push(models="# models\n\n" + "\n".join(names[: count // 2]), datasets="\n".join(names[count // 2 :]))
+        assert site.plan() == [f"{number}/{shards}" for number in range(1, shards + 1)]
+    site.push(models="# none\n", datasets="")
+    assert site.plan() == ["1/1"]
+
+
+def workflows(pytestconfig: pytest.Config) -> list[Path]:
+    return sorted((pytestconfig.rootpath / ".github/workflows").glob("*.yml"))
+
+
+def test_what_the_workflow_may_do(pytestconfig: pytest.Config):
+    workflow = load(pytestconfig.rootpath / ".github/workflows/ferry.yml")
+    assert workflow["on"]["push"]["branches"] == ["main"]
+    assert "get_hf/to_get_models.txt" in workflow["on"]["push"]["paths"]
+    assert set(workflow["on"]) == {"push", "workflow_dispatch"}
+    assert workflow["permissions"] == {}
+    assert workflow["jobs"]["plan"]["permissions"] == {"contents": "read"}
+    assert workflow["jobs"]["ferry"]["permissions"] == {"contents": "write", "packages": "write"}
+    assert workflow["concurrency"]["cancel-in-progress"] is False
+
+
+def test_actions_are_pinned_by_commit(pytestconfig: pytest.Config):
+    used = [
+        step["uses"]
+        for path in workflows(pytestconfig)
+        for found in load(path)["jobs"].values()
+        for step in found["steps"]
+        if "uses" in step
+    ]
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name) for name in used)
+
+
+def test_the_namespace_of_a_fork_that_has_set_nothing(site: Site):
+    site.space = ""
+    assert site.start().variables["NAMESPACE"] == "ghcr.io/Octocat/Forked"
