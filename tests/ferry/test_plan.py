@@ -123,14 +123,14 @@ def test_a_hundred_thousand_files_are_planned_in_no_time():
     assert len(planned) <= LIMITS.layers
 
 
-@pytest.mark.parametrize(("count", "size"), [(20_000, 100), (4000, 50_000), (1000, 5_000_000), (500, None)])
+@pytest.mark.parametrize(("count", "size"), [(16_000, 200), (4000, 50_000), (1000, 5_000_000), (500, None)])
 def test_one_small_file_more_or_less_changes_few_bundles(count: int, size: int | None):
     """On average over many places; every bundle after the place would be too many."""
     files = many(count, size)
     before = plan(files, LIMITS)
     assert len(before) < LIMITS.layers, "a plan that is grouped is another matter"
     moved = []
-    for number in range(0, count, count // 8):
+    for number in range(0, count, count // 20):
         added = contents(plan([*files, file(f"data/{number:06}-new", 2000)], LIMITS))
         removed = contents(plan([*files[:number], *files[number + 1 :]], LIMITS))
         moved += [len(added - contents(before)), len(removed - contents(before))]
