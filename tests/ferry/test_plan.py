@@ -123,7 +123,7 @@ def test_a_hundred_thousand_files_are_planned_in_no_time():
     assert len(planned) <= LIMITS.layers
 
 
-@pytest.mark.parametrize(("count", "size"), [(20_000, 100), (4000, 50_000), (1000, 5_000_000), (500, None)])
+@pytest.mark.parametrize(("count", "size"), [(16_000, 200), (4000, 50_000), (1000, 5_000_000), (500, None)])
 def test_one_small_file_more_or_less_changes_few_bundles(count: int, size: int | None):
     """On average over many places; every bundle after the place would be too many."""
     files = many(count, size)
