@@ -15,7 +15,6 @@ from llmstack.build.plan import Wish, plan
 from llmstack.recipes.shelf import images_folder, load_recipes
 from llmstack.recipes.site import Site
 from tests.images.conftest import BUILD_TIMEOUT
-from tests.images.gguf_model import write_tiny_model
 from tests.support.cli import run_llmstack
 from tests.support.standin import CACHE, running
 
@@ -79,6 +78,9 @@ def ask(container, path, body=None, key=KEY):
 
 
 def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, network, server_image, tmp_path):
+    # Needs the group images-test, which only `make test-images` installs.
+    from tests.images.gguf_model import write_tiny_model
+
     write_tiny_model(tmp_path / "tiny.gguf")
     tmp_path.chmod(0o755)
     options = (
