@@ -49,7 +49,10 @@ class Rig:
     def shell(self, script: str, *watched: str) -> Measured:
         """Measure a script of bash; `watched` are the folders under `work` that it may fill."""
         folders = [self.work / name for name in watched]
-        return measure(["bash", "-euo", "pipefail", "-c", script], env=self.environment, watched=folders)
+        # Away from the checkout, whose catalogue ferry would keep.
+        return measure(
+            ["bash", "-euo", "pipefail", "-c", f"cd {self.work}; {script}"], env=self.environment, watched=folders
+        )
 
 
 def main() -> None:

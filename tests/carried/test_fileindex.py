@@ -48,7 +48,7 @@ def test_it_is_written_like_this():
     assert INDEX.to_bytes().decode() == (
         '{"format":"1","repo_id":"org/tiny","repo_type":"model","revision":"main",'
         f'"commit":"{"c" * 40}","created":"2024-01-01T12:00:00Z","license":"mit","gated":false,'
-        '"include":["*.json"],"exclude":[],"prepare":null,'
+        '"include":["*.json"],"exclude":[],'
         f'"files":[{{"path":"config.json","size":2,"oid":"{"a" * 40}","sha256":"{"b" * 64}",'
         f'"layer":"{LAYER}","offset":512}}]}}'
     )

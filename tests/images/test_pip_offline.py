@@ -50,16 +50,17 @@ def get(container, path):
         return response.headers["Content-Type"], response.read()
 
 
-def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(index, client, network):
-    url = f"http://{index.ip}:8080/simple"
-    pip = f"/venv/bin/pip install -q --index-url {url}/ --trusted-host {index.ip}"
+def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(index, client):
+    url = "http://127.0.0.1:8080/simple"
+    pip = f"/venv/bin/pip install -q --index-url {url}/"
     uv = f"/venv/bin/uv pip install -q --default-index {url} --python /uv/bin/python"
     script = (
         "set -e; ! /venv/bin/pip download -q --no-deps --retries 0 --timeout 2 uv 2>/dev/null;"
         f'{pip} uv jinja2; /venv/bin/python -c \'import markupsafe; print("pip", markupsafe.escape("<"))\';'
         f"/venv/bin/uv venv -q /uv; {uv} Jinja2; /uv/bin/python -c 'import jinja2; print(\"uv\", jinja2.__version__)'"
     )
-    with running(index.engine, network, client, "sh", "-c", script) as container:
+    # In the index's own network: whether a bridge passes on what containers send each other is up to the host.
+    with running(index.engine, f"container:{index.name}", client, "sh", "-c", script) as container:
         assert container.wait_ended() == 0, container.logs
         assert container.logs == "pip &lt;\nuv 3.1.6\n"
 
