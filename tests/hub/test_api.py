@@ -28,7 +28,7 @@ TOKEN = "hf_s3cr3tT0kenOfTheTest"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
 
 
 @pytest.fixture
@@ -45,9 +45,11 @@ def client(told: list[str]) -> Iterator[Client]:
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Do what HF_ENDPOINT would have done when huggingface_hub was imported, which was long ago."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # it reads its variables at import
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template
+    )  # it reads its variables at import
 
 
 @pytest.fixture
@@ -253,7 +255,7 @@ def test_a_hub_that_is_not_there(client: Client, monkeypatch: pytest.MonkeyPatch
 
 def test_offline_mode_is_named(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it reads its variables at import
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):
         ask().info("org/tiny", "model", "main")
 
@@ -365,7 +367,7 @@ def test_a_commit_that_is_gone(hub: rig.Hub, ask):
 
 def test_a_large_file_comes_in_several_ranges(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
     """The real storage refuses a single GET of more than 50 GB; the window is made small for the test."""
-    monkeypatch.setattr(api, "RANGE_WINDOW", 70_000)
+    monkeypatch.setattr(api, "RANGE_WINDOW", 70_000)  # nobody has 32 GB to spare
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     source = ask()
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA

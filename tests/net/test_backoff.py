@@ -90,7 +90,7 @@ def test_it_waits_as_long_as_the_server_asks_but_not_for_ever():
 
 
 def test_progress_gives_all_tries_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     backoff = Backoff(threading.Event(), lambda _: None, tries=2)
     for _ in range(3):
         backoff.wait(DOWN)

@@ -52,7 +52,7 @@ def serve() -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.02)  # shorter waits, the same policy
 
 
 def text(client: Client, url: str, **headers: str) -> str:
@@ -217,7 +217,7 @@ def test_an_answer_longer_than_allowed_is_refused(serve):
 
 
 def test_a_server_that_falls_silent_does_not_keep_us(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmstack.net.client.READ_TIMEOUT", 0.2)
+    monkeypatch.setattr("llmstack.net.client.READ_TIMEOUT", 0.2)  # a shorter silence
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectionLostError, match="silent"):
         Client().send("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/")
 

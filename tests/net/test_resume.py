@@ -70,7 +70,7 @@ def server() -> Iterator[RangeServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)  # shorter waits, the same policy
 
 
 def read(server: RangeServer, start: int = 0, stop: int | None = None, size: int = SIZE) -> bytes:

@@ -339,7 +339,7 @@ def test_an_unknown_ca_stops_it_before_a_password_is_sent(
 ):
     login(secure_registry)
     monkeypatch.delenv("SSL_CERT_FILE")
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     with pytest.raises(UnavailableError, match="TLS") as raised:
         open_repository(client, f"{secure_registry.namespace()}/models").manifest("x")
     assert "SSL_CERT_FILE" in (raised.value.hint or "")
@@ -438,7 +438,7 @@ class OddRegistry:
 
 @pytest.fixture
 def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddRegistry]:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     odd = OddRegistry()
     odd.server.start()
     yield odd
@@ -608,7 +608,7 @@ class Scripted:
 
 def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: Client, monkeypatch):
     """A proxy that answers too early would otherwise leave a layer with a digest of half the bytes."""
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     answers = {
         "GET": "200 OK",
         "POST": "202 Accepted\r\nLocation: /v2/x/1",
@@ -625,7 +625,7 @@ def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: 
 
 def test_a_layer_does_not_leave_tls(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A registry behind a proxy may not know that it speaks TLS, and name where to upload to without it."""
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

@@ -90,7 +90,7 @@ class TokenServer:
             "jti": uuid.uuid4().hex,
             "access": [_access(scope) for scope in scopes],
         }
-        return jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": self._chain})  # type: ignore[arg-type]
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": self._chain})  # type: ignore[arg-type]  # its types know only text headers
 
 
 def _access(scope: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Backoff:
         self._failed += 1
         if self._failed >= self._tries:
             raise error
-        delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311
+        delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
         if retry_after is not None:
             delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
         if delay >= WORTH_TELLING:

@@ -133,7 +133,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 a Dockerfile is no HTML; values that reach a shell go through `quote`
+        autoescape=False,  # noqa: S701 - a Dockerfile is no HTML; values that reach a shell go through `quote`
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     environment.filters["dockerquote"] = _dockerquote
