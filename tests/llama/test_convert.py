@@ -18,6 +18,8 @@ from llmstack.llama.plan import Request, prepare
 from llmstack.llama.staging import PART
 from llmstack.reporting import make_reporter
 
+pytestmark = pytest.mark.xdist_group("llama")
+
 
 class Notes:
     """A reporter that keeps what it is told."""
