@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import docker.auth
-from docker.errors import DockerException
-
 from llmstack.errors import UsageError
 from llmstack.oci.auth import Credentials
 
@@ -17,6 +14,9 @@ def lookup(registry: str) -> Credentials | None:
     Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, anew each time. Raises UsageError when an
     entry or a credential helper cannot be used; what a helper printed is not repeated, it may hold a secret.
     """
+    import docker.auth
+    from docker.errors import DockerException
+
     try:
         # docker.auth itself knows that Docker Hub's key is https://index.docker.io/v1/. It warns of a missing helper
         # before it raises; the error says as much.
@@ -39,4 +39,4 @@ def lookup(registry: str) -> Credentials | None:
 def _cause(error: Exception) -> str:
     if "not installed or not available in PATH" in str(error):
         return "its credential helper is not on PATH"
-    return "the credential helper failed" if isinstance(error, DockerException) else "an entry is not well formed"
+    return "an entry is not well formed" if isinstance(error, ValueError) else "the credential helper failed"
