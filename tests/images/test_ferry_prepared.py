@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
@@ -39,9 +40,9 @@ def ferry(engine, busybox, debian, build_environment, hub, registry, tmp_path):
 
     def run(*arguments):
         namespace = f"{registry.host}/prepared"
-        return run_llmstack(
-            "ferry", *arguments, "--to", namespace, "--base", "scratch", "--json", env=environment, cwd=tmp_path
-        )
+        command = ("ferry", *arguments, "--to", namespace, "--base", "scratch", "--json")
+        # The first run builds the image that the script runs in.
+        return run_llmstack(*command, env=environment, cwd=tmp_path, timeout=BUILD_TIMEOUT)
 
     run.namespace = f"{registry.host}/prepared"
     run.folder = tmp_path
