@@ -10,8 +10,9 @@ from llmstack.net.backoff import Cancelled
 from llmstack.net.client import Client, ConnectionLostError, Response, discard, network_errors
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-# Measured: a read of 1 MiB costs the kernel about twice the time of two of half that.
-_CHUNK = 512 * 1024
+# Measured: smaller reads cost more system calls, larger ones fall out of the processor's cache between being received,
+# hashed and written; the kernel's time doubles from 256 KiB to 1 MiB.
+_CHUNK = 256 * 1024
 
 
 def read_resuming(
