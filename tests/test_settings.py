@@ -16,14 +16,18 @@ def write(folder, text):
 
 
 def test_defaults(tmp_path):
-    assert load_settings({}, {}, tmp_path) == Settings(None, "docker.io/library/busybox:stable", 4, ())
+    assert load_settings({}, {}, tmp_path) == Settings(
+        namespace=None, base="docker.io/library/busybox:stable", jobs=4, plain_http=()
+    )
 
 
 def test_flags_beat_variables_beat_the_file(tmp_path):
     write(tmp_path, "namespace: from.file/a\nbase: scratch\njobs: 2\nplain_http: [a.local, 'b.local:5000']\n")
     environ = {"LLMSTACK_NAMESPACE": "from.env/a", "LLMSTACK_JOBS": "3"}
     flags = {"jobs": 9, "base": None, "plain_http": ()}
-    assert load_settings(flags, environ, tmp_path) == Settings("from.env/a", "scratch", 9, ("a.local", "b.local:5000"))
+    assert load_settings(flags, environ, tmp_path) == Settings(
+        namespace="from.env/a", base="scratch", jobs=9, plain_http=("a.local", "b.local:5000")
+    )
 
 
 def test_a_list_in_a_variable_and_an_empty_variable(tmp_path):

@@ -22,21 +22,13 @@ DEFAULT_NAMESPACE = "docker.io/hgfkeep"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What a command works with.
+class BuildSettings:
+    """What the building of images is set to.
 
-    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
-    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
-
-    The others are about building images: where packages come from (addresses without credentials), the proxies of
-    build steps, a PEM file of the site's certificate authorities (in the file: relative to it), and Docker's network
-    mode for build steps.
+    Where packages come from (addresses without credentials), the proxies of build steps, a PEM file of the site's
+    certificate authorities (in the file: relative to it), and Docker's network mode for build steps.
     """
 
-    namespace: str | None = None
-    base: str = "docker.io/library/busybox:stable"
-    jobs: int = 4
-    plain_http: tuple[str, ...] = ()
     pip_index: str = ""
     pip_extra_index: tuple[str, ...] = ()
     pip_trusted_host: tuple[str, ...] = ()
@@ -46,6 +38,20 @@ class Settings:
     no_proxy: str = ""
     ca_cert: Path | None = None
     build_network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(BuildSettings):
+    """What a command works with.
+
+    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
+    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+    """
+
+    namespace: str | None = None
+    base: str = "docker.io/library/busybox:stable"
+    jobs: int = 4
+    plain_http: tuple[str, ...] = ()
 
 
 def load_settings(

@@ -26,7 +26,7 @@ def prepare(engine, busybox, debian, build_environment, hub):
     hub.add_token(TOKEN, access={"org/tiny", "org/rows"})
     ca = build_environment.get("LLMSTACK_CA_CERT")
     site = Site(
-        network="host",
+        build_network="host",
         ca_cert=Path(ca) if ca else None,
         http_proxy=build_environment.get("LLMSTACK_HTTP_PROXY", ""),
         https_proxy=build_environment.get("LLMSTACK_HTTPS_PROXY", ""),
