@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_paths
+from llmstack.carried.fileindex import FileIndex, FilePart, IndexedFile, Selection, check_paths
 from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
@@ -159,7 +159,7 @@ class Carrier:
         finally:
             task.done()
         return tuple(
-            IndexedFile(file.path, file.size, file.oid, sha256[file.path], digest, start)
+            IndexedFile(file.path, file.size, file.oid, sha256[file.path], (FilePart(digest, start, file.size),))
             for file, start in zip(layer.files, layer.offsets, strict=True)
         )
 
@@ -191,7 +191,7 @@ def _check_files(files: Sequence[HubFile]) -> None:
 
 def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
     """Return the plan with the layer to be moved again where the registry has lost it."""
-    if entry.held and not store.has_blob(entry.held[0].layer):
+    if entry.held and not all(store.has_blob(layer) for layer in entry.held[0].layers):
         return LayerPlan(entry.layer, None)
     return entry
 
