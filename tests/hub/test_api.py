@@ -26,11 +26,6 @@ DATA = random.Random(3).randbytes(200_000)
 TOKEN = "hf_s3cr3tT0kenOfTheTest"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
-
-
 @pytest.fixture
 def told() -> list[str]:
     """What was told of waits."""
@@ -39,7 +34,7 @@ def told() -> list[str]:
 
 @pytest.fixture
 def client(told: list[str]) -> Iterator[Client]:
-    with closing(Client(tell=told.append)) as client:
+    with closing(Client(tell=told.append, retry_wait=0.01)) as client:
         yield client
 
 
