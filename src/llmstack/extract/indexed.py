@@ -10,7 +10,7 @@ from threading import Event, Lock
 from llmstack.carried.fileindex import FilePart, IndexedFile, extents
 from llmstack.carried.image import StoredLayer
 from llmstack.carried.parallel import run_all
-from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.errors import IntegrityError, on_side
 from llmstack.extract.destination import Destination, Part
 from llmstack.extract.plan import PlannedFile, Span, plan_spans
 from llmstack.net import Cancelled
@@ -90,12 +90,10 @@ class _Reading:
     def read(self, span: Span) -> int:
         task = self._worker.reporter.task(_name(span.files), span.size)
         try:
-            if len(span.files) == 1:
-                return self._read_one(span.files[0], task)
-            self._read_run(span, task)
-        except LlmstackError as error:
-            error.side = error.side or "source"
-            raise
+            with on_side("source", _name(span.files)):
+                if len(span.files) == 1:
+                    return self._read_one(span.files[0], task)
+                self._read_run(span, task)
         finally:
             task.done()
         return 0
