@@ -1,9 +1,10 @@
 """Fixtures shared by all tests; nothing starts before a test asks for it, and what cannot start is a failure.
 
 `make test` runs the tests in several processes at once (pytest-xdist), each with session fixtures of its own. So no
-test may count on another one's traces, on a fixed port, or on a folder that another process writes too. All tests that
-use the engine, however indirectly, stay together in one process: it may be the machine's only one. Tests that share
-something else dear say so with `pytest.mark.xdist_group`; without xdist the mark means nothing.
+test may count on another one's traces, on a fixed port, or on a folder that another process writes too. Tests that
+share something dear say so with `pytest.mark.xdist_group` and stay in one process; without xdist the mark does nothing.
+All others that use the engine, however indirectly, stay together too. Still an engine may be the machine's only one,
+with tests/images at work beside: ask it about images and containers by name or label, never about all there are.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the engine in one process."""
+    """Keep the tests of the engine in one process, where they do not say themselves what they share."""
     for item in items:
-        if "shared_engine" in getattr(item, "fixturenames", ()):
+        if "shared_engine" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("engine"))
 
 

@@ -20,7 +20,7 @@ from tests.support.standin import running
 DEFAULT = "hgf" + "good"
 # What ssh() returns where a login is refused.
 DENIED = object()
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("images")]
 
 
 class Browser:
