@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NewType, get_type_hints
 
 from llmstack.errors import UsageError
 
@@ -20,13 +21,18 @@ FILE_VARIABLE = "LLMSTACK_CONFIG"
 # The images that are already on Docker Hub; read from when no namespace is set, never written to by default.
 DEFAULT_NAMESPACE = "docker.io/hgfkeep"
 
+Size = NewType("Size", int)
+_SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(i?)B?")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a command works with.
 
     `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
-    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS,
+    `max_layer` the bytes that the target takes in one layer (None: what is known of it), `split_large` whether larger
+    files are carried in parts.
 
     The others are about building images: where packages come from (addresses without credentials), the proxies of
     build steps, a PEM file of the site's certificate authorities (in the file: relative to it), and Docker's network
@@ -37,6 +43,8 @@ class Settings:
     base: str = "docker.io/library/busybox:stable"
     jobs: int = 4
     plain_http: tuple[str, ...] = ()
+    max_layer: Size | None = None
+    split_large: bool = False
     pip_index: str = ""
     pip_extra_index: tuple[str, ...] = ()
     pip_trusted_host: tuple[str, ...] = ()
@@ -148,6 +156,20 @@ def _texts(value: object) -> tuple[str, ...]:
     raise ValueError
 
 
+def _flag(value: object) -> bool:
+    text = str(value).lower() if isinstance(value, bool | str) else ""
+    if text not in {"true", "false"}:
+        raise ValueError
+    return text == "true"
+
+
+def _size(value: object) -> Size:
+    match = _SIZE.fullmatch(str(value)) if type(value) in {int, str} else None
+    if not match or not int(match[1]):
+        raise ValueError
+    return Size(int(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
+
+
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise ValueError
@@ -161,5 +183,7 @@ _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     int: (_count, _COUNT),
     Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of texts"),
+    Size | None: (_size, "a size in bytes, or one such as 5 GB or 20 GiB"),
+    bool: (_flag, "true or false"),
 }
 _TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}
