@@ -250,6 +250,8 @@ class _Requests(BaseHTTPRequestHandler):
             body = Blob(Shelf())
             self._read_body(body)
             data = b"".join(body.read(0, body.size))
+            if not self._has_all(data):
+                return self._answer(400, body=b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]}')
             repository.manifests[body.digest] = (self.headers.get("Content-Type", ""), data)
             if not reference.startswith("sha256:"):
                 repository.tags[reference] = body.digest
@@ -262,6 +264,14 @@ class _Requests(BaseHTTPRequestHandler):
             return self._answer(202)
         media_type, data = repository.manifests[digest]
         return self._answer(200, {"Content-Type": media_type, "Docker-Content-Digest": digest}, data)
+
+    def _has_all(self, manifest: bytes) -> bool:
+        """Tell whether what a manifest or an index names is there."""
+        value = json.loads(manifest)
+        blobs = [value["config"], *value["layers"]] if "layers" in value else []
+        return all(blob["digest"] in self.registry.blobs for blob in blobs) and all(
+            inner["digest"] in self.repository.manifests for inner in value.get("manifests", [])
+        )
 
     def _tags(self, _rest: str) -> None:
         self._answer(200, body=json.dumps({"tags": sorted(self.repository.tags)}).encode())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -103,35 +103,36 @@ class _Reading:
                 part.restart()
             held = part.size
             task.advance(held)
-            self._copy(self._stream(layer, file.offset + held, file.end), file.size - held, part, task)
+            with self._stream(layer, file.offset + held, file.end) as stream:
+                self._copy(stream, file.size - held, part, task)
             if held and part.sha256 != file.sha256:
                 task.advance(-file.size)
                 held = 0
                 part.restart()
-                self._copy(self._stream(layer, file.offset, file.end), file.size, part, task)
+                with self._stream(layer, file.offset, file.end) as stream:
+                    self._copy(stream, file.size, part, task)
             self._worker.store(file, part)
         return held
 
     def _read_run(self, layer: StoredLayer, files: Sequence[PlannedFile], task: Task) -> None:
         """Read files one after the other; small ones are gathered and written many at a time."""
-        position = 0 if layer.compressed else files[0].offset
-        stream = self._stream(layer, position, files[-1].end)
+        start = 0 if layer.compressed else files[0].offset
         gathered: list[tuple[PlannedFile, bytes]] = []
         room = SMALL
-        for file in files:
-            stream.skip(file.offset - position)
-            position = file.end
-            if file.size > SMALL:
-                with self._worker.destination.part(file.key) as part:
-                    part.restart()
-                    self._copy(stream, file.size, part, task)
-                    self._worker.store(file, part)
-                continue
-            gathered.append((file, stream.take(file.size)))
-            room -= file.size
-            if room <= 0:
-                self._write_small(gathered, task)
-                gathered, room = [], SMALL
+        with self._stream(layer, start, files[-1].end) as stream:
+            for file in files:
+                stream.skip(file.offset - start - stream.position)
+                if file.size > SMALL:
+                    with self._worker.destination.part(file.key) as part:
+                        part.restart()
+                        self._copy(stream, file.size, part, task)
+                        self._worker.store(file, part)
+                    continue
+                gathered.append((file, stream.take(file.size)))
+                room -= file.size
+                if room <= 0:
+                    self._write_small(gathered, task)
+                    gathered, room = [], SMALL
         self._write_small(gathered, task)
 
     def _write_small(self, gathered: Sequence[tuple[PlannedFile, bytes]], task: Task) -> None:
@@ -152,12 +153,14 @@ class _Reading:
             part.write(piece)
             task.advance(len(piece))
 
-    def _stream(self, layer: StoredLayer, start: int, stop: int) -> ChunkReader:
+    @contextmanager
+    def _stream(self, layer: StoredLayer, start: int, stop: int) -> Iterator[ChunkReader]:
         """Read a layer's tar from `start` to `stop`; of a compressed one, from 0."""
         what = f"{self._reader.name}: layer {layer.blob.digest}"
-        return ChunkReader(self._chunks(layer, start, stop, what), what)
+        with closing(self._chunks(layer, start, stop, what)) as chunks:
+            yield ChunkReader(chunks, what)
 
-    def _chunks(self, layer: StoredLayer, start: int, stop: int, what: str) -> Iterator[bytes]:
+    def _chunks(self, layer: StoredLayer, start: int, stop: int, what: str) -> Generator[bytes, None, None]:
         if start == stop:
             return
         with closing(self._reader.read_blob(layer.blob, *(() if layer.compressed else (start, stop)))) as chunks:
