@@ -35,6 +35,7 @@ lint: $(READY) ## check style, types, the direction of imports, and the workflow
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(READY) ## put the code into its form
