@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +39,24 @@ def test_the_settings_of_a_site_are_read(tmp_path):
     assert "pip.site" not in done.stdout
 
 
+def test_images_fits_the_terminal():
+    """Whole in a pipe; folded between its parts, never within one, on a screen of 80 columns."""
+    whole = run_llmstack("images", env=NO_ENGINE).stdout
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "llmstack", "images"]
+    with subprocess.Popen(command, env={**os.environ, "COLUMNS": "80"}, stdout=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while True:
+                shown += os.read(main, 65536)
+    os.close(main)
+    assert process.returncode == 0
+    assert shown.decode().split() == whole.split()
+    assert max(map(len, whole.splitlines())) > 80
+    assert max(map(len, shown.decode().splitlines())) <= 80
+
+
 def test_images_lists_recipes_variants_and_tags():
     done = run_llmstack("images", "--json", env={**NO_ENGINE, "LLMSTACK_NAMESPACE": "registry.site/llm"})
     assert done.code == 0
@@ -59,6 +82,8 @@ def test_images_lists_recipes_variants_and_tags():
         (["pip-offline"], "pip-offline needs to know which packages"),
         (["hf", "--requirements", "/nowhere"], "the requirements file /nowhere does not exist"),
         (["hf", "--ca-cert", "/nowhere"], "the CA file /nowhere cannot be read"),
+        (["hf", "--tag", "Not This"], "--tag: 'Not This'"),
+        (["hf", "--base", "no!pe"], "--base: 'no!pe'"),
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
     ],
 )
