@@ -119,6 +119,24 @@ def test_build_squash_and_push(engine, busybox, registry, tmp_path):
     assert inspected["Config"]["Labels"]["dev.llmstack.recipe"] == "pip-offline"
 
 
+def test_another_platform_is_built_on_a_base_for_it(engine, busybox, busybox_base, tmp_path):
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{write_wheel(tmp_path, 'thing', '1.0')}\n")
+    arm = "llmstack-test-busybox:arm64"
+    copy = ("skopeo", "--override-arch", "arm64", "copy", "--quiet", "--insecure-policy", f"oci:{busybox_base}:latest")
+    subprocess.run([*copy, "--dest-daemon-host", engine.host, f"docker-daemon:{arm}"], check=True)
+    name = "llmstack-test-platform:latest"
+    arguments = ["build", "pip-offline", "--requirements", requirements, "--tag", name, "--platform", "linux/arm64"]
+    wrong = run_llmstack(*arguments, "--base", busybox, env={"DOCKER_HOST": engine.host})
+    assert wrong.code == 1
+    assert f"{busybox} is for linux/amd64, not for linux/arm64" in wrong.stderr
+    assert engine.docker("image", "inspect", name, check=False).returncode
+    done = run_llmstack(*arguments, "--base", arm, env={"DOCKER_HOST": engine.host})
+    assert done.code == 0, done.stderr
+    built = engine.docker("image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", name).stdout
+    assert built == "linux/arm64\n"
+
+
 def test_squash_says_how_much_it_saved(engine, busybox, tmp_path):
     dockerfile = f"FROM {busybox}\nRUN head -c 5000000 /dev/zero > /big\nRUN rm /big\n"
     (tmp_path / "Dockerfile").write_text(dockerfile)

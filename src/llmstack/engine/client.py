@@ -13,6 +13,7 @@ import urllib3
 from docker.errors import APIError, DockerException, NotFound
 
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+from llmstack.oci.spec import Platform
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 # For an answer, and between two chunks of one: a busy engine may take its time over a large folder.
@@ -49,6 +50,11 @@ class Engine:
         with engine_errors(f"looking for the image {image}", "see which there are: docker image ls"):
             found: dict[str, Any] = self.client.images.get(image).attrs
         return found
+
+    def platform(self, image: str) -> Platform:
+        """Return what an image that the engine holds is for; raises NotFoundError."""
+        found = self.inspect(image)
+        return Platform(found["Os"], found["Architecture"], found.get("Variant") or None)
 
     @contextlib.contextmanager
     def container(self, image: str) -> Iterator[str]:
