@@ -100,6 +100,13 @@ def test_without_an_engine_it_is_unavailable():
     assert "unix:///nowhere/docker.sock" in done.stderr
 
 
+def test_squashing_without_the_library_is_said_before_anything_is_built(tmp_path):
+    (tmp_path / "docker_squash.py").write_text("raise ImportError\n")
+    done = run_llmstack("build", "hf", "--squash", env={**NO_ENGINE, "PYTHONPATH": str(tmp_path)})
+    assert done.code == 6
+    assert "pip install 'llmstack[squash]'" in done.stderr
+
+
 def test_build_squash_and_push(engine, busybox, registry, tmp_path):
     """pip-offline with one small wheel is the smallest real image of images/."""
     (tmp_path / "requirements.txt").write_text(f"{write_wheel(tmp_path, 'thing', '1.0')}\n")

@@ -13,7 +13,7 @@ from llmstack.build.plan import PROXY_ARGS, Target, Wish, plan
 from llmstack.build.wheels import WheelWish, download_wheels
 from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
 from llmstack.engine.client import Engine
-from llmstack.engine.squash import squash_image
+from llmstack.engine.squash import require_library, squash_image
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.oci.spec import Platform
 from llmstack.recipes.recipe import Recipe
@@ -69,6 +69,8 @@ def build(
     """
     recipes = load_recipes(images_folder())
     _check(wish, recipes, wheels)
+    if options.squash:
+        require_library()
     # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
     for target in plan(recipes, wish, site, lambda _: False):
         target.render()
