@@ -24,7 +24,7 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
-	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m images tests/images $(PYTEST_ARGS)
 
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)
