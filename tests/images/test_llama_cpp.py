@@ -69,7 +69,18 @@ def server_images(shared_engine, build_environment, debian, torch_links, tmp_pat
         shared_engine.docker("load", "--input", str(kept))
         return names
     folder = tmp_path_factory.mktemp("sdist")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:", "--dest", folder]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        SDIST.partition("==")[0],
+        "--dest",
+        folder,
+    ]
     subprocess.run([*pip, SDIST], check=True)
     [source] = folder.glob("*.tar.gz")
     links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
