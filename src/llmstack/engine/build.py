@@ -26,7 +26,8 @@ _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _CHATTER = re.compile(r" ?---> |Removing intermediate container |Successfully (built|tagged) ")
 # Colours.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_SHOWN = 100
+# With a recipe's name and a step's number before it, this fits 120 columns.
+_SHOWN = 90
 _LONGEST = 10_000
 
 _NOT_FOUND = re.compile(r"not found|manifest unknown|no such image|does not exist|no matching manifest", re.IGNORECASE)
