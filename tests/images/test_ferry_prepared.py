@@ -35,6 +35,9 @@ def ferry(engine, busybox, debian, build_environment, hub, registry, tmp_path):
         "HF_TOKEN": TOKEN,
         "LLMSTACK_BUILD_NETWORK": "host",
         "LLMSTACK_NO_PROXY": "127.0.0.1",
+        # The weights do not fit one layer: they are read out of the container in three parts.
+        "LLMSTACK_MAX_LAYER": "10 KB",
+        "LLMSTACK_SPLIT_LARGE": "true",
     }
 
     def run(*arguments):
@@ -80,7 +83,9 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     assert other.code == 0, other.stderr
     assert other.json["results"][0]["status"] == "carried"
     inspected = run_llmstack("inspect", "org/tiny", "--from", ferry.namespace, "--json").json
-    assert "config.json" not in [file["path"] for file in inspected["index"]["files"]]
+    listed = {file["path"]: file for file in inspected["index"]["files"]}
+    assert "config.json" not in listed
+    assert len(listed["sub/w.safetensors"]["parts"]) == 3
 
 
 def test_a_script_that_fails_or_leaves_a_link_carries_nothing(ferry):
