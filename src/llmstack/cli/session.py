@@ -36,7 +36,12 @@ def start(
     settings = load_settings(flags)
     reporter = make_reporter(progress, quiet=quiet)
     # A bundle of small files is read some files ahead, on connections of their own.
-    client = Client(connections=settings.jobs + 10, tell=reporter.note)
+    client = Client(
+        connections=settings.jobs + 10,
+        tell=reporter.note,
+        timeout=settings.timeout,
+        retry_wait=settings.retry_wait,
+    )
     registries = Registries(client, lookup, ("*",) if plain_http else settings.plain_http)
     return Session(settings, client, registries, reporter)
 

@@ -12,7 +12,7 @@ from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import UsageError, on_side
+from llmstack.errors import LlmstackError, UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
@@ -23,10 +23,14 @@ from llmstack.ferry.stream import AHEAD
 from llmstack.ferry.upload import Upload
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
+from llmstack.net.cancel import GRACE
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
+
+# How long the checkpoint of a failed ferry may take. An interrupted one has less: somebody is waiting.
+SAVE_TIME = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,21 @@ class Carrier:
             moved = self._move(source, info, layers, store, checkpoint)
             document = publish(head, moved, store, base, tag)
             checkpoint.remove(document)
-        except BaseException:
-            # All that was told to end has ended; what is complete is named, and the next repo needs the same client.
-            self._client.cancel.clear()
-            checkpoint.save()
+        except BaseException as error:
+            self._keep(checkpoint, SAVE_TIME if isinstance(error, LlmstackError) else GRACE)
             raise
         finally:
             self._reporter.end()
         return Carried("carried", info, snapshot.created, document.digest, total, moving, tuple(layers))
+
+    def _keep(self, checkpoint: Checkpoint, seconds: float) -> None:
+        """Name what is complete when the rest has failed; the next repo needs the same client."""
+        # All that was told to end has ended. A registry that did not hear of that would not hear of this either.
+        silent = self._client.cancel.expired
+        self._client.cancel.clear()
+        if not silent:
+            with self._client.cancel.within(seconds):
+                checkpoint.save()
 
     def _limits(self, base: Base) -> Limits:
         room = MAX_LAYERS - base.depth - 1

@@ -71,7 +71,6 @@ def publish(
 
 
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
-    data = index.to_bytes()
-    file = tar.TarFile(INDEX_PATH, len(data))
-    digest, size = store.write_blob(lambda: tar.layer([file], [[data]]))
+    file = tar.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
+    digest, size = store.write_blob(lambda: tar.layer([file], [index.chunks()]))
     return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})

@@ -51,7 +51,7 @@ class Upload:
             sha256[file.path] = digest
 
         stream = LayerStream(layer, lambda file: self.source.read(self.info, file, verified), self.ahead, task)
-        with on_side("destination"):
+        with on_side("destination", layer.name):
             digest, _ = self.store.write_blob(stream)
         return tuple(
             IndexedFile(file.path, file.size, file.oid, sha256[file.path], (FilePart(digest, start, file.size),))
@@ -69,7 +69,7 @@ class Upload:
             stop = start + layer.size
             read = partial(self.source.read_range, self.info, file, start, stop)
             stream = PartStream(layer, read, seen, task, is_last=stop == file.size)
-            with on_side("destination"):
+            with on_side("destination", split.name):
                 digest, size = self.store.write_blob(stream)
             if stop < file.size:
                 self.part_done(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))

@@ -1,11 +1,13 @@
 """HTTP as both the hub and the registries need it: one client, one retry policy, one resumable read."""
 
-from llmstack.net.backoff import Backoff, Cancelled
-from llmstack.net.client import Client, ConnectionLostError, Response, display_url, read_limited
+from llmstack.net.backoff import Backoff
+from llmstack.net.cancel import Cancel, Cancelled
+from llmstack.net.client import Client, ConnectionLostError, Response, display_url, read_limited, read_whole
 from llmstack.net.resume import read_resuming
 
 __all__ = [
     "Backoff",
+    "Cancel",
     "Cancelled",
     "Client",
     "ConnectionLostError",
@@ -13,4 +15,5 @@ __all__ = [
     "display_url",
     "read_limited",
     "read_resuming",
+    "read_whole",
 ]
