@@ -45,6 +45,9 @@ def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # n
         "HF_TOKEN": TOKEN,
         "LLMSTACK_BUILD_NETWORK": "host",
         "LLMSTACK_NO_PROXY": "127.0.0.1",
+        # The weights do not fit one layer: they are read out of the container in three parts.
+        "LLMSTACK_MAX_LAYER": "10 KB",
+        "LLMSTACK_SPLIT_LARGE": "true",
     }
 
     def run(*arguments):
@@ -110,7 +113,9 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     rows = pulled(engine, f"{ferry.namespace}/datasets:org--rows", tmp_path / "rows")
     assert rows == {"train.csv": b"a,b\n1,2\n", "sub/note.txt": b"prepared\n", "twin.txt": b"prepared\n"}
     inspected = run_llmstack("inspect", "org/tiny", "--from", ferry.namespace, "--json").json
-    assert "config.json" not in [file["path"] for file in inspected["index"]["files"]]
+    listed = {file["path"]: file for file in inspected["index"]["files"]}
+    assert "config.json" not in listed
+    assert len(listed["sub/w.safetensors"]["parts"]) == 3
 
 
 def test_a_script_that_fails_or_leaves_a_link_carries_nothing(ferry):
