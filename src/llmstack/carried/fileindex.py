@@ -61,6 +61,21 @@ class IndexedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in one layer: `layer[offset : offset + size]`, uncompressed."""
+
+    layer: Digest
+    offset: int
+    size: int
+
+
+def extents(file: IndexedFile, start: int = 0, stop: int | None = None) -> tuple[Extent, ...]:
+    """Return where the bytes `file[start:stop]` (all of them by default) lie, in order; none for no bytes."""
+    end = file.size if stop is None else min(stop, file.size)
+    return (Extent(file.layer, file.offset + start, end - start),) if start < end else ()
+
+
+@dataclass(frozen=True, slots=True)
 class FileIndex:
     """A carried image's files, sorted by path, and the snapshot that they are of.
 

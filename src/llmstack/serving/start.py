@@ -1,0 +1,22 @@
+"""From what a person named to the shelf that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmstack.carried.locate import transport_of
+from llmstack.carried.naming import REPO_TYPES, Namespace
+from llmstack.carried.places import open_places
+from llmstack.errors import UsageError
+from llmstack.oci.repository import Registries
+from llmstack.serving.shelf import Shelf
+
+
+def open_shelf(
+    source: str | None, namespace: Namespace, registries: Registries, jobs: int, note: Callable[[str], None]
+) -> Shelf:
+    """Return the shelf of `source` (`--from`; None: `namespace`), nothing of it read yet; raises UsageError."""
+    if source is not None and transport_of(source) not in {None, "docker", "oci"}:
+        raise UsageError(f"--from {source}: a hub serves a namespace or an OCI layout", hint="as in oci:./carried")
+    places = open_places(source, namespace, REPO_TYPES, registries)
+    return Shelf(source or str(namespace), places, jobs, note)
