@@ -86,7 +86,7 @@ def _bind(listen: Listen) -> socket.socket:
         return socket.create_server((listen.host, listen.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         # Python adds the address to the system's words.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise UnavailableError(f"listening at {listen.host}:{listen.port}: {reason}") from error
 
 

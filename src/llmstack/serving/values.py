@@ -19,8 +19,8 @@ class Revision:
 
     `image` names it as people do, tag included. `size` is the bytes of the files, `created` the commit's date (ISO
     8601): when it was carried no image tells. An image that llmstack did not write has no file index: `files` and
-    `created` are None then, `size` is that of its layers, and `commit` stands for the image alone. `needs_extract` tells that
-    files lie in compressed layers, of which no range can be read.
+    `created` are None then, `size` is that of its layers, and `commit` stands for the image alone. `needs_extract`
+    tells that files lie in compressed layers, of which no range can be read.
     """
 
     kind: RepoType
