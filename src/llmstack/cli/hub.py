@@ -48,9 +48,17 @@ def hub(
             f"the hub needs the package {error.name}, which is not installed", hint="pip install 'llmstack[hub]'"
         ) from error
     from llmstack.cli.session import namespace_of, start
-    from llmstack.serving.start import open_shelf
+    from llmstack.serving.start import CONNECTIONS, PATIENCE, open_shelf
 
-    session = start({"jobs": jobs}, quiet=quiet, progress="none", plain_http=plain_http, debug=debug)
+    session = start(
+        {"jobs": jobs},
+        quiet=quiet,
+        progress="none",
+        plain_http=plain_http,
+        debug=debug,
+        connections=CONNECTIONS,
+        patience=PATIENCE,
+    )
     shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)
     try:
         serve(shelf, Listen(*address, _token(token_file), tls_cert, tls_key), _no_line if quiet else _line, _note)

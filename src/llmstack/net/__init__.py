@@ -1,14 +1,16 @@
 """HTTP as both the hub and the registries need it: one client, one retry policy, one resumable read."""
 
-from llmstack.net.backoff import Backoff, Cancelled
+from llmstack.net.backoff import PATIENT, Backoff, Cancelled, Patience
 from llmstack.net.client import Client, ConnectionLostError, Response, display_url, read_limited
 from llmstack.net.resume import read_resuming
 
 __all__ = [
+    "PATIENT",
     "Backoff",
     "Cancelled",
     "Client",
     "ConnectionLostError",
+    "Patience",
     "Response",
     "display_url",
     "read_limited",

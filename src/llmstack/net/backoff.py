@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from llmstack.errors import LlmstackError
 
@@ -24,6 +25,17 @@ _RATE_LIMIT = re.compile(r";\s*r=([0-9]{1,9})\s*;\s*t=([0-9]{1,9})")
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often something is tried, and how many seconds a server may ask us to wait at most before the next try."""
+
+    tries: int = TRIES
+    longest_retry_after: float = LONGEST_RETRY_AFTER
+
+
+PATIENT = Patience()
+
+
 class Cancelled(LlmstackError):  # noqa: N818 - a state, not an error: it never reaches the person
     """Other work of the same run failed or was interrupted, so this one stops too."""
 
@@ -31,10 +43,10 @@ class Cancelled(LlmstackError):  # noqa: N818 - a state, not an error: it never 
 class Backoff:
     """Counts failed tries since the last progress and waits between them, longer each time, with jitter."""
 
-    def __init__(self, cancel: threading.Event, tell: Callable[[str], None], tries: int = TRIES) -> None:
+    def __init__(self, cancel: threading.Event, tell: Callable[[str], None], patience: Patience = PATIENT) -> None:
         self._cancel = cancel
         self._tell = tell
-        self._tries = tries
+        self._patience = patience
         self._failed = 0
 
     def progress(self) -> None:
@@ -44,13 +56,13 @@ class Backoff:
     def wait(self, error: LlmstackError, retry_after: float | None = None) -> None:
         """Wait before the next try; raises `error` when there is to be none, Cancelled when the run ends."""
         self._failed += 1
-        if self._failed >= self._tries:
+        if self._failed >= self._patience.tries:
             raise error
         delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
         if retry_after is not None:
-            delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
+            delay = max(delay, min(retry_after, self._patience.longest_retry_after))
         if delay >= WORTH_TELLING:
-            self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._tries - 1})")
+            self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._patience.tries - 1})")
         if self._cancel.wait(delay):
             raise Cancelled("cancelled") from error
 

@@ -16,7 +16,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
 from llmstack.errors import IntegrityError, UnavailableError
-from llmstack.net.backoff import RETRIED_STATUS, Backoff, Cancelled, asked_wait
+from llmstack.net.backoff import PATIENT, RETRIED_STATUS, Backoff, Cancelled, Patience, asked_wait
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | Iterable[bytes]
@@ -38,16 +38,22 @@ class Client:
     client with Cancelled.
     """
 
-    def __init__(self, connections: int = 8, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        connections: int = 8,
+        tell: Callable[[str], None] = lambda _: None,
+        patience: Patience = PATIENT,
+    ) -> None:
         self.cancel = threading.Event()
         self._tell = tell
+        self._patience = patience
         self._connections = connections
         self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
     def backoff(self) -> Backoff:
         """Return a fresh count of failed tries that tells its waits where this client tells them."""
-        return Backoff(self.cancel, self._tell)
+        return Backoff(self.cancel, self._tell, self._patience)
 
     def close(self) -> None:
         """Close the connections that are kept for the next request."""

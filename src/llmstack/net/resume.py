@@ -26,9 +26,9 @@ def read_resuming(
     """Yield the bytes from `start` up to `stop` of an object of `size` bytes, reconnecting where a connection breaks.
 
     `open_range` sends the GET with the `Range` header that it is given (None: the whole object) and returns a 200 or
-    206 response, or raises. A server that ignores Range costs the skipped bytes again. Gives up after
-    `backoff.TRIES` tries in a row that brought nothing. Raises IntegrityError when the object's size is not `size`,
-    ConnectionLostError, Cancelled.
+    206 response, or raises. A server that ignores Range costs the skipped bytes again. Gives up when
+    the client's patience is at its end, with nothing brought by the last tries. Raises IntegrityError when the object's
+    size is not `size`, ConnectionLostError, Cancelled.
     """
     end = size if stop is None else stop
     position = start
