@@ -11,7 +11,7 @@ from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import load_base
 from llmstack.ferry.plan import Limits, plan
-from llmstack.hub.snapshot import HubFile
+from llmstack.hub.snapshot import HubFile, RepoType
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
@@ -30,7 +30,9 @@ def carry(
     files: Mapping[str, bytes],
     *,
     repo_id: str = "org/model",
+    repo_type: RepoType = "model",
     revision: str = "main",
+    commit: str = COMMIT,
     selection: Selection = NO_SELECTION,
     base: str = "scratch",
     limits: Limits = LIMITS,
@@ -48,9 +50,9 @@ def carry(
             indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, digest, offset))
     index = FileIndex(
         repo_id=repo_id,
-        repo_type="model",
+        repo_type=repo_type,
         revision=revision,
-        commit=COMMIT,
+        commit=commit,
         created="2024-05-06T07:08:09+00:00",
         license="mit",
         gated=False,
