@@ -51,12 +51,23 @@ class Serving:
 
     def ask(self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
         """Send one request, its target as it is."""
+        with self._sent(method, target, headers, body) as response:
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+
+    def open(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        """GET a target, its body to be read as far as one likes; leaving the context hangs up."""
+        return self._sent("GET", target)
+
+    @contextlib.contextmanager
+    def _sent(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request(method, target, body or None, dict(headers or {}))
-            response = connection.getresponse()
-            named = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, named, response.read())
+            with connection.getresponse() as response:
+                yield response
 
     def get(self, target: str, **headers: str) -> Answer:
         """GET a target; a header's name has `_` for `-`."""
