@@ -31,6 +31,8 @@ class Settings:
     The others are about building images: where packages come from (addresses without credentials), the proxies of
     build steps, a PEM file of the site's certificate authorities (in the file: relative to it), and Docker's network
     mode for build steps.
+
+    `hub_refresh` is how many seconds lie between two looks of the hub at what is there.
     """
 
     namespace: str | None = None
@@ -46,6 +48,7 @@ class Settings:
     no_proxy: str = ""
     ca_cert: Path | None = None
     build_network: str = ""
+    hub_refresh: int = 60
 
 
 def load_settings(

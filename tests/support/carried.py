@@ -36,6 +36,7 @@ def carry(
     selection: Selection = NO_SELECTION,
     base: str = "scratch",
     limits: Limits = LIMITS,
+    incomplete: bool = False,
 ) -> FileIndex:
     """Put an image of `files` into a store under a tag, as ferry would; return its file index."""
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
@@ -58,6 +59,7 @@ def carry(
         gated=False,
         selection=selection,
         files=tuple(sorted(indexed, key=lambda file: file.path.encode())),
+        incomplete=incomplete,
     )
     put_image(store, tag, index, descriptors, base)
     return index

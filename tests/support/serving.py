@@ -29,6 +29,7 @@ CLIENTS = {
 }
 # Git ignores it; the next run finds the clients there.
 CACHE = Path(__file__).parents[2] / ".rig"
+AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 SERVING = re.compile(r"serving .* at (https?)://(.*):(\d+)")
 
 
@@ -131,7 +132,7 @@ class Door:
         self._server.close()
 
     def shut(self) -> None:
-        """Let nobody in, and throw out who is inside."""
+        """Let nobody in, as a proxy does whose server is away, and throw out who is inside."""
         with self._lock:
             self.is_open = False
             for each in self._inside:
@@ -152,6 +153,8 @@ class Door:
         with client, socket.create_connection((host, int(port))) as inner:
             with self._lock:
                 if not self.is_open:
+                    client.recv(65536)
+                    client.sendall(AWAY)
                     return
                 self._inside |= {client, inner}
                 self.connections += 1
