@@ -81,6 +81,6 @@ def test_a_blob_that_the_registry_lost(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
     index = carry(repository(namespace), "org--model", {"config.json": b'{"lost": 1}'})
     with serving(tmp_path, namespace) as hub:
-        registry.blob_file(index.files[0].layer).unlink()
+        registry.blob_file(index.files[0].layers[0]).unlink()
         answer = hub.get(PATH)
         assert (answer.status, answer.headers["x-error-code"]) == (502, "BadGateway")

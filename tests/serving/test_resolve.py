@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, IndexedFile
+from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
 from llmstack.oci import tar
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
@@ -177,7 +177,7 @@ def test_a_file_of_more_than_50_gb(tmp_path):
         file.truncate(len(head) + size + 2048)
         file.seek(len(head) + size - 4)
         file.write(b"last")
-    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, digest, len(head))
+    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
     index = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
     put_image(layout, "org--big", index, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
     with serving(tmp_path, f"oci:{folder}") as hub:

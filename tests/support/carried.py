@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 
-from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, IndexedFile, Selection
+from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, FilePart, IndexedFile, Selection
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import load_base
@@ -48,7 +48,8 @@ def carry(
         descriptors.append(Descriptor(LAYER_TAR, digest, size, notes))
         for file, offset in zip(layer.files, layer.offsets, strict=True):
             sha256 = hashlib.sha256(files[file.path]).hexdigest()
-            indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, digest, offset))
+            part = FilePart(digest, offset, file.size)
+            indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, (part,)))
     index = FileIndex(
         repo_id=repo_id,
         repo_type=repo_type,
