@@ -40,6 +40,7 @@ def hub(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     try:
+        from llmstack.serving.refreshing import Refresher
         from llmstack.serving.server import Listen, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):
@@ -48,12 +49,22 @@ def hub(
             f"the hub needs the package {error.name}, which is not installed", hint="pip install 'llmstack[hub]'"
         ) from error
     from llmstack.cli.session import namespace_of, start
-    from llmstack.serving.start import open_shelf
+    from llmstack.serving.start import CONNECTIONS, PATIENCE, open_shelf
 
-    session = start({"jobs": jobs}, quiet=quiet, progress="none", plain_http=plain_http, debug=debug)
+    session = start(
+        {"jobs": jobs},
+        quiet=quiet,
+        progress="none",
+        plain_http=plain_http,
+        debug=debug,
+        connections=CONNECTIONS,
+        patience=PATIENCE,
+    )
+    where = Listen(*address, _token(token_file), tls_cert, tls_key)
     shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    refresher = Refresher(shelf, session.settings.hub_refresh, _note)
     try:
-        serve(shelf, Listen(*address, _token(token_file), tls_cert, tls_key), _no_line if quiet else _line, _note)
+        serve(shelf, refresher, where, _no_line if quiet else _line, _note)
     except Interrupted:
         # A server that is told to end and does has done its work: exit code 0.
         _note("stopped")

@@ -11,6 +11,7 @@ from llmstack.carried.fileindex import IndexedFile
 from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.hub.snapshot import HubFile
 from llmstack.serving.addresses import ApiCall
+from llmstack.serving.card import card_of
 from llmstack.serving.errors import entry_not_found
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.values import Files, Repo, Revision
@@ -22,7 +23,7 @@ Items = Iterator[Json]
 def info(shelf: Shelf, call: ApiCall, *, blobs: bool, expand: frozenset[str]) -> Json:
     """Return a repo's info at a revision (main by default); `expand` names the only fields that are wanted."""
     revision = shelf.revision(call.kind, call.repo_id, call.revision or DEFAULT_REVISION)
-    value = summary(revision)
+    value = summary(revision) | _from_card(revision, card_of(shelf, revision))
     files = shelf.files(revision)
     value["siblings"] = [_sibling(file, blobs=blobs) for file in files.in_order()]
     value["usedStorage"] = revision.size
@@ -49,6 +50,14 @@ def summary(revision: Revision) -> Json:
     if revision.kind == "model":
         value["modelId"] = revision.repo_id
     return value
+
+
+def _from_card(revision: Revision, card: Json) -> Json:
+    """Return what the Hub reads out of a repo's card."""
+    tags = [str(tag) for tag in card["tags"]] if isinstance(card.get("tags"), list) else []
+    value: Json = {name: card[name] for name in ("pipeline_tag", "library_name") if isinstance(card.get(name), str)}
+    licence = [f"license:{revision.license}"] if revision.license else []
+    return {**value, "tags": list(dict.fromkeys([*value.values(), *tags, *licence])), "cardData": card}
 
 
 def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:

@@ -1,56 +1,55 @@
-"""The files of images, kept by digest as long as there is room: read once however many ask at a time."""
+"""What was read, kept by what it is of as long as there is room: read once however many ask at a time."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
-from llmstack.oci.reference import Digest
-from llmstack.serving.values import Files, Revision
-
-# All files that are kept; a file is about half a kilobyte in memory. The last image read is kept whatever its size.
-MAX_FILES = 200_000
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
-class FilesCache:
-    """Keeps what `read` returns for a revision; safe in threads."""
+class Cache(Generic[K, V]):
+    """Keeps values that weigh `limit` in all, the last one whatever its weight; safe in threads.
 
-    def __init__(self, read: Callable[[Revision], Files]) -> None:
-        self._read = read
-        self._kept: OrderedDict[Digest, Files] = OrderedDict()
-        self._count = 0
+    What was not asked for longest goes first.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[V], int]) -> None:
+        self._limit = limit
+        self._weigh = weigh
+        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._weight = 0
         self._lock = threading.Lock()
-        self._reading: defaultdict[Digest, threading.Lock] = defaultdict(threading.Lock)
+        self._reading: defaultdict[K, threading.Lock] = defaultdict(threading.Lock)
 
-    def get(self, revision: Revision) -> Files:
-        """Return the files of a revision; raises what reading them raises."""
-        if (files := self._look_up(revision.digest)) is not None:
-            return files
+    def get(self, key: K, read: Callable[[], V]) -> V:
+        """Return the value of a key, by `read` where it is not kept; raises what reading raises."""
         with self._lock:
-            turn = self._reading[revision.digest]
-        try:
-            with turn:
-                if (files := self._look_up(revision.digest)) is None:
-                    files = self._read(revision)
-                    self.put(revision, files)
-                return files
-        finally:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            turn = self._reading[key]
+        with turn:
             with self._lock:
-                self._reading.pop(revision.digest, None)
+                if key in self._kept:
+                    return self._kept[key]
+            try:
+                value = read()
+                self.put(key, value)
+                return value
+            finally:
+                with self._lock:
+                    self._reading.pop(key, None)
 
-    def put(self, revision: Revision, files: Files) -> None:
-        """Keep the files of a revision, and let those go that were not asked for longest."""
+    def put(self, key: K, value: V) -> None:
+        """Keep a value."""
         with self._lock:
-            if revision.digest not in self._kept:
-                self._kept[revision.digest] = files
-                self._count += len(files.files)
-            while self._count > MAX_FILES and len(self._kept) > 1:
+            if key not in self._kept:
+                self._kept[key] = value
+                self._weight += self._weigh(value)
+            while self._weight > self._limit and len(self._kept) > 1:
                 _, oldest = self._kept.popitem(last=False)
-                self._count -= len(oldest.files)
-
-    def _look_up(self, digest: Digest) -> Files | None:
-        with self._lock:
-            if (files := self._kept.get(digest)) is not None:
-                self._kept.move_to_end(digest)
-            return files
+                self._weight -= self._weigh(oldest)

@@ -10,21 +10,27 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
+from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.carried.parallel import run_all
 from llmstack.carried.places import Place
-from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+from llmstack.errors import LlmstackError, UnavailableError
 from llmstack.hub.snapshot import RepoType
-from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
-from llmstack.oci.repository import Repository
-from llmstack.serving.cache import FilesCache
+from llmstack.serving.cache import Cache
 from llmstack.serving.errors import repo_not_found, revision_not_found
+from llmstack.serving.listing import digests, tags_of
 from llmstack.serving.opening import open_files, open_revision
 from llmstack.serving.reading import read_range
 from llmstack.serving.values import Files, Repo, Revision, make_repo
 
+# What is kept in memory: files of indexes (about half a kilobyte each), and bytes of small files.
+_MAX_FILES = 200_000
+_MAX_SMALL = 32 * 1024 * 1024
 # Images whose tag has moved on while a client was still fetching them.
 _MAX_FORMER = 256
+# How long what was not there is taken for not there, in seconds, and of how many names that is remembered.
+_LOOK_AGAIN = 10.0
+_MAX_LOOKED = 10_000
 Key = tuple[RepoType, str]
 
 
@@ -44,8 +50,11 @@ class Shelf:
         self._places = places
         self._jobs = jobs
         self._note = note
-        self._cache = FilesCache(open_files)
+        self._files = Cache[Digest, Files](_MAX_FILES, lambda files: len(files.files))
+        self._small = Cache[tuple[Digest, str], bytes](_MAX_SMALL, len)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._looked: dict[tuple[RepoType, str, str], float] = {}
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
         self._repos: Mapping[Key, Repo] = {}
@@ -64,67 +73,87 @@ class Shelf:
 
     def find(self, kind: RepoType, repo_id: str) -> Repo:
         """Return one repo; raises AnswerError (RepoNotFound), UnavailableError before the first listing."""
+        if self.refreshed is None:
+            raise UnavailableError("what is there has not been listed yet")
+        if (kind, repo_id) not in self._repos:
+            self._look(kind, repo_id, DEFAULT_REVISION)
         repo = self._repos.get((kind, repo_id))
         if repo is None:
-            if self.refreshed is None:
-                raise UnavailableError("what is there has not been listed yet")
             raise repo_not_found(kind, repo_id)
         return repo
 
     def revision(self, kind: RepoType, repo_id: str, name: str) -> Revision:
         """Return a repo's revision by its name or commit; raises AnswerError (RepoNotFound, RevisionNotFound)."""
+        if found := self._known(kind, repo_id, name):
+            return found
+        if self.refreshed is not None:
+            self._look(kind, repo_id, name)
         repo = self.find(kind, repo_id)
-        found = repo.revision(name) or self._former.get((kind, repo_id, name))
-        if found is None:
-            raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
-        return found
+        if found := self._known(kind, repo_id, name):
+            return found
+        raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
 
     def files(self, revision: Revision) -> Files:
         """Return the files of a revision, read where they are not in memory; raises as reading an image does."""
-        return self._cache.get(revision)
+        return self._files.get(revision.digest, lambda: open_files(revision))
 
     def read(self, revision: Revision, path: str, limit: int) -> bytes | None:
-        """Return a small file, None if there is none or it is larger than `limit` bytes; raises as reading does."""
+        """Return a small file, None if there is none or it is larger than `limit` bytes; raises as reading does.
+
+        It is kept in memory: this is for what is asked for again and again, such as a README.
+        """
         files = self.files(revision)
         file = files.files.get(path)
         if file is None or file.size > limit:
             return None
-        return b"".join(read_range(revision, files, file, 0, file.size))
+        key = (revision.digest, path)
+        return self._small.get(key, lambda: b"".join(read_range(revision, files, file, 0, file.size)))
 
     def refresh(self) -> None:
         """List the places; images are only read when their tag names another digest than before.
 
         Raises LlmstackError when a place cannot be listed or an image not be read for now: what was known stays.
         """
+        known = set(self._seen)
         present: set[tuple[int, str]] = set()
         failed: list[LlmstackError] = []
         for number, place in enumerate(self._places):
-            digests = self._digests(place)
-            present |= {(number, tag) for tag in digests}
-            moved = [item for item in digests.items() if not self._knows(number, *item)]
+            named = digests(place.reader, self._jobs)
+            present |= {(number, tag) for tag in named}
+            moved = [item for item in named.items() if not self._knows(number, *item)]
             failed += filter(None, run_all(partial(self._read, number), moved, self._jobs, Event()))
         with self._lock:
-            for key in self._seen.keys() - present:
+            for key in known - present:
                 self._retire(self._seen.pop(key))
         self._publish()
         if failed:
             raise failed[0]
 
-    def _digests(self, place: Place) -> dict[str, Digest]:
-        reader = place.reader
-        if isinstance(reader, Layout):
-            return reader.digests()
-        if not isinstance(reader, Repository):
-            raise TypeError(reader)
-        repository = reader
+    def _known(self, kind: RepoType, repo_id: str, name: str) -> Revision | None:
+        repo = self._repos.get((kind, repo_id))
+        return (repo and repo.revision(name)) or self._former.get((kind, repo_id, name))
 
-        def digest_of(tag: str) -> tuple[str, Digest] | None:
-            try:
-                return tag, repository.digest_of(tag)
-            except NotFoundError:
-                return None
+    def _look(self, kind: RepoType, repo_id: str, name: str) -> None:
+        """Look whether a repo that is asked for was carried since the last listing, or by another name than was known.
 
-        return dict(filter(None, run_all(digest_of, repository.tags(), self._jobs, Event())))
+        Not more often than now and then for each name: a miss may cost a request or two, and many misses no more.
+        """
+        with self._looking:
+            key = (kind, repo_id, name)
+            if time.monotonic() < self._looked.get(key, 0.0):
+                return
+            if len(self._looked) >= _MAX_LOOKED:
+                self._looked.clear()
+            self._looked[key] = time.monotonic() + _LOOK_AGAIN
+            for number, place in enumerate(self._places):
+                if place.repo_type in {None, kind}:
+                    self._look_at(number, place, tags_of(repo_id, name))
+        self._publish()
+
+    def _look_at(self, number: int, place: Place, tags: Sequence[str]) -> None:
+        for tag, digest in digests(place.reader, self._jobs, tags).items():
+            if not self._knows(number, tag, digest) and (error := self._read(number, (tag, digest))):
+                raise error
 
     def _knows(self, number: int, tag: str, digest: Digest) -> bool:
         seen = self._seen.get((number, tag))
@@ -139,7 +168,7 @@ class Shelf:
             if opened:
                 revision, files = opened
                 if files:
-                    self._cache.put(revision, files)
+                    self._files.put(revision.digest, files)
         except LlmstackError as error:
             self._note(f"{place.reader.name}:{tag} is left out: {error}")
             if isinstance(error, UnavailableError):

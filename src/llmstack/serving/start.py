@@ -8,8 +8,14 @@ from llmstack.carried.locate import transport_of
 from llmstack.carried.naming import REPO_TYPES, Namespace
 from llmstack.carried.places import open_places
 from llmstack.errors import UsageError
+from llmstack.net import Patience
 from llmstack.oci.repository import Registries
 from llmstack.serving.shelf import Shelf
+
+# Kept to the registry, for as many clients as are often there at once.
+CONNECTIONS = 64
+# A client waits behind each request, and tries again itself: it is told soon that the registry is away.
+PATIENCE = Patience(tries=3, longest_retry_after=2.0)
 
 
 def open_shelf(
