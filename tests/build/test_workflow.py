@@ -35,8 +35,8 @@ def checkout(tmp_path):
     return commit
 
 
-def changed(checkout, old, new):
-    command = [sys.executable, SCRIPT, old, new]
+def changed(checkout, old, new, *named, variant="cpu"):
+    command = [sys.executable, SCRIPT, variant, old, new, *named]
     return subprocess.run(command, cwd=checkout.folder, check=True, capture_output=True, text=True).stdout.split()
 
 
@@ -48,7 +48,7 @@ def changed(checkout, old, new):
         ("images/model/image.yaml", []),
         ("images/hadolint.yaml", []),
         ("src/llmstack/errors.py", []),
-        ("images/_shared/macros.j2", ["hf", "llama.cpp", "llm-factory", "lmql", "vllm", "hf-dev"]),
+        ("images/_shared/macros.j2", ["hf", "hub", "llama.cpp", "llm-factory", "lmql", "vllm", "hf-dev"]),
     ],
 )
 def test_changes_touch_recipes_and_their_children(checkout, path, recipes):
@@ -59,6 +59,14 @@ def test_changes_touch_recipes_and_their_children(checkout, path, recipes):
 
 def test_without_an_old_commit_everything_is_new(checkout):
     assert changed(checkout, "0" * 40, checkout("README.md")) == ["hf", "hf-dev"]
+
+
+def test_recipes_without_the_variant_are_left_out(checkout):
+    old = checkout("README.md")
+    new = checkout("images/_shared/macros.j2")
+    assert "hub" not in changed(checkout, old, new, variant="cuda13")
+    assert changed(checkout, old, new, "hub", "vllm", variant="cuda13") == ["vllm"]
+    assert changed(checkout, old, new, "hub", "vllm") == ["hub", "vllm"]
 
 
 def test_zizmor_finds_nothing_in_the_workflow():
