@@ -19,7 +19,7 @@ IMAGE = "llmstack-test-hub:latest"
 COMPOSE = Path(__file__).parents[2] / "example" / "hub" / "compose.yaml"
 FILES = {"config.json": b'{"a": 1}', "sub/w.safetensors": bytes(range(256)) * 4096}
 DOWNLOAD = "from huggingface_hub import snapshot_download; print(snapshot_download('org/tiny'))"
-# What the service's settings are to docker run; the tests set its variables and reach its port in a network of their own.
+# What the service's settings are to docker run; variables and the network are the tests' own.
 RUN = {
     "image": lambda _: (),
     "environment": lambda _: (),
@@ -41,7 +41,7 @@ WANTED = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()
 
 
 @pytest.fixture(scope="module")
-def image(shared_engine, debian, build_environment):
+def image(debian, build_environment):
     """The image's name."""
     done = run_llmstack("build", "hub", "--base", debian, "--tag", IMAGE, env=build_environment, timeout=800)
     assert (done.code, done.stdout) == (0, f"{IMAGE}\n"), done.stderr[-4000:]

@@ -1,7 +1,7 @@
 """The llmstack that runs, as a wheel: for images that hold llmstack itself, where no index has it.
 
-Made from the package's own files and what was recorded when it was installed (as a wheel, or editable from a checkout), in
-the form of the binary distribution format (PyPA specifications).
+Made from the package's own files and what was recorded when it was installed, as a wheel or editable from a checkout.
+Its form is that of the binary distribution format (PyPA specifications).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmstack.errors import UnavailableError
 from llmstack.recipes.shelf import images_folder
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: llmstack\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-# The first moment that a zip can tell; the same files give the same wheel, so that Docker's cache depends on nothing else.
+# The first moment that a zip can tell: the same files give the same wheel, and Docker's cache holds.
 _MOMENT = (1980, 1, 1, 0, 0, 0)
 
 
