@@ -91,7 +91,7 @@ def test_a_registry_that_breaks_off_is_gone_on_with(behind_a_door: tuple[Serving
 
 
 def test_memory_does_not_grow_with_what_goes_through(tmp_path: Path):
-    size = 3 * 1000**3
+    size = 2 * 1000**3
     sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
         before = memory(hub, "VmHWM")
