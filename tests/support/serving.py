@@ -16,9 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
 from llmstack.net import Client
-from llmstack.oci.reference import Reference
+from llmstack.oci import tar
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
+from llmstack.oci.spec import LAYER_TAR, Descriptor
+from tests.support.carried import COMMIT, put_image
 from tests.support.process import Daemon, RigError
 
 # The newest of each line of huggingface_hub; the newest one with datasets, which needs it.
@@ -108,6 +113,24 @@ def repository(namespace: str, kind: str = "model") -> Repository:
     return registries.repository(Reference.parse(f"{namespace}/{kind}s"), write=True)
 
 
+def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
+    """Put a repo `org/big` into a layout, its one file zeros up to `end`: it takes no room on the disk.
+
+    The digest of its layer is not true; nobody reads all of it.
+    """
+    head = tar.header(tar.TarFile("REPO/big.bin", size))
+    digest = Digest("sha256:" + "ab" * 32)
+    blob = layout.folder / "blobs/sha256" / digest.hex
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as file:
+        file.truncate(len(head) + size + 2048)
+        file.seek(len(head) + size - len(end))
+        file.write(end)
+    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
+    files = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
+    put_image(layout, tag, files, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
+
+
 @dataclass
 class Door:
     """A TCP door on a port of its own before `host`: it can be shut, and tells who goes through."""
@@ -177,29 +200,43 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             each.shutdown(socket.SHUT_RDWR)
 
 
-def install_client(version: str) -> Path:
-    """Return the folder of a client's packages, installed beside everything else where that was not done before."""
-    folder = CACHE / f"client-{version}-py{sys.version_info[0]}.{sys.version_info[1]}"
+def install(name: str, *packages: str) -> Path:
+    """Return a folder of packages, installed there beside everything else where that was not done before."""
+    folder = CACHE / f"{name}-py{sys.version_info[0]}.{sys.version_info[1]}"
     if not folder.exists():
         part = CACHE / f"part-{uuid.uuid4().hex}"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*command, "--target", str(part), *CLIENTS[version]], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, "--target", str(part), *packages], capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(part, ignore_errors=True)
-            raise RigError(f"{CLIENTS[version]} cannot be installed:\n{done.stderr[-2000:]}")
-        part.rename(folder)
+            raise RigError(f"{packages} cannot be installed:\n{done.stderr[-2000:]}")
+        try:
+            part.rename(folder)
+        except OSError:
+            # Another process of the tests was faster.
+            shutil.rmtree(part)
     return folder
 
 
-def run_client(packages: Path | None, url: str, home: Path, *command: str) -> str:
+def install_client(version: str) -> Path:
+    """Return the folder of a client's packages."""
+    return install(f"client-{version}", *CLIENTS[version])
+
+
+def run_client(packages: Path | None, url: str, home: Path, *command: str, stdin: str = "") -> str:
     """Run Python (`-c CODE`, or a script and its arguments) with a client's packages, and an empty cache in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     extra = {"PYTHONPATH": str(packages)} if packages else {}
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}
     done = subprocess.run(
-        [sys.executable, *command], env=env, cwd=home, capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, *command],
+        env=env,
+        cwd=home,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     if done.returncode:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
