@@ -28,6 +28,7 @@ RUN = {
     "read_only": lambda value: ("--read-only",) if value else (),
     "cap_drop": lambda values: tuple(f"--cap-drop={value}" for value in values),
     "security_opt": lambda values: tuple(f"--security-opt={value}" for value in values),
+    "stop_grace_period": lambda value: (f"--stop-timeout={value.removesuffix('s')}",),
     "mem_limit": lambda value: (f"--memory={value}",),
 }
 
