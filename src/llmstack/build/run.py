@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmstack.build.index import make_index, read_wheel
+from llmstack.build.own_wheel import own_wheel
 from llmstack.build.plan import PROXY_ARGS, Target, Wish, plan
 from llmstack.build.wheels import WheelWish, download_wheels
 from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
@@ -22,6 +23,8 @@ from llmstack.recipes.site import Site
 from llmstack.reporting import Reporter, human_time
 
 PIP_OFFLINE = "pip-offline"
+# The recipe that holds llmstack itself.
+HUB = "hub"
 # The recipes that `llmstack ferry --prepare` builds: they need a repo and a script.
 PREPARED = frozenset({"model", "dataset"})
 
@@ -74,9 +77,12 @@ def build(
     # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
     for target in plan(recipes, wish, site, lambda _: False):
         target.render()
+    if HUB in wish.names:
+        name, wheel = own_wheel()
+        wish = replace(wish, files={**wish.files, f"wheel/{name}": wheel})
     with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
         if wheels:
-            wish = replace(wish, files=_index_files(wheels, site, Path(folder), reporter))
+            wish = replace(wish, files={**wish.files, **_index_files(wheels, site, Path(folder), reporter)})
         targets = plan(recipes, wish, site, engine.has_image)
         jobs = [job_for(target, site, options) for target in targets]
         built = [_build(engine, target, job, options, reporter) for target, job in zip(targets, jobs, strict=True)]
