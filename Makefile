@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Tests wait more than they compute.
+PROCESSES ?= 4
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
@@ -20,7 +22,8 @@ demo: $(READY) ## carry a real small model onto a disk and back, and show it
 	@$(BIN)/python tools/demo.py
 
 test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
-	@$(BIN)/python -m pytest $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup \
+	  $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
 
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test

@@ -1,4 +1,11 @@
-"""Fixtures shared by all tests; nothing starts before a test asks for it, and what cannot start is a failure."""
+"""Fixtures shared by all tests; nothing starts before a test asks for it, and what cannot start is a failure.
+
+`make test` runs the tests in several processes at once (pytest-xdist), each with session fixtures of its own. So no
+test may count on another one's traces, on a fixed port, or on a folder that another process writes too. Tests that
+share something dear say so with `pytest.mark.xdist_group` and stay in one process; without xdist the mark does nothing.
+All others that use the engine, however indirectly, stay together too. Still an engine may be the machine's only one,
+with tests/images at work beside: ask it about images and containers by name or label, never about all there are.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +40,23 @@ hypothesis.settings.load_profile("llmstack")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the environment before test modules are imported: huggingface_hub reads its own at import."""
+    if config.getoption("numprocesses", None):
+        # This process runs no tests: those that do inherit the environment from it, and need the original too.
+        return
     config.stash[STARTED_WITH] = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix="llmstack-home-"))
     patch = pytest.MonkeyPatch()
     isolate(patch, home)
     config.add_cleanup(patch.undo)
     config.add_cleanup(lambda: shutil.rmtree(home))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of the engine in one process, where they do not say themselves what they share."""
+    for item in items:
+        if "shared_engine" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("engine"))
 
 
 def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:

@@ -16,14 +16,18 @@ def write(folder, text):
 
 
 def test_defaults(tmp_path):
-    assert load_settings({}, {}, tmp_path) == Settings(None, "docker.io/library/busybox:stable", 4, ())
+    assert load_settings({}, {}, tmp_path) == Settings(
+        namespace=None, base="docker.io/library/busybox:stable", jobs=4, plain_http=()
+    )
 
 
 def test_flags_beat_variables_beat_the_file(tmp_path):
     write(tmp_path, "namespace: from.file/a\nbase: scratch\njobs: 2\nplain_http: [a.local, 'b.local:5000']\n")
     environ = {"LLMSTACK_NAMESPACE": "from.env/a", "LLMSTACK_JOBS": "3"}
     flags = {"jobs": 9, "base": None, "plain_http": ()}
-    assert load_settings(flags, environ, tmp_path) == Settings("from.env/a", "scratch", 9, ("a.local", "b.local:5000"))
+    assert load_settings(flags, environ, tmp_path) == Settings(
+        namespace="from.env/a", base="scratch", jobs=9, plain_http=("a.local", "b.local:5000")
+    )
 
 
 def test_a_list_in_a_variable_and_an_empty_variable(tmp_path):
@@ -64,6 +68,10 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
         ("jobs: many", "jobs must be a whole number, 1 or more"),
         ("jobs: 0", "jobs must be a whole number, 1 or more"),
         ("jobs: true", "jobs must be a whole number, 1 or more"),
+        ("timeout: soon", "timeout must be a number of seconds, more than 0"),
+        ("timeout: 0", "timeout must be a number of seconds, more than 0"),
+        ("retry_wait: .nan", "retry_wait must be a number of seconds, more than 0"),
+        ("retry_wait: true", "retry_wait must be a number of seconds, more than 0"),
         ("namespace: 12", "namespace must be text"),
         ("namespace: ''", "namespace must be text"),
         ("namespace:", "namespace must be text"),

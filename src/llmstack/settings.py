@@ -22,21 +22,13 @@ DEFAULT_NAMESPACE = "docker.io/hgfkeep"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What a command works with.
+class BuildSettings:
+    """What the building of images is set to.
 
-    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
-    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
-
-    The others are about building images: where packages come from (addresses without credentials), the proxies of
-    build steps, a PEM file of the site's certificate authorities (in the file: relative to it), and Docker's network
-    mode for build steps.
+    Where packages come from (addresses without credentials), the proxies of build steps, a PEM file of the site's
+    certificate authorities (in the file: relative to it), and Docker's network mode for build steps.
     """
 
-    namespace: str | None = None
-    base: str = "docker.io/library/busybox:stable"
-    jobs: int = 4
-    plain_http: tuple[str, ...] = ()
     pip_index: str = ""
     pip_extra_index: tuple[str, ...] = ()
     pip_trusted_host: tuple[str, ...] = ()
@@ -46,6 +38,26 @@ class Settings:
     no_proxy: str = ""
     ca_cert: Path | None = None
     build_network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(BuildSettings):
+    """What a command works with.
+
+    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
+    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+    `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
+    before the second try; each further wait is twice as long. `hub_refresh` is how many seconds lie between two looks
+    of the hub at what is there.
+    """
+
+    namespace: str | None = None
+    base: str = "docker.io/library/busybox:stable"
+    jobs: int = 4
+    plain_http: tuple[str, ...] = ()
+    timeout: float = 90.0
+    retry_wait: float = 0.5
+    hub_refresh: int = 60
 
 
 def load_settings(
@@ -113,11 +125,11 @@ def _read_file(path: Path) -> dict[str, object]:
 
 def _from_text(key: str, text: str, variable: str) -> object:
     """Return a variable's text as a file would hold it; lists are separated by commas."""
-    if _TYPES[key] is int:
+    if (number := _TYPES[key]) in {int, float}:
         try:
-            return int(text)
+            return number(text)
         except ValueError as error:
-            raise UsageError(f"{variable} must be {_COUNT}") from error
+            raise UsageError(f"{variable} must be {_CONVERSIONS[number][1]}") from error
     if _TYPES[key] == tuple[str, ...]:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
@@ -154,11 +166,17 @@ def _count(value: object) -> int:
     return value
 
 
-_COUNT = "a whole number, 1 or more"
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError
+    return float(value)
+
+
 _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     str: (_text, "text"),
     str | None: (_text, "text"),
-    int: (_count, _COUNT),
+    int: (_count, "a whole number, 1 or more"),
+    float: (_seconds, "a number of seconds, more than 0"),
     Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of texts"),
 }

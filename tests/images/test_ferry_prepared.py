@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cli import run_llmstack
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
 TOKEN = "hf_" + "t0kenOfTheTests"
 WEIGHTS = b"w" * 20_000
 # One weight format only, and a file of the script's own.
@@ -70,7 +70,8 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     assert result["digest"] in (ferry.folder / "get_hf/models.md").read_text()
     assert TOKEN not in done.stdout + done.stderr
     assert "llmstack-prepared" not in engine.docker("image", "ls", "--all").stdout
-    assert engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack").stdout == ""
+    assert engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
+    assert "llmstack-prepared" not in engine.docker("ps", "--all", "--format", "{{.Image}}").stdout
 
     again = ferry("org/tiny", "--prepare", "get_hf/prepare.sh")
     assert again.json["results"][0]["status"] == "up-to-date"

@@ -18,7 +18,7 @@ from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 from tests.support.standin import CACHE, running
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 SDIST = "llama-cpp-python==0.3.36"
 KEY = "key-of-the-tests"
 

@@ -10,7 +10,7 @@ from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 from tests.support.standin import running
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 from tests.support.standin import running
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 NODE = "llmstack-test-node:latest"
 MAKE_MODEL = """
 import torch, transformers

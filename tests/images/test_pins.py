@@ -10,7 +10,7 @@ import pytest
 
 from llmstack.recipes.shelf import images_folder, load_recipes
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(600), pytest.mark.xdist_group("images")]
 RECIPES = load_recipes(images_folder())
 # The Python of each base, by how the base's name ends.
 PYTHONS = {"pytorch:22.12-py3": "3.8", "ubuntu22.04": "3.10", "ubuntu24.04": "3.12", "bookworm-slim": "3.11"}

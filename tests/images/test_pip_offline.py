@@ -12,7 +12,7 @@ import pytest
 from tests.support.cli import run_llmstack
 from tests.support.standin import running
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
 IMAGE = "llmstack-test-pip-offline:latest"
 CLIENT = "llmstack-test-pip-client:latest"
 

@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -95,3 +96,9 @@ def checkpoints(tmp_path_factory, sentencepiece_model, tiktoken_model):
     for checkpoint, _ in made.values():
         (checkpoint.folder / "tokenizer.model").write_bytes(checkpoint.tokenizer.read_bytes())
     return {name: checkpoint for name, (checkpoint, _) in made.items()}
+
+
+@pytest.fixture
+def copy(checkpoints, tmp_path):
+    """Return a function that copies a checkpoint, to be spoilt."""
+    return lambda name: shutil.copytree(checkpoints[name].folder, tmp_path / "LLaMA" / name)

@@ -1,9 +1,14 @@
-"""The texts and the checkpoints that the tests of the conversion are made of."""
+"""The texts and the checkpoints that the tests of the conversion are made of, and how they run it."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
+
+from llmstack.llama.convert import convert
+from llmstack.llama.plan import Request, prepare
+from llmstack.reporting import make_reporter
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/convert_llama_weights_to_hf.py"
@@ -84,3 +89,48 @@ def load_model(folder, dtype):
     """Load a converted model with transformers 5 or 4, which name the type differently."""
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **{name: dtype})
+
+
+class Notes:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.notes, self.warnings, self.tasks = [], [], []
+        self.advanced = self.total = 0
+
+    def begin(self, title, total):
+        self.notes.append(title)
+        self.total += total
+
+    def task(self, name, size):  # noqa: ARG002 - the protocol's names
+        self.tasks.append(name)
+        return self
+
+    def advance(self, size):
+        self.advanced += size
+
+    def done(self):
+        pass
+
+    def end(self):
+        pass
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def run(input_dir, output_dir, reporter=None, **options):
+    reporter = reporter or make_reporter("none", quiet=True)
+    convert(prepare(Request(input_dir, output_dir, **options), reporter), reporter)
+
+
+def read_config(folder, name="config.json"):
+    return json.loads((folder / name).read_text())
+
+
+def change_params(folder, **entries):
+    path = folder / "params.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))

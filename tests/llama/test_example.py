@@ -13,6 +13,8 @@ from llmstack.llama.convert import convert
 from llmstack.llama.plan import Request, prepare
 from llmstack.reporting import make_reporter
 
+pytestmark = pytest.mark.xdist_group("llama")
+
 
 @pytest.fixture(scope="module")
 def make(checkpoints, tmp_path_factory):

@@ -12,6 +12,7 @@ from llmstack.llama.convert import convert
 from llmstack.llama.plan import Request, prepare
 from llmstack.reporting import make_reporter
 
+pytestmark = pytest.mark.xdist_group("llama")
 LIMIT = 1e-4
 
 

@@ -17,6 +17,7 @@ from llmstack.llama.tiktoken_bpe import special_tokens
 from llmstack.llama.tokenizer import read_vocabulary
 from llmstack.reporting import make_reporter
 
+pytestmark = pytest.mark.xdist_group("llama")
 ALPHABET = "ab  .,'\n\tAZ09é漢👩\u200d\u0301ßдs'll re "
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstack.errors import UnavailableError
-from llmstack.net.backoff import TRIES, Backoff, Cancelled, Patience, asked_wait, parse_retry_after
+from llmstack.net.backoff import TRIES, Backoff, Cancelled, asked_wait, parse_retry_after
 
 DOWN = UnavailableError("it is down")
 
@@ -89,9 +89,8 @@ def test_it_waits_as_long_as_the_server_asks_but_not_for_ever():
     assert max(waits_of(float("inf"))[0]) == 900.0
 
 
-def test_progress_gives_all_tries_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
-    backoff = Backoff(threading.Event(), lambda _: None, Patience(tries=2))
+def test_progress_gives_all_tries_back():
+    backoff = Backoff(threading.Event(), lambda _: None, tries=2, first_wait=0.01)
     for _ in range(3):
         backoff.wait(DOWN)
         backoff.progress()

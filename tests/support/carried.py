@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 
-from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, IndexedFile, Selection
+from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, FilePart, IndexedFile, Selection
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.ferry.assemble import FILEPATH, assemble
 from llmstack.ferry.base import load_base
 from llmstack.ferry.plan import Limits, plan
-from llmstack.hub.snapshot import HubFile
+from llmstack.hub.snapshot import HubFile, RepoType
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
@@ -30,10 +30,13 @@ def carry(
     files: Mapping[str, bytes],
     *,
     repo_id: str = "org/model",
+    repo_type: RepoType = "model",
     revision: str = "main",
+    commit: str = COMMIT,
     selection: Selection = NO_SELECTION,
     base: str = "scratch",
     limits: Limits = LIMITS,
+    incomplete: bool = False,
 ) -> FileIndex:
     """Put an image of `files` into a store under a tag, as ferry would; return its file index."""
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
@@ -45,17 +48,19 @@ def carry(
         descriptors.append(Descriptor(LAYER_TAR, digest, size, notes))
         for file, offset in zip(layer.files, layer.offsets, strict=True):
             sha256 = hashlib.sha256(files[file.path]).hexdigest()
-            indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, digest, offset))
+            part = FilePart(digest, offset, file.size)
+            indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, (part,)))
     index = FileIndex(
         repo_id=repo_id,
-        repo_type="model",
+        repo_type=repo_type,
         revision=revision,
-        commit=COMMIT,
+        commit=commit,
         created="2024-05-06T07:08:09+00:00",
         license="mit",
         gated=False,
         selection=selection,
         files=tuple(sorted(indexed, key=lambda file: file.path.encode())),
+        incomplete=incomplete,
     )
     put_image(store, tag, index, descriptors, base)
     return index

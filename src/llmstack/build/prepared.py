@@ -85,5 +85,5 @@ def _script_job(wish: PrepareWish, site: Site, image: str) -> ScriptJob:
         },
         # Proxies may hold a password, and a container's settings are part of the image that is made of it.
         secrets={**({"HF_TOKEN": wish.token} if wish.token else {}), **site.proxies},
-        network=site.network or None,
+        network=site.build_network or None,
     )

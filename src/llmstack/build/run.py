@@ -96,7 +96,7 @@ def job_for(target: Target, site: Site, options: BuildOptions, stage: str | None
         secrets=site.secrets,
         stage=stage,
         platform=options.platform,
-        network=site.network or None,
+        network=site.build_network or None,
         no_cache=options.no_cache,
         # A parent that was just built, or is here under a name of no registry, cannot be pulled.
         pull=options.pull and target.recipe.parent is None,

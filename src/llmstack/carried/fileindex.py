@@ -17,7 +17,11 @@ from llmstack.oci.spec import canonical_json, parse_object
 
 INDEX_PATH = ".llmstack/index.json"
 ROOT = "REPO"
+# Outside ROOT, so that nobody takes a part of a file for the file.
+PARTS_ROOT = ".llmstack/parts"
 FORMAT = "1"
+# An index with files in parts says so: whoever knows format 1 alone refuses it, instead of giving half a file.
+FORMAT_OF_PARTS = "2"
 # 100,000 files with long names stay far below this.
 MAX_INDEX_SIZE = 256 * 1024 * 1024
 # What Linux opens, in bytes.
@@ -45,34 +49,64 @@ NO_SELECTION = Selection()
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """A run of a file's bytes: `layer[offset : offset + size]` of an uncompressed layer, known by its digest."""
+
+    layer: Digest
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """One file: path inside the repo, size in bytes, hashes, and the range of a layer blob that holds its bytes.
+    """One file: path inside the repo, size in bytes, hashes, and the ranges of layer blobs that hold its bytes.
 
     `oid` is what the hub knows the file by: the sha256 of an LFS file (64 hex digits), else the git blob sha1 (40).
-    The bytes are `layer[offset : offset + size]`, uncompressed.
+    The bytes are those of `parts`, one after the other: a single one, or several where no layer could hold the file.
     """
 
     path: str
     size: int
     oid: str
     sha256: str
-    layer: Digest
-    offset: int
+    parts: tuple[FilePart, ...]
+
+    @property
+    def is_split(self) -> bool:
+        """Tell whether the bytes lie in several layers."""
+        return len(self.parts) > 1
+
+    @property
+    def layers(self) -> tuple[Digest, ...]:
+        """The layers that hold the bytes, in order."""
+        return tuple(part.layer for part in self.parts)
+
+    def part_path(self, number: int) -> str:
+        """Return the path in the image of what holds a part: of the file itself, or of the part if it is split."""
+        return part_path(self.oid, number) if self.is_split else f"{ROOT}/{self.path}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that the index lists."""
+        head = {name: getattr(self, name) for name in _FILE}
+        if self.is_split:
+            return {**head, "parts": [{name: getattr(part, name) for name in _PART} for part in self.parts]}
+        return {**head, "layer": self.parts[0].layer, "offset": self.parts[0].offset}
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A run of bytes in one layer: `layer[offset : offset + size]`, uncompressed."""
+def extents(file: IndexedFile, start: int, length: int) -> list[FilePart]:
+    """Return where `length` bytes of a file lie, from byte `start` on, in order; fewer at the file's end."""
+    found, stop, begins = [], start + length, 0
+    for part in file.parts:
+        low, high = max(start - begins, 0), min(stop - begins, part.size)
+        if low < high:
+            found.append(FilePart(part.layer, part.offset + low, high - low))
+        begins += part.size
+    return found
 
-    layer: Digest
-    offset: int
-    size: int
 
-
-def extents(file: IndexedFile, start: int = 0, stop: int | None = None) -> tuple[Extent, ...]:
-    """Return where the bytes `file[start:stop]` (all of them by default) lie, in order; none for no bytes."""
-    end = file.size if stop is None else min(stop, file.size)
-    return (Extent(file.layer, file.offset + start, end - start),) if start < end else ()
+def part_path(oid: str, number: int) -> str:
+    """Return the path in the image of one part of a split file; sorted by name, the parts are in order."""
+    return f"{PARTS_ROOT}/{oid}/{number:05}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +132,25 @@ class FileIndex:
         """The bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def format(self) -> str:
+        """The version of the format that tells all that this index does."""
+        return FORMAT_OF_PARTS if any(file.is_split for file in self.files) else FORMAT
+
     def to_bytes(self) -> bytes:
         """Serialise the index; the same index gives the same bytes."""
         head = {name: getattr(self, name) for name in _HEAD}
         selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
-        files = [{name: getattr(file, name) for name in _FILE} for file in self.files]
+        files = [file.to_json() for file in self.files]
         if self.incomplete:
             head["incomplete"] = True
-        return canonical_json({"format": FORMAT, **head, **selection, "files": files})
+        return canonical_json({"format": self.format, **head, **selection, "files": files})
 
     @classmethod
     def parse(cls, data: bytes) -> FileIndex:
         """Read an index; raises IntegrityError if it is of another format, or names or ranges are not allowed."""
         value = parse_object(data, "file index")
-        if value.get("format") != FORMAT:
+        if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
             raise IntegrityError(
                 f"file index: format {str(value.get('format'))[:20]!r} is not known",
                 hint="the image was made by a newer llmstack: upgrade",
@@ -136,12 +175,15 @@ class FileIndex:
             raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
         if index.repo_type not in {"model", "dataset"} or not _COMMIT.fullmatch(index.commit):
             raise IntegrityError("file index: wrong repo type or commit")
+        if value["format"] == FORMAT != index.format:
+            raise IntegrityError(f"file index: format {FORMAT} has no files in parts")
         check_paths(file.path for file in files)
         return index
 
 
 _HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", "incomplete"})
-_FILE = tuple(field.name for field in fields(IndexedFile))
+_FILE = tuple(field.name for field in fields(IndexedFile) if field.name != "parts")
+_PART = tuple(field.name for field in fields(FilePart))
 
 
 def check_paths(paths: Iterable[str]) -> None:
@@ -166,13 +208,33 @@ def check_path(path: str) -> str:
 
 
 def _parse_file(value: dict[str, Any]) -> IndexedFile:
-    size, offset = value["size"], value["offset"]
-    if type(size) is not int or type(offset) is not int or size < 0 or offset < 0:
-        raise ValueError("size or offset")
+    size = _number(value, "size")
     oid, sha256 = _text(value, "oid"), _text(value, "sha256")
     if not _OID.fullmatch(oid) or not _SHA256.fullmatch(sha256):
         raise ValueError("oid or sha256")
-    return IndexedFile(_text(value, "path"), size, oid, sha256, Digest.parse(_text(value, "layer")), offset)
+    parts = _parse_parts(value, size) if "parts" in value else (_parse_part(value, size),)
+    return IndexedFile(_text(value, "path"), size, oid, sha256, parts)
+
+
+def _parse_parts(value: dict[str, Any], size: int) -> tuple[FilePart, ...]:
+    """Read where a split file lies: in two layers or more, none of them twice, and not in any other place as well."""
+    parts = tuple(_parse_part(item, _number(item, "size")) for item in value["parts"])
+    if "layer" in value or "offset" in value or len(parts) < 2 or len({part.layer for part in parts}) < len(parts):
+        raise ValueError("parts")
+    if sum(part.size for part in parts) != size or not all(part.size for part in parts):
+        raise ValueError("size of parts")
+    return parts
+
+
+def _parse_part(value: dict[str, Any], size: int) -> FilePart:
+    return FilePart(Digest.parse(_text(value, "layer")), _number(value, "offset"), size)
+
+
+def _number(value: dict[str, Any], name: str) -> int:
+    number = value[name]
+    if type(number) is not int or number < 0:
+        raise ValueError(name)
+    return number
 
 
 def _text(value: dict[str, Any], name: str) -> str:

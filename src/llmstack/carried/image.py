@@ -55,17 +55,23 @@ class Image:
     config: ImageConfig
     index: FileIndex | None
 
-    def layers_of(self, files: Iterable[IndexedFile]) -> list[StoredLayer]:
-        """Return the layers that hold the files' bytes; raises IntegrityError if the index lies about one."""
+    def layers_of(self, files: Iterable[IndexedFile]) -> dict[Digest, StoredLayer]:
+        """Return the layers that hold the files' bytes, by the digest that the file index knows them by.
+
+        Raises IntegrityError if the index lies about one.
+        """
         stored = self.stored_layers()
-        found = []
+        found = {}
         for file in files:
-            layer = stored.get(file.layer)
-            if layer is None:
-                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} into an unknown layer")
-            if not layer.compressed and file.offset + file.size > layer.blob.size:
-                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end")
-            found.append(layer)
+            for part in file.parts:
+                layer = stored.get(part.layer)
+                if layer is None:
+                    raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} into an unknown layer")
+                if not layer.compressed and part.offset + part.size > layer.blob.size:
+                    raise IntegrityError(
+                        f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end"
+                    )
+                found[part.layer] = layer
         return found
 
     def stored_layers(self) -> dict[Digest, StoredLayer]:

@@ -40,6 +40,7 @@ def hub(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     try:
+        from llmstack.serving.refreshing import Refresher
         from llmstack.serving.server import Listen, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):
@@ -59,9 +60,11 @@ def hub(
         connections=CONNECTIONS,
         patience=PATIENCE,
     )
+    where = Listen(*address, _token(token_file), tls_cert, tls_key)
     shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    refresher = Refresher(shelf, session.settings.hub_refresh, _note)
     try:
-        serve(shelf, Listen(*address, _token(token_file), tls_cert, tls_key), _no_line if quiet else _line, _note)
+        serve(shelf, refresher, where, _no_line if quiet else _line, _note)
     except Interrupted as interrupt:
         _note("stopped")
         raise typer.Exit(EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED) from None

@@ -41,7 +41,13 @@ def start(
     settings = load_settings(flags)
     reporter = make_reporter(progress, quiet=quiet)
     # A bundle of small files is read some files ahead, on connections of their own.
-    client = Client(settings.jobs + 10 + connections, reporter.note, patience)
+    client = Client(
+        connections=settings.jobs + 10 + connections,
+        tell=reporter.note,
+        timeout=settings.timeout,
+        retry_wait=settings.retry_wait,
+        patience=patience,
+    )
     registries = Registries(client, lookup, ("*",) if plain_http else settings.plain_http)
     return Session(settings, client, registries, reporter)
 

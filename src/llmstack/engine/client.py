@@ -6,13 +6,14 @@ import contextlib
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker
 import urllib3
-from docker.errors import APIError, DockerException, NotFound
 
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from docker.errors import APIError
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 # For an answer, and between two chunks of one: a busy engine may take its time over a large folder.
@@ -25,6 +26,9 @@ class Engine:
 
     def __init__(self, timeout: float = _TIMEOUT) -> None:
         """Connect and agree on an API version; raises UnavailableError."""
+        # docker-py takes as long to import as all the rest: only who talks to an engine pays for it.
+        import docker
+
         with engine_errors("connecting to the Docker engine"):
             self.client = docker.from_env(timeout=int(timeout))
 
@@ -90,6 +94,8 @@ def local_engine_holds(image: str) -> bool:
 @contextlib.contextmanager
 def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     """Turn what docker-py raises into errors that a person can act on; `what` is the operation and its object."""
+    from docker.errors import APIError, DockerException, NotFound
+
     try:
         yield
     except NotFound as error:

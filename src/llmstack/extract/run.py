@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, IndexedFile, Selection
+from llmstack.carried.fileindex import NO_SELECTION, FileIndex, Selection
 from llmstack.carried.image import Image
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
@@ -113,17 +113,19 @@ class _Work:
         layout: DestinationLayout = (
             CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
         )
-        planned = self._planned(files, layout)
+        image = self.source.image
+        layers = {} if isinstance(image, DaemonImage) else image.layers_of(files)
+        # Each place once, whatever number of files share it.
+        planned = list({path: PlannedFile(path, file) for file in files for path in [layout.place(file)]}.values())
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:
             self._warn_of_case(planned, worker.destination)
             missing = worker.missing(planned)
             reused = total - sum(file.size for file in missing)
-            image = self.source.image
             if isinstance(image, DaemonImage):
                 fetch_from_engine(image, missing, worker, whole=2 * (total - reused) >= index.size)
             else:
-                reused += fetch(image.reader, missing, worker)
+                reused += fetch(image.reader, layers, missing, worker)
             layout.finish(worker.destination, files)
         return self._result(str(layout.result), len(files), total, reused, index)
 
@@ -168,16 +170,6 @@ class _Work:
             return LayerSource(f"{self.source.name}: {name}", opened)
 
         return [source(number) for number in reversed(range(len(blobs)))]
-
-    def _planned(self, files: Sequence[IndexedFile], layout: DestinationLayout) -> list[PlannedFile]:
-        """Plan each place once, whatever number of files share it."""
-        image = self.source.image
-        layers = [None] * len(files) if isinstance(image, DaemonImage) else image.layers_of(files)
-        planned = {}
-        for file, layer in zip(files, layers, strict=True):
-            path = layout.place(file)
-            planned[path] = PlannedFile(path, file.path, file.size, file.sha256, layer, file.offset)
-        return list(planned.values())
 
     @contextmanager
     def _worker(self, folder: Path, total: int) -> Iterator[Worker]:

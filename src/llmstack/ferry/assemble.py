@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmstack.carried.fileindex import FORMAT, FileIndex
+from llmstack.carried.fileindex import FileIndex
 from llmstack.carried.image import FORMAT_LABEL, INCOMPLETE_LABEL, LAYER_ANNOTATION
 from llmstack.ferry.base import Base, BasePlatform
 from llmstack.oci.reference import Digest
@@ -67,7 +67,7 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
         "org.opencontainers.image.created": index.created,
         "dev.llmstack.repo-id": index.repo_id,
         "dev.llmstack.repo-type": index.repo_type,
-        FORMAT_LABEL: FORMAT,
+        FORMAT_LABEL: index.format,
     }
     if index.incomplete:
         notes[INCOMPLETE_LABEL] = "true"

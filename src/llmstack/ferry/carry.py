@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_paths
+from llmstack.carried.fileindex import FileIndex, FilePart, IndexedFile, Selection, check_paths
 from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import UsageError, on_side
+from llmstack.errors import LlmstackError, UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
@@ -23,10 +23,14 @@ from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD, LayerStream
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
+from llmstack.net.cancel import GRACE
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
+
+# How long the checkpoint of a failed ferry may take. An interrupted one has less: somebody is waiting.
+SAVE_TIME = 30.0
 
 VerifiedRead = Callable[[HubFile, Callable[[HubFile, str], None]], Generator[bytes, None, None]]
 
@@ -113,14 +117,21 @@ class Carrier:
                 moved = self._move(partial(source.read, info), layers, store, checkpoint)
             document = publish(head, moved, store, base, tag)
             checkpoint.remove(document)
-        except BaseException:
-            # All that was told to end has ended; what is complete is named, and the next repo needs the same client.
-            self._client.cancel.clear()
-            checkpoint.save()
+        except BaseException as error:
+            self._keep(checkpoint, SAVE_TIME if isinstance(error, LlmstackError) else GRACE)
             raise
         finally:
             self._reporter.end()
         return Carried("carried", info, snapshot.created, document.digest, total, moving, tuple(layers))
+
+    def _keep(self, checkpoint: Checkpoint, seconds: float) -> None:
+        """Name what is complete when the rest has failed; the next repo needs the same client."""
+        # All that was told to end has ended. A registry that did not hear of that would not hear of this either.
+        silent = self._client.cancel.expired
+        self._client.cancel.clear()
+        if not silent:
+            with self._client.cancel.within(seconds):
+                checkpoint.save()
 
     def _limits(self, base: Base) -> Limits:
         room = MAX_LAYERS - base.depth - 1
@@ -151,15 +162,16 @@ class Carrier:
         def verified(file: HubFile, digest: str) -> None:
             sha256[file.path] = digest
 
-        task = self._reporter.task(_layer_name(layer), sum(file.size for file in layer.files))
+        name = _layer_name(layer)
+        task = self._reporter.task(name, sum(file.size for file in layer.files))
         try:
             stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
-            with on_side("destination"):
+            with on_side("destination", name):
                 digest, _ = store.write_blob(stream)
         finally:
             task.done()
         return tuple(
-            IndexedFile(file.path, file.size, file.oid, sha256[file.path], digest, start)
+            IndexedFile(file.path, file.size, file.oid, sha256[file.path], (FilePart(digest, start, file.size),))
             for file, start in zip(layer.files, layer.offsets, strict=True)
         )
 
@@ -191,7 +203,7 @@ def _check_files(files: Sequence[HubFile]) -> None:
 
 def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
     """Return the plan with the layer to be moved again where the registry has lost it."""
-    if entry.held and not store.has_blob(entry.held[0].layer):
+    if entry.held and not all(store.has_blob(layer) for layer in entry.held[0].layers):
         return LayerPlan(entry.layer, None)
     return entry
 

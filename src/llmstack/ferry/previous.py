@@ -38,15 +38,15 @@ class HeldLayers:
     def __init__(self, earlier: Iterable[Earlier]) -> None:
         self._layers: dict[tuple[tuple[str, str], ...], tuple[IndexedFile, ...]] = {}
         for image in earlier:
-            files: dict[Digest, list[IndexedFile]] = defaultdict(list)
+            files: dict[tuple[Digest, ...], list[IndexedFile]] = defaultdict(list)
             for file in image.index.files:
-                files[file.layer].append(file)
+                files[file.layers].append(file)
             for group in files.values():
-                group.sort(key=lambda file: file.offset)
+                group.sort(key=lambda file: file.parts[0].offset)
                 self._layers[tuple((file.path, file.oid) for file in group)] = tuple(group)
 
     def find(self, layer: PlannedLayer) -> tuple[IndexedFile, ...] | None:
         """Return the files of an earlier layer that holds just what `layer` would, or None."""
         held = self._layers.get(layer.content)
         # Where the bytes lie depends on how the tar was written, and another program may have written that one.
-        return held if held and [file.offset for file in held] == layer.offsets else None
+        return held if held and [file.parts[0].offset for file in held] == layer.offsets else None

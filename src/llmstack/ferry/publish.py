@@ -27,7 +27,7 @@ class CompleteLayer:
     def descriptor(self) -> Descriptor:
         """The layer as a manifest lists it."""
         notes = {FILEPATH: self.layer.files[0].path} if self.layer.is_single else {}
-        return Descriptor(LAYER_TAR, self.files[0].layer, self.layer.size, notes)
+        return Descriptor(LAYER_TAR, self.files[0].parts[0].layer, self.layer.size, notes)
 
 
 def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, base: Base, tag: str) -> Document:

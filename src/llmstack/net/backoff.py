@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llmstack.errors import LlmstackError
+from llmstack.net.cancel import Cancelled
 
 TRIES = 5
 FIRST_WAIT = 0.5
@@ -36,17 +37,26 @@ class Patience:
 PATIENT = Patience()
 
 
-class Cancelled(LlmstackError):  # noqa: N818 - a state, not an error: it never reaches the person
-    """Other work of the same run failed or was interrupted, so this one stops too."""
-
-
 class Backoff:
-    """Counts failed tries since the last progress and waits between them, longer each time, with jitter."""
+    """Counts failed tries since the last progress and waits between them, longer each time, with jitter.
 
-    def __init__(self, cancel: threading.Event, tell: Callable[[str], None], patience: Patience = PATIENT) -> None:
+    Whatever is done for one purpose shares one count, however many requests of however many kinds it takes: reading a
+    file, uploading a layer. So there are never more than `tries` in a row that bring nothing.
+    """
+
+    def __init__(
+        self,
+        cancel: threading.Event,
+        tell: Callable[[str], None],
+        tries: int = TRIES,
+        first_wait: float = FIRST_WAIT,
+        longest_retry_after: float = LONGEST_RETRY_AFTER,
+    ) -> None:
         self._cancel = cancel
         self._tell = tell
-        self._patience = patience
+        self._tries = tries
+        self._first_wait = first_wait
+        self._longest_retry_after = longest_retry_after
         self._failed = 0
 
     def progress(self) -> None:
@@ -56,13 +66,13 @@ class Backoff:
     def wait(self, error: LlmstackError, retry_after: float | None = None) -> None:
         """Wait before the next try; raises `error` when there is to be none, Cancelled when the run ends."""
         self._failed += 1
-        if self._failed >= self._patience.tries:
+        if self._failed >= self._tries:
             raise error
-        delay = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
+        delay = min(LONGEST_WAIT, self._first_wait * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
         if retry_after is not None:
-            delay = max(delay, min(retry_after, self._patience.longest_retry_after))
+            delay = max(delay, min(retry_after, self._longest_retry_after))
         if delay >= WORTH_TELLING:
-            self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._patience.tries - 1})")
+            self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._tries - 1})")
         if self._cancel.wait(delay):
             raise Cancelled("cancelled") from error
 

@@ -51,7 +51,7 @@ class TarEntry:
 class ChunkReader:
     """A stream of chunks read piece by piece, without copying them; `position` counts the bytes that were read."""
 
-    def __init__(self, chunks: Iterable[bytes], what: str) -> None:
+    def __init__(self, chunks: Iterable[bytes | memoryview], what: str) -> None:
         self._chunks = iter(chunks)
         self._view = memoryview(b"")
         self.what = what

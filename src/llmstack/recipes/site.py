@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llmstack.errors import UsageError
-from llmstack.settings import Settings
+from llmstack.settings import BuildSettings, Settings
 
 # Where a build finds the site's files; the last step of every Dockerfile that has them takes them away.
 SITE_FOLDER = "/opt/llmstack-site"
@@ -33,25 +33,14 @@ apt-get -o "Dir::Etc=$etc" "$@"
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The settings that builds have, as values.
+class Site(BuildSettings):
+    """The build settings, checked, and `namespace`: where images are tagged and pushed to.
 
-    `namespace` is where images are tagged and pushed to. `ca_cert` is a PEM file of one or more certificates, trusted
-    in the image for good. The others are used while building only: package indexes and mirrors are URLs without
-    credentials, proxies may hold some (Docker keeps them out of the image and its history), `network` is Docker's
-    network mode for build steps.
+    `ca_cert`, of one or more certificates, is trusted in the image for good. The others are used while building only;
+    proxies may hold credentials (Docker keeps them out of the image and its history).
     """
 
     namespace: str = ""
-    pip_index: str = ""
-    pip_extra_index: tuple[str, ...] = ()
-    pip_trusted_host: tuple[str, ...] = ()
-    apt_mirror: str = ""
-    http_proxy: str = ""
-    https_proxy: str = ""
-    no_proxy: str = ""
-    ca_cert: Path | None = None
-    network: str = ""
 
     def __post_init__(self) -> None:
         for url in (self.pip_index, *self.pip_extra_index, self.apt_mirror):
@@ -60,19 +49,10 @@ class Site:
     @classmethod
     def of(cls, settings: Settings) -> Site:
         """Return the settings' part that is about builds; raises UsageError for an address that cannot be used."""
-        return cls(
-            # A folder of carried images is no prefix for names that the Docker engine knows.
-            namespace="" if (settings.namespace or "").startswith("oci:") else settings.namespace or "",
-            pip_index=settings.pip_index,
-            pip_extra_index=settings.pip_extra_index,
-            pip_trusted_host=settings.pip_trusted_host,
-            apt_mirror=settings.apt_mirror,
-            http_proxy=settings.http_proxy,
-            https_proxy=settings.https_proxy,
-            no_proxy=settings.no_proxy,
-            ca_cert=settings.ca_cert,
-            network=settings.build_network,
-        )
+        # A folder of carried images is no prefix for names that the Docker engine knows.
+        namespace = "" if (settings.namespace or "").startswith("oci:") else settings.namespace or ""
+        given = {field.name: getattr(settings, field.name) for field in fields(BuildSettings)}
+        return cls(**given, namespace=namespace)
 
     @property
     def proxies(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from llmstack.carried.fileindex import ROOT, IndexedFile
+from llmstack.carried.fileindex import ROOT, FilePart, IndexedFile
 from llmstack.carried.image import Image, StoredLayer
 from llmstack.errors import IntegrityError
 from llmstack.oci.reference import Digest
@@ -71,7 +71,7 @@ def _highest(found: list[dict[str, tuple[int, int]]], path: str) -> int:
 def _file(path: str, layer: Digest, offset: int, size: int) -> IndexedFile:
     """Make a file whose hash nobody has told: its oid stands for the place of its bytes, which never change there."""
     oid = hashlib.sha1(f"{layer} {offset} {size}".encode(), usedforsecurity=False).hexdigest()
-    return IndexedFile(path, size, oid, "", layer, offset)
+    return IndexedFile(path, size, oid, "", (FilePart(layer, offset, size),))
 
 
 def _layers(image: Image) -> list[StoredLayer]:

@@ -48,7 +48,7 @@ def _carried(place: Place, tag: str, image: Image) -> tuple[Revision, Files] | N
         license=index.license,
         gated=index.gated,
         created=index.created,
-        needs_extract=any(layer.compressed for layer in image.layers_of(index.files)),
+        needs_extract=any(layer.compressed for layer in image.layers_of(index.files).values()),
         reader=place.reader,
     )
     return revision, _files(image)
@@ -77,6 +77,5 @@ def _foreign(place: Place, tag: str, image: Image) -> tuple[Revision, None]:
 
 def _files(image: Image) -> Files:
     files = image.index.files if image.index else ()
-    image.layers_of(files)
     ordered = sorted(files, key=lambda file: file.path)
-    return Files({file.path: file for file in ordered}, image.stored_layers())
+    return Files({file.path: file for file in ordered}, image.layers_of(files))

@@ -12,7 +12,7 @@ from llmstack.serving.values import Files, Revision
 
 def check_readable(revision: Revision, files: Files, file: IndexedFile) -> None:
     """Raise AnswerError where a file lies in a compressed layer."""
-    if any(files.layers[extent.layer].compressed for extent in extents(file)):
+    if any(files.layers[layer].compressed for layer in file.layers):
         raise needs_extract(revision.repo_id, file.path, revision.image)
 
 
@@ -25,7 +25,7 @@ def read_range(
     UnavailableError.
     """
     check_readable(revision, files, file)
-    for extent in extents(file, start, stop):
+    for extent in extents(file, start, stop - start):
         blob = files.layers[extent.layer].blob
         with closing(revision.reader.read_blob(blob, extent.offset, extent.offset + extent.size)) as chunks:
             yield from chunks

@@ -19,7 +19,7 @@ from llmstack.serving.streaming import Streamed
 from llmstack.serving.threads import Threads
 from llmstack.serving.values import Files, Revision
 
-# huggingface_hub refuses to fetch more than this over HTTP where it is told a length (its constant of 50 * 1000**3).
+# huggingface_hub refuses to fetch more than this over HTTP where a HEAD tells it the length (MAX_HTTP_DOWNLOAD_SIZE).
 MAX_TOLD_SIZE = 50 * 1000**3
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 # Shown by browsers as they are; everything else is offered for saving.
@@ -67,9 +67,13 @@ async def resolve(shelf: Shelf, threads: Threads, address: FileAddress, method: 
     if partial:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     status = 206 if partial else 200
-    if partial or size <= MAX_TOLD_SIZE:
-        headers["Content-Length"] = str(stop - start)
-    if method == "HEAD" or start == stop:
+    headers["Content-Length"] = str(stop - start)
+    if method == "HEAD":
+        response = Response(status_code=status, headers=headers)
+        if size > MAX_TOLD_SIZE:
+            del response.headers["Content-Length"]
+        return response
+    if start == stop:
         return Response(status_code=status, headers=headers)
     transfer = await threads.open(read_range(found.revision, found.files, found.file, start, stop))
     return Streamed(transfer, status, headers)

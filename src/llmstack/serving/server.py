@@ -32,7 +32,9 @@ class Listen:
     tls_key: Path | None = None
 
 
-def serve(shelf: Shelf, listen: Listen, log: Callable[[str], None], note: Callable[[str], None]) -> None:
+def serve(
+    shelf: Shelf, refresher: Refresher, listen: Listen, log: Callable[[str], None], note: Callable[[str], None]
+) -> None:
     """List what is there and serve it until a signal comes; transfers under way are given a while to end.
 
     A place that is away is waited for, answering 503. Raises UsageError for a certificate that cannot be used,
@@ -53,9 +55,7 @@ def serve(shelf: Shelf, listen: Listen, log: Callable[[str], None], note: Callab
         ssl_keyfile=listen.tls_key,
     )
     _load(config, listen)
-    refresher = Refresher(shelf, note)
     with _bind(listen) as bound:
-        _first_listing(shelf, note)
         refresher.start()
         note(f"serving {shelf.name} at {_url(listen, bound)}")
         try:
@@ -63,13 +63,6 @@ def serve(shelf: Shelf, listen: Listen, log: Callable[[str], None], note: Callab
         finally:
             refresher.close()
             threads.close()
-
-
-def _first_listing(shelf: Shelf, note: Callable[[str], None]) -> None:
-    try:
-        shelf.refresh()
-    except UnavailableError as error:
-        note(f"listing what is there: {error}; trying again")
 
 
 def _load(config: uvicorn.Config, listen: Listen) -> None:

@@ -1,0 +1,142 @@
+"""Logging in to registries: whom they want, who gets credentials, and what is told when they are wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from llmstack.errors import (
+    NotAuthorisedError,
+    UnavailableError,
+)
+from llmstack.net import Client
+from llmstack.oci.auth import Challenge, Credentials, check_realm
+from llmstack.oci.store import write_bytes
+from tests.oci.repositories import BLOB, DATA, open_repository, put_image
+from tests.support.registry import Registry
+from tests.support.token_server import REFRESH_TOKEN
+
+
+@pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
+def test_without_a_login_it_says_how_to_log_in(kind: str, request: pytest.FixtureRequest, client: Client, monkeypatch):
+    registry: Registry = request.getfixturevalue(kind)
+    if registry.ca_file:
+        monkeypatch.setenv("SSL_CERT_FILE", str(registry.ca_file))
+    repository = open_repository(client, f"{registry.namespace()}/models")
+    for operation in (lambda: repository.manifest("x"), lambda: repository.write_blob(lambda: [b"x"])):
+        with pytest.raises(NotAuthorisedError) as raised:
+            operation()
+        assert raised.value.hint == f"log in with: docker login {registry.host}"
+
+
+@pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
+def test_a_wrong_password_is_told_and_not_repeated(
+    kind: str, request: pytest.FixtureRequest, client: Client, login, tmp_path: Path
+):
+    registry: Registry = request.getfixturevalue(kind)
+    login(registry)
+    auth = base64.b64encode(b"carrier:wr0ng-secret").decode()
+    (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+    with pytest.raises(NotAuthorisedError) as raised:
+        open_repository(client, f"{registry.namespace()}/models").manifest("x")
+    assert "wr0ng" not in f"{raised.value} {raised.value.hint}"
+    assert raised.value.exit_code == 4
+
+
+def test_a_credential_helper_is_asked(secure_registry: Registry, client: Client, monkeypatch, tmp_path: Path):
+    helper = tmp_path / "bin/docker-credential-rig"
+    helper.parent.mkdir()
+    answer = {"ServerURL": secure_registry.host, "Username": secure_registry.user, "Secret": secure_registry.password}
+    helper.write_text(f"#!/bin/sh\nread server\necho \"$server\" >> '{tmp_path}/asked'\necho '{json.dumps(answer)}'\n")
+    helper.chmod(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {secure_registry.host: "rig"}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{helper.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(secure_registry.ca_file))
+    repository = open_repository(client, f"{secure_registry.namespace()}/models")
+    write_bytes(repository, DATA)
+    assert repository.has_blob(BLOB.digest)
+    assert (tmp_path / "asked").read_text().split() == [secure_registry.host]
+
+
+def test_an_identity_token_is_traded_for_tokens(token_registry: Registry, client: Client, monkeypatch, tmp_path: Path):
+    auth = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
+    config = {"auths": {token_registry.host: {"auth": auth, "identitytoken": REFRESH_TOKEN}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    repository = open_repository(client, f"{token_registry.namespace()}/models")
+    put_image(repository, "x")
+    assert repository.tags() == ["x"]
+
+
+def test_one_token_serves_many_requests(token_registry: Registry, client: Client, login):
+    login(token_registry)
+    token_registry.tokens.scopes.clear()
+    repository = open_repository(client, f"{token_registry.namespace()}/models")
+    put_image(repository, "x")
+    repository.manifest("x")
+    path = repository.name.partition("/")[2]
+    assert token_registry.tokens.scopes == [[f"repository:{path}:pull,push"]]
+
+
+def test_an_unknown_ca_stops_it_before_a_password_is_sent(
+    secure_registry: Registry, login, client: Client, monkeypatch
+):
+    login(secure_registry)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(UnavailableError, match="TLS") as raised:
+        open_repository(client, f"{secure_registry.namespace()}/models").manifest("x")
+    assert "SSL_CERT_FILE" in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("realm", "registry"),
+    [
+        ("ftp://auth.example/token", "https://registry.example"),
+        ("http://auth.example/token", "https://registry.example"),
+        ("https://10.0.0.1/token", "https://registry.example"),
+        ("https://127.0.0.1/token", "https://registry.example"),
+        ("https://[::1]/token", "https://registry.example"),
+        ("https://169.254.169.254/latest", "https://registry.example"),
+        ("https://localhost/token", "https://registry.example"),
+        ("https://user:pass@auth.example/token", "https://registry.example"),
+        ("", "https://registry.example"),
+        ("https://[::1/token", "https://registry.example"),
+    ],
+)
+def test_credentials_do_not_go_to_just_any_token_server(realm: str, registry: str):
+    with pytest.raises(UnavailableError):
+        check_realm(realm, registry)
+
+
+def test_usual_token_servers_are_fine():
+    for realm, registry in (
+        ("https://auth.docker.io/token", "https://registry-1.docker.io"),
+        ("http://127.0.0.1:1/token", "http://127.0.0.1:2"),
+        ("https://10.0.0.1/token", "https://10.0.0.2"),
+    ):
+        assert check_realm(realm, registry) == realm
+
+
+@pytest.mark.parametrize(
+    ("header", "scheme", "parameters"),
+    [
+        ('Bearer realm="https://a/t",service="s, t",scope="r:x:pull,push"', "bearer", ("https://a/t", "s, t")),
+        ("bearer realm=https://a/t , service=s", "bearer", ("https://a/t", "s")),
+        (r'Basic realm="a \"b\" c"', "basic", ('a "b" c', None)),
+        ("Negotiate", "negotiate", (None, None)),
+        ("", "", (None, None)),
+    ],
+)
+def test_challenges(header: str, scheme: str, parameters: tuple[str | None, str | None]):
+    challenge = Challenge.parse(header)
+    assert challenge.scheme == scheme
+    assert (challenge.parameters.get("realm"), challenge.parameters.get("service")) == parameters
+
+
+def test_credentials_do_not_show_in_what_is_printed():
+    assert "secret" not in repr(Credentials("me", "secret", "secret"))

@@ -1,0 +1,281 @@
+"""A registry's repository against what real registries do at their worst."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trustme
+
+from llmstack.engine.credentials import lookup
+from llmstack.errors import (
+    IntegrityError,
+    LlmstackError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
+from llmstack.net import Client
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.repository import Registries, Repository
+from llmstack.oci.spec import Index
+from tests.oci.repositories import BLOB, open_repository
+from tests.support.webserver import Request, Response, WebServer
+
+
+class OddRegistry:
+    """A registry that answers as a test tells it to, and remembers what it got; uploads are otherwise accepted."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Response]] = {}
+        self.seen: list[str] = []
+        self.bodies: list[bytes] = []
+        self.blobs: set[str] = set()
+        self.server = WebServer(self._answer)
+
+    @property
+    def host(self) -> str:
+        return self.server.url.removeprefix("http://")
+
+    def repository(self, client: Client) -> Repository:
+        return open_repository(client, f"{self.host}/x")
+
+    def _answer(self, request: Request) -> Response:
+        if request.path == "/v2/":
+            return Response(200)
+        self.seen.append(request.method)
+        self.bodies += [request.body] if request.method == "PATCH" else []
+        if waiting := self.answers.get(request.method):
+            return waiting.pop(0)
+        match request.method:
+            case "POST":
+                return Response(202, {"Location": "/v2/x/blobs/uploads/1?_state=a"})
+            case "PATCH":
+                return Response(202, {"Location": "/v2/x/blobs/uploads/1?_state=b"})
+            case "PUT":
+                self.blobs.add(request.query.get("digest", [""])[0])
+                return Response(201)
+            case "DELETE":
+                return Response(204)
+            case "HEAD":
+                return Response(200 if request.path.rpartition("/")[2] in self.blobs else 404)
+        return Response(404)
+
+
+@pytest.fixture
+def odd() -> Iterator[OddRegistry]:
+    odd = OddRegistry()
+    odd.server.start()
+    yield odd
+    odd.server.stop()
+
+
+def refusal(status: int, code: str = "", message: str = "the reason", **headers: str) -> Response:
+    """Return an error in the registry's form."""
+    errors = {"errors": [{"code": code, "message": message}]}
+    return Response(status, headers, json.dumps(errors).encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "exit_code"),
+    [
+        (400, "NAME_INVALID", UsageError, 2),
+        (404, "NAME_UNKNOWN", NotFoundError, 3),
+        (403, "DENIED", NotAuthorisedError, 4),
+        (413, "", LlmstackError, 1),
+        (400, "DIGEST_INVALID", IntegrityError, 5),
+        (405, "UNSUPPORTED", LlmstackError, 1),
+        (507, "", LlmstackError, 1),
+        (503, "", UnavailableError, 6),
+        (429, "TOOMANYREQUESTS", UnavailableError, 6),
+    ],
+)
+def test_errors_of_opening_an_upload(
+    odd: OddRegistry, client: Client, status: int, code: str, kind: type[LlmstackError], exit_code: int
+):
+    odd.answers["POST"] = [refusal(status, code) for _ in range(20)]
+    with pytest.raises(kind) as raised:
+        odd.repository(client).write_blob(lambda: [b"data"])
+    assert raised.value.exit_code == exit_code
+    assert f"{odd.host} answers {status} the reason" in str(raised.value)
+    assert "PATCH" not in odd.seen
+
+
+@pytest.mark.parametrize("status", [401, 404, 416, 429, 500, 502, 503])
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_upload_whose_session_is_lost_starts_over(odd: OddRegistry, client: Client, method: str, status: int):
+    """Each try makes its bytes anew, and gives up the session before; a PUT is repeated alone where that may help."""
+    odd.answers[method] = [refusal(status)]
+    tries = 1 if method == "PUT" and status >= 429 else 2
+    made = []
+
+    def make() -> Iterable[bytes]:
+        made.append(1)
+        return [b"data"]
+
+    assert odd.repository(client).write_blob(make) == (Digest.of(b"data"), 4)
+    assert len(made) == tries
+    assert odd.bodies[-1] == b"data"
+    assert odd.seen.count("DELETE") == tries - 1
+
+
+@pytest.mark.parametrize(("method", "sessions"), [("POST", 0), ("PATCH", 5), ("PUT", 1)])
+def test_an_upload_that_fails_again_and_again_is_given_up(odd: OddRegistry, client: Client, method: str, sessions: int):
+    odd.answers[method] = [refusal(503) for _ in range(100)]
+    with pytest.raises(UnavailableError, match="503"):
+        odd.repository(client).write_blob(lambda: [b"data"])
+    assert odd.seen.count(method) == 5
+    assert odd.seen.count("DELETE") == sessions
+
+
+def test_all_requests_of_an_upload_share_its_tries(odd: OddRegistry, client: Client):
+    """Else each PATCH would bring tries of its own for the POST before it and the PUT after it."""
+    odd.answers = {method: [refusal(503), refusal(503)] for method in ("POST", "PATCH", "PUT")}
+    with pytest.raises(UnavailableError, match="503"):
+        odd.repository(client).write_blob(lambda: [b"data"])
+    assert [odd.seen.count(method) for method in ("POST", "PATCH", "PUT")] == [5, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(413, "", LlmstackError), (403, "DENIED", NotAuthorisedError), (507, "", LlmstackError)],
+)
+def test_a_layer_that_is_not_wanted_is_not_sent_again(odd: OddRegistry, client: Client, status: int, code: str, kind):
+    odd.answers["PATCH"] = [refusal(status, code)]
+    with pytest.raises(kind):
+        odd.repository(client).write_blob(lambda: [b"data"])
+    assert odd.seen.count("PATCH") == 1
+    assert odd.seen.count("DELETE") == 1
+
+
+def test_bytes_that_changed_on_the_way_are_an_integrity_error(odd: OddRegistry, client: Client):
+    odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
+    with pytest.raises(IntegrityError):
+        odd.repository(client).write_blob(lambda: [b"data"])
+
+
+def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, client: Client):
+    document = Index(()).document()
+    odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
+    odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2
+    odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID") for _ in range(100)]
+    with pytest.raises(IntegrityError):
+        odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2 + 5
+
+
+def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client):
+    """The registry carried the PUT out, its gateway answered 502, and the repeated PUT finds no session."""
+    odd.blobs.add(Digest.of(b"data"))
+    odd.answers["PUT"] = [refusal(502), refusal(404, "BLOB_UPLOAD_UNKNOWN")]
+    assert odd.repository(client).write_blob(lambda: [b"data"])[0] == Digest.of(b"data")
+    assert odd.seen.count("PATCH") == 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 500])
+def test_a_registry_that_refuses_mounts_gets_the_bytes(odd: OddRegistry, client: Client, status: int):
+    odd.answers["POST"] = [refusal(status) for _ in range(5 if status == 500 else 1)]
+    registries = Registries(client, lookup)
+    source = registries.repository(Reference.parse(f"{odd.host}/base"))
+    target = registries.repository(Reference.parse(f"{odd.host}/x"), write=True)
+    assert target.adopt_blob(BLOB, source) is False
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_some_registries_answer_a_patch_in_their_own_way(odd: OddRegistry, client: Client, status: int):
+    odd.answers["PATCH"] = [Response(status)]
+    assert odd.repository(client).write_blob(lambda: [b"data"])[1] == 4
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"errors": 7}', b'{"errors": [7]}', b'{"errors": [{"code": [], "message": {}}]}']
+)
+def test_errors_in_another_form_are_told_by_their_status(odd: OddRegistry, client: Client, body: bytes):
+    odd.answers["POST"] = [Response(418, {}, body)]
+    with pytest.raises(LlmstackError, match=f"{odd.host} answers 418"):
+        odd.repository(client).write_blob(lambda: [b"data"])
+
+
+# What needs more than HTTP done right
+
+
+class Scripted:
+    """Answers each request, on a connection of its own and without reading its body, as `answer(head)` says."""
+
+    def __init__(self, answer: Callable[[str], str], context: ssl.SSLContext | None = None) -> None:
+        self.heads: list[str] = []
+        self._answer = answer
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection:
+                if self._context is None:
+                    self._serve_one(connection)
+                    continue
+                with self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secure:
+                    secure.do_handshake()
+                    self._serve_one(secure)
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        head = connection.recv(4096).decode("latin-1")
+        self.heads.append(head)
+        answer = f"HTTP/1.1 {self._answer(head)}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        connection.sendall(answer.encode())
+
+
+def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: Client):
+    """A proxy that answers too early would otherwise leave a layer with a digest of half the bytes."""
+    answers = {
+        "GET": "200 OK",
+        "POST": "202 Accepted\r\nLocation: /v2/x/1",
+        "PATCH": "202 Accepted",
+        "PUT": "201 Created",
+    }
+    with closing(Scripted(lambda head: answers.get(head.partition(" ")[0], "404 Not Found"))) as early:
+        repository = open_repository(client, f"{early.host}/x")
+        with pytest.raises(UnavailableError):
+            repository.write_blob(lambda: (bytes(1_000_000) for _ in range(100)))
+    assert [head for head in early.heads if head.startswith("PATCH")]
+    assert not [head for head in early.heads if head.startswith("PUT")]
+
+
+def test_a_layer_does_not_leave_tls(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A registry behind a proxy may not know that it speaks TLS, and name where to upload to without it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def answer(head: str) -> str:
+        return f"202 Accepted\r\nLocation: http://{site.host}/v2/x/1" if head.startswith("POST") else "200 OK"
+
+    site = Scripted(answer, context)
+    with closing(site):
+        repository = open_repository(client, f"{site.host}/x")
+        with pytest.raises(UnavailableError, match="not secure"):
+            repository.write_blob(lambda: [b"data"])
+    assert not [head for head in site.heads if head.startswith("PATCH")]
