@@ -24,7 +24,7 @@ _TAG = re.compile(r"<[a-zA-Z]")
 
 ID_PREFIX = "readme-"
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
-_BARE_URL = re.compile(r"""https?://[^\s<>"'`]*[^\s<>"'`.,;:!?)\]}]""")
+_BARE_URL = re.compile(r"""https?://[^\s<>"'`()\[\]{}]*[^\s<>"'`()\[\]{}.,;:!?]""")
 _NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 _HEADINGS = {f"h{level}": f"h{min(level + 1, 6)}" for level in range(1, 7)}
 _VOID = frozenset({"br", "hr", "img", "wbr"})
