@@ -12,6 +12,8 @@ from tests.serving.conftest import FILES, OLD, WEIGHTS
 from tests.support.carried import COMMIT
 from tests.support.serving import Serving, run_client
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 # All that a client does, in one process: starting one costs more than all the rest.
 EVERYTHING = """
 import json, sys

@@ -7,14 +7,12 @@ import json
 
 import pytest
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
-from llmstack.oci import tar
 from llmstack.oci.layout import Layout
-from llmstack.oci.reference import Digest
-from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.serving.conftest import FILES, OLD, WEIGHTS
-from tests.support.carried import COMMIT, put_image
-from tests.support.serving import Serving, serving
+from tests.support.carried import COMMIT
+from tests.support.serving import Serving, serving, sparse_repo
+
+pytestmark = pytest.mark.xdist_group("serving")
 
 W = "/org/model/resolve/main/model.safetensors"
 ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
@@ -167,19 +165,7 @@ def test_trees_and_lists_come_in_pages(served_layout: Serving):
 def test_a_file_of_more_than_50_gb(tmp_path):
     """Clients refuse such a file where they are told its length; HEAD leaves that out."""
     folder, size = tmp_path / "carried", 60 * 1000**3
-    layout = Layout(folder / "models")
-    head = tar.header(tar.TarFile("REPO/big.bin", size))
-    digest = Digest("sha256:" + "ab" * 32)
-    blob = folder / "models/blobs/sha256" / digest.hex
-    blob.parent.mkdir(parents=True)
-    # Sparse: it takes no room.
-    with blob.open("wb") as file:
-        file.truncate(len(head) + size + 2048)
-        file.seek(len(head) + size - 4)
-        file.write(b"last")
-    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
-    index = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
-    put_image(layout, "org--big", index, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
+    sparse_repo(Layout(folder / "models"), "org--big", size, b"last")
     with serving(tmp_path, f"oci:{folder}") as hub:
         answer = hub.ask("HEAD", "/org/big/resolve/main/big.bin")
         assert answer.status == 200

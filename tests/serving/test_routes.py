@@ -6,12 +6,15 @@ import contextlib
 import socket
 from urllib.parse import quote
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmstack.serving.addresses import ApiCall, FileAddress, parse_address
 from tests.serving.conftest import FILES
 from tests.support.serving import Serving
+
+pytestmark = pytest.mark.xdist_group("serving")
 
 NASTY = ["..", ".", "", "etc", "passwd", "%2e%2e", "%2F", "%00", "%0d%0aX-Evil:%201", "%ff", "\\", "é", "#", ";", "~"]
 WORDS = [

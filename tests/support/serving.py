@@ -16,9 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
 from llmstack.net import Client
-from llmstack.oci.reference import Reference
+from llmstack.oci import tar
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
+from llmstack.oci.spec import LAYER_TAR, Descriptor
+from tests.support.carried import COMMIT, put_image
 from tests.support.process import Daemon, RigError
 
 # The newest of each line of huggingface_hub; the newest one with datasets, which needs it.
@@ -106,6 +111,24 @@ def repository(namespace: str, kind: str = "model") -> Repository:
     """Return a namespace's repository, to be filled."""
     registries = Registries(Client(), lambda _: None)
     return registries.repository(Reference.parse(f"{namespace}/{kind}s"), write=True)
+
+
+def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
+    """Put a repo `org/big` into a layout, its one file zeros up to `end`: it takes no room on the disk.
+
+    The digest of its layer is not true; nobody reads all of it.
+    """
+    head = tar.header(tar.TarFile("REPO/big.bin", size))
+    digest = Digest("sha256:" + "ab" * 32)
+    blob = layout.folder / "blobs/sha256" / digest.hex
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as file:
+        file.truncate(len(head) + size + 2048)
+        file.seek(len(head) + size - len(end))
+        file.write(end)
+    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
+    files = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
+    put_image(layout, tag, files, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
 
 
 @dataclass
