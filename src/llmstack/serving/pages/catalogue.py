@@ -1,14 +1,13 @@
-"""The list of repos: searched, sorted, and cut into pages by its address alone."""
+"""The list of repos: searched, sorted, and cut into pages by its address alone. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from llmstack.hub.snapshot import RepoType
 from llmstack.serving.api import hub_date, matching
-from llmstack.serving.shelf import Shelf
 from llmstack.serving.values import Repo
 
 # Where the list is, and of which type it is there where the address says no other.
@@ -28,9 +27,8 @@ def _largest(repo: Repo) -> tuple[Any, ...]:
 SORTS: Mapping[str, Callable[[Repo], tuple[Any, ...]]] = {"name": _by_name, "size": _largest, "newest": _by_name}
 
 
-def values(shelf: Shelf, path: str, query: Mapping[str, str]) -> dict[str, object]:
-    """Return what the catalogue's page shows; raises UnavailableError before the first listing."""
-    everything = shelf.repos()
+def values(everything: Sequence[Repo], path: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the catalogue's page shows of all repos, for its path and query."""
     kinds: dict[str, RepoType | None] = {"model": "model", "dataset": "dataset", "all": None}
     kind = kinds.get(query.get("type", ""), PATHS[path])
     search = query.get("search", "").strip()

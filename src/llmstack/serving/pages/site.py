@@ -86,7 +86,7 @@ class Site:
 
     def _catalogue(self, request: Request) -> Response:
         """Return the list of repos; raises UnavailableError before the first listing."""
-        values = catalogue.values(self._shelf, request.url.path.rstrip("/"), request.query_params)
+        values = catalogue.values(self._shelf.repos(), request.url.path.rstrip("/"), request.query_params)
         return _page(request, "catalogue.html", {**values, "source": self._shelf.name})
 
     def _repo(self, address: PageAddress, request: Request) -> Response:
