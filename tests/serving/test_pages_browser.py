@@ -73,7 +73,7 @@ def run(script: str, folder: Path) -> None:
 def test_a_readme_that_means_harm_does_none(browser: Browser, served_pages: Serving):
     with visit(browser, "about:blank") as raw:
         # What it does where it may, so that the rest of this test means something.
-        with raw.page.expect_request("http://evil.invalid/e.png"):
+        with raw.page.expect_request("http://evil.invalid/c.css"):
             raw.page.set_content(HOSTILE.decode(), wait_until="commit")
     assert "script" in raw.dialogs
     with visit(browser, f"{served_pages.url}/bad/readme") as visited:
