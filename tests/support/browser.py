@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, sync_playwright
 
 from tests.support.process import RigError
 
@@ -26,11 +26,20 @@ WIDE, PHONE = 1280, 390
 
 @dataclass
 class Visit:
-    """A page with what it asked for, and the dialogs that it opened."""
+    """A page with what it asked for, what of that its policy kept from being sent, and the dialogs that it opened."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
+
+    def note_failure(self, request: Request) -> None:
+        if request.failure == "csp":
+            self.blocked.append(request.url)
+
+    def note_dialog(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
 
     def selected(self) -> str:
         """Return the text that is selected, as copying would take it."""
@@ -65,7 +74,8 @@ def visit(
     try:
         visited = Visit(context.new_page())
         context.on("request", lambda request: visited.requests.append(request.url))
-        visited.page.on("dialog", lambda dialog: (visited.dialogs.append(dialog.message), dialog.dismiss()))
+        context.on("requestfailed", visited.note_failure)
+        visited.page.on("dialog", visited.note_dialog)
         visited.page.goto(url)
         yield visited
     finally:
