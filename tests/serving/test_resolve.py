@@ -149,7 +149,10 @@ def test_nothing_can_be_written(served_layout: Serving, method: str, target: str
 
 
 def test_trees_and_lists_come_in_pages(served_layout: Serving):
-    first = served_layout.get("/api/models/org/model/tree/main?recursive=true&limit=3")
+    target = "/api/models/org/model/tree/main?recursive=true&limit=3"
+    behind_tls = served_layout.ask("GET", target, {"X-Forwarded-Proto": "https", "Host": "hub.lab"})
+    assert behind_tls.headers["link"].startswith("<https://hub.lab/api/models/org/model/tree/main?")
+    first = served_layout.get(target)
     assert [item["path"] for item in json.loads(first.body)] == ["README.md", "config.json", "empty.txt"]
     paths, link = [], first.headers["link"]
     while link:
