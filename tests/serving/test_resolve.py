@@ -88,6 +88,16 @@ def test_conditions(served_layout: Serving):
     assert served_layout.get(W, If_Range='"other"', Range="bytes=0-3").status == 200
 
 
+def test_a_file_in_parts(served_registry: Serving, served_layout: Serving):
+    """Each part is somewhat less than a million bytes, and in a layer of its own."""
+    for hub in (served_registry, served_layout):
+        answer = hub.get("/org/parts/resolve/main/w.bin")
+        assert (answer.headers["etag"], answer.body) == (ETAG, WEIGHTS)
+        for start, stop in ((900_000, 1_100_000), (990_000, 3_000_001), (SIZE - 5, SIZE), (2_500_000, 2_500_001)):
+            answer = hub.get("/org/parts/resolve/main/w.bin", Range=f"bytes={start}-{stop - 1}")
+            assert answer.body == WEIGHTS[start:stop]
+
+
 def test_an_empty_file(served_registry: Serving):
     answer = served_registry.get("/org/model/resolve/main/empty.txt")
     assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
