@@ -133,11 +133,12 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
 
 @dataclass
 class Door:
-    """A TCP door on a port of its own before `host`: it can be shut, and tells who goes through."""
+    """A TCP door on a port of its own before `host`: it can be shut, and counts who and how many bytes go through."""
 
     host: str
     is_open: bool = True
     connections: int = 0
+    moved: int = 0
     _server: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _inside: set[socket.socket] = field(default_factory=set)
@@ -181,48 +182,63 @@ class Door:
                     return
                 self._inside |= {client, inner}
                 self.connections += 1
-            back = threading.Thread(target=_pump, args=(inner, client), daemon=True)
+            back = threading.Thread(target=self._pump, args=(inner, client), daemon=True)
             back.start()
-            _pump(client, inner)
+            self._pump(client, inner)
             back.join()
             with self._lock:
                 self._inside -= {client, inner}
                 self.connections -= 1
 
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Move bytes until one of the ends is gone, then end both."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(256 * 1024):
-            target.sendall(data)
-    for each in (source, target):
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        """Move bytes until one of the ends is gone, then end both."""
         with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(256 * 1024):
+                target.sendall(data)
+                with self._lock:
+                    self.moved += len(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
-def install_client(version: str) -> Path:
-    """Return the folder of a client's packages, installed beside everything else where that was not done before."""
-    folder = CACHE / f"client-{version}-py{sys.version_info[0]}.{sys.version_info[1]}"
+def install(name: str, *packages: str) -> Path:
+    """Return a folder of packages, installed there beside everything else where that was not done before."""
+    folder = CACHE / f"{name}-py{sys.version_info[0]}.{sys.version_info[1]}"
     if not folder.exists():
         part = CACHE / f"part-{uuid.uuid4().hex}"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*command, "--target", str(part), *CLIENTS[version]], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, "--target", str(part), *packages], capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(part, ignore_errors=True)
-            raise RigError(f"{CLIENTS[version]} cannot be installed:\n{done.stderr[-2000:]}")
-        part.rename(folder)
+            raise RigError(f"{packages} cannot be installed:\n{done.stderr[-2000:]}")
+        try:
+            part.rename(folder)
+        except OSError:
+            # Another process of the tests was faster.
+            shutil.rmtree(part)
     return folder
 
 
-def run_client(packages: Path | None, url: str, home: Path, *command: str) -> str:
+def install_client(version: str) -> Path:
+    """Return the folder of a client's packages."""
+    return install(f"client-{version}", *CLIENTS[version])
+
+
+def run_client(packages: Path | None, url: str, home: Path, *command: str, stdin: str = "") -> str:
     """Run Python (`-c CODE`, or a script and its arguments) with a client's packages, and an empty cache in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     extra = {"PYTHONPATH": str(packages)} if packages else {}
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}
     done = subprocess.run(
-        [sys.executable, *command], env=env, cwd=home, capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, *command],
+        env=env,
+        cwd=home,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     if done.returncode:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
