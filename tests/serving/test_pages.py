@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from llmstack.serving.values import Repo, Revision, make_repo
 from tests.serving.conftest import OLD
 from tests.support.carried import COMMIT
 from tests.support.registry import Registry
-from tests.support.serving import Door, Serving, serving
+from tests.support.serving import Door, Serving, repository, serving
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 TEMPLATES = Path(llmstack.serving.pages.__file__).parent / "templates"
@@ -113,6 +116,15 @@ def test_folders_and_files(served_layout: Serving):
     for verb in ("tree", "blob"):
         answer = served_layout.ask("GET", f"/org/model/{verb}/main/config.json")
         assert (answer.status, answer.headers["location"]) == (307, f"/org/model/resolve/{COMMIT}/config.json")
+
+
+def test_a_folders_image_is_copied_into_a_registry(served_layout: Serving, registry: Registry):
+    text = html.unescape(served_layout.ask("GET", "/org/model/tree/v1.0", HTML).body.decode())
+    command = re.search(r"skopeo copy .*", text.split('id="use-push"')[1])[0].partition("<")[0]
+    target = f"{registry.host}/copied"
+    subprocess.run([*shlex.split(command.replace("YOUR-REGISTRY", target)), "--dest-tls-verify=false"], check=True)
+    assert repository(target).digest_of("org--model--v1.0")
+    assert "use-docker" not in text
 
 
 @pytest.mark.parametrize(

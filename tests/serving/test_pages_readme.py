@@ -69,8 +69,9 @@ def html(text: str) -> str:
         ("# A *b*: c!\n# A b c", '<h2 id="readme-a-b-c">A <em>b</em>: c!</h2>\n<h2 id="readme-a-b-c-1">A b c</h2>'),
         ('<h1 align="center" id="top">T</h1>', '<h2 id="readme-top" align="center">T</h2>'),
         ("|a|b|\n|:-:|--|\n|1|2|", '<td align="center">1</td>\n<td>2</td>'),
+        ("|a|\n|-|", '<div class="scrolled" tabindex="0"><table>'),
         ("~~a~~", "<s>a</s>"),
-        ("```js\n<script>\n```", "<pre><code>&lt;script&gt;\n</code></pre>"),
+        ("```js\n<script>\n```", '<pre tabindex="0"><code>&lt;script&gt;\n</code></pre>'),
         ("<details><summary>a</summary>\n\n**b**\n\n</details>", "<summary>a</summary>"),
     ],
 )  # fmt: skip
@@ -125,8 +126,8 @@ class Judge(HTMLParser):
         assert tag in TAGS
         for name, value in attrs:
             assert value is not None
-            assert name in ATTRIBUTES.get(tag, set()) | {"class", "rel"}
-            assert name != "class" or value in {"", "image"}
+            assert name in ATTRIBUTES.get(tag, set()) | {"class", "rel", "tabindex"}
+            assert name != "class" or value in {"", "image", "scrolled"}
             if name in {"id", "name"}:
                 assert value.startswith(ID_PREFIX)
             if name == "src":

@@ -44,6 +44,8 @@ ATTRIBUTES: Mapping[str, set[str]] = {
     "ol": {"start"},
     "details": {"open"},
 }
+# What is scrolled sideways must be reached by the keyboard.
+_FOCUSED: Mapping[str, set[str]] = {"tabindex": {"0"}}
 SCHEMES = frozenset({"http", "https", "mailto"})
 # Whatever else a page's own path may be, it does not lead to another host.
 _OWN_PATH = re.compile(r"/[A-Za-z0-9_]")
@@ -59,7 +61,8 @@ def _cleaner(*, last: bool) -> nh3.Cleaner:
         attributes=ATTRIBUTES,
         url_schemes=SCHEMES,
         clean_content_tags={"script", "style"},
-        allowed_classes={"a": {"image"}, "span": {"image"}},
+        tag_attribute_values={"div": _FOCUSED, "pre": _FOCUSED},
+        allowed_classes={"a": {"image"}, "div": {"scrolled"}, "span": {"image"}},
         link_rel="nofollow noopener noreferrer",
         attribute_filter=_own_images if last else None,
     )
@@ -165,6 +168,10 @@ class _Turner(HTMLParser):
             given["href"] = self._targets.link(given["href"]) or "#"
         if tag in _HEADINGS:
             self._heading, self._words = (len(self.html), given), []
+        if tag == "pre":
+            given["tabindex"] = "0"
+        if tag == "table":
+            self._tag("div", {"class": "scrolled", "tabindex": "0"})
         if tag not in _VOID:
             self._inside[tag] += 1
         self._tag(tag, given)
@@ -175,6 +182,8 @@ class _Turner(HTMLParser):
             at, given = self._heading
             self.html[at] = _start(_HEADINGS[tag], {"id": self._slug("".join(self._words)), **given})
         self.html.append(f"</{_HEADINGS.get(tag, tag)}>")
+        if tag == "table":
+            self.html.append("</div>")
 
     def handle_data(self, data: str) -> None:
         self._words.append(data)

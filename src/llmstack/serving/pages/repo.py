@@ -10,7 +10,6 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.errors import LlmstackError
 from llmstack.oci.reference import Digest
 from llmstack.serving.addresses import PageAddress
@@ -69,12 +68,13 @@ def values(shelf: Shelf, readmes: Readmes, address: PageAddress, request: Reques
     last = max(1, -(-len(entries) // ENTRIES))
     number = min(page_number(request.query_params), last)
     card = card_of(shelf, revision)
+    locked = is_locked(revision, files)
     token = "Authorization" in request.headers
     has_readme = not address.path and README in files.files
     return {
         "repo": repo,
         "revision": revision,
-        "is_main": revision.name == DEFAULT_REVISION,
+        "locked": locked,
         "is_former": revision not in repo.revisions,
         "facts": _facts(card),
         "count": len(files.files) if files.files else revision.files,
@@ -83,11 +83,20 @@ def values(shelf: Shelf, readmes: Readmes, address: PageAddress, request: Reques
         "entries": entries[(number - 1) * ENTRIES : number * ENTRIES],
         "page": number,
         "last": last,
-        "snippets": snippets(revision, files, card, endpoint_of(request), token=token) if not address.path else [],
+        "snippets": []
+        if address.path
+        else snippets(revision, files, card, None if locked else endpoint_of(request), token=token),
         "has_readme": has_readme,
         "readme": readmes.html(revision, files) if has_readme else None,
         "owner": _owner(repo),
     }
+
+
+def is_locked(revision: Revision, files: Files) -> bool:
+    """Tell whether a revision has files in compressed layers, which clients cannot load from here."""
+    compressed = {digest for digest, layer in files.layers.items() if layer.compressed}
+    in_them = (not compressed.isdisjoint(file.layers) for file in files.files.values())
+    return revision.needs_extract or (bool(compressed) and any(in_them))
 
 
 def endpoint_of(request: Request) -> str:

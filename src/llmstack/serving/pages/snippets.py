@@ -70,10 +70,15 @@ class Snippet:
     text: str
 
 
-def snippets(revision: Revision, files: Files, card: Mapping[str, Any], endpoint: str, *, token: bool) -> list[Snippet]:
-    """Return what to copy for a revision, for a hub that is reached at `endpoint` and wants a token or not."""
+def snippets(
+    revision: Revision, files: Files, card: Mapping[str, Any], endpoint: str | None, *, token: bool
+) -> list[Snippet]:
+    """Return what to copy for a revision, for a hub that wants a token or not.
+
+    It is reached at `endpoint`; None where clients cannot load the revision from it.
+    """
     found = []
-    if not revision.needs_extract:
+    if endpoint:
         found.append(Snippet("shell", _shell(revision, endpoint, token=token)))
         found.append(Snippet("python", _python(revision, files, card)))
     found.append(
