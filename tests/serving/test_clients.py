@@ -87,7 +87,7 @@ def test_everything_a_client_does(
         "part": WEIGHTS[1_000_000:1_001_000].hex(),
         "glob": ["org/model/config.json", "org/model/sub dir/a+b%2Fé.json"],
         "models": ["org/model"],
-        "all": ["gpt2", "org/model"],
+        "all": ["gpt2", "org/model", "org/parts"],
         "datasets": ["org/set"],
         "sizes": {path: len(data) for path, data in FILES.items()},
         "task": "feature-extraction",

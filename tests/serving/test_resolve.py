@@ -88,6 +88,16 @@ def test_conditions(served_layout: Serving):
     assert served_layout.get(W, If_Range='"other"', Range="bytes=0-3").status == 200
 
 
+def test_a_file_in_parts(served_registry: Serving, served_layout: Serving):
+    """Each part is somewhat less than a million bytes, and in a layer of its own."""
+    for hub in (served_registry, served_layout):
+        answer = hub.get("/org/parts/resolve/main/w.bin")
+        assert (answer.headers["etag"], answer.body) == (ETAG, WEIGHTS)
+        for start, stop in ((900_000, 1_100_000), (990_000, 3_000_001), (SIZE - 5, SIZE), (2_500_000, 2_500_001)):
+            answer = hub.get("/org/parts/resolve/main/w.bin", Range=f"bytes={start}-{stop - 1}")
+            assert answer.body == WEIGHTS[start:stop]
+
+
 def test_an_empty_file(served_registry: Serving):
     answer = served_registry.get("/org/model/resolve/main/empty.txt")
     assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
@@ -149,7 +159,10 @@ def test_nothing_can_be_written(served_layout: Serving, method: str, target: str
 
 
 def test_trees_and_lists_come_in_pages(served_layout: Serving):
-    first = served_layout.get("/api/models/org/model/tree/main?recursive=true&limit=3")
+    target = "/api/models/org/model/tree/main?recursive=true&limit=3"
+    behind_tls = served_layout.ask("GET", target, {"X-Forwarded-Proto": "https", "Host": "hub.lab"})
+    assert behind_tls.headers["link"].startswith("<https://hub.lab/api/models/org/model/tree/main?")
+    first = served_layout.get(target)
     assert [item["path"] for item in json.loads(first.body)] == ["README.md", "config.json", "empty.txt"]
     paths, link = [], first.headers["link"]
     while link:

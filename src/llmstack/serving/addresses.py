@@ -46,10 +46,12 @@ class FileAddress:
 
 @dataclass(frozen=True, slots=True)
 class PageAddress:
-    """`/[datasets/]REPO_ID`: the page of a repo, for people."""
+    """`/[datasets/]REPO_ID[/tree/REVISION[/PATH]]`: a page of a repo, for people; `blob` is read as `tree`."""
 
     kind: RepoType
     repo_id: str
+    revision: str | None = None
+    path: str = ""
 
 
 Address = Listing | ApiCall | FileAddress | PageAddress
@@ -99,12 +101,18 @@ def _file(kind: RepoType, segments: list[str]) -> FileAddress | None:
         if len(segments) > length + 2 and segments[length] == "resolve":
             revision, path = _split_revision(segments[length + 1 :])
             repo_id = _repo_id(segments[:length])
-            if repo_id and revision and path:
+            if repo_id and revision and any(path):
                 return FileAddress(kind, repo_id, revision, "/".join(path))
     return None
 
 
 def _page(kind: RepoType, segments: list[str]) -> PageAddress | None:
+    for length in (1, 2):
+        if len(segments) > length + 1 and segments[length] in {"tree", "blob"}:
+            revision, path = _split_revision(segments[length + 1 :])
+            repo_id = _repo_id(segments[:length])
+            if repo_id and revision:
+                return PageAddress(kind, repo_id, revision, "/".join(path).rstrip("/"))
     repo_id = _repo_id(segments) if len(segments) <= 2 else None
     return PageAddress(kind, repo_id) if repo_id else None
 

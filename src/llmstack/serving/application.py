@@ -9,7 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,10 +18,11 @@ from starlette.types import Message, Receive, Scope, Send
 from llmstack.errors import LlmstackError
 from llmstack.hub.snapshot import RepoType
 from llmstack.reporting import printable
-from llmstack.serving import api, pages
+from llmstack.serving import api
 from llmstack.serving.addresses import ApiCall, FileAddress, Listing, parse_address
 from llmstack.serving.errors import AnswerError, answer_for, headers_of, no_route, not_authorised, read_only
 from llmstack.serving.metrics import CONTENT_TYPE, Metrics
+from llmstack.serving.pages import Site, error_page, wants_page
 from llmstack.serving.resolve import resolve
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.threads import Threads
@@ -43,6 +44,7 @@ class Application:
         self._log = log
         self._token = token
         self._metrics = Metrics()
+        self._site = Site(shelf)
         self._fixed: dict[str, Callable[[Request], Response]] = {
             "/healthz": self._healthz,
             "/metrics": self._metrics_page,
@@ -62,6 +64,9 @@ class Application:
         except LlmstackError as error:
             # The status is out already: the server breaks the connection off, and the client knows.
             note = f" broken off: {error}"
+        except Exception:
+            traceback.print_exc()
+            note = " broken off: a bug in llmstack"
         finally:
             seconds = time.monotonic() - began
             self._metrics.open_requests -= 1
@@ -73,12 +78,14 @@ class Application:
             self._check_token(request)
             return await self._dispatch(request)
         except LlmstackError as error:
-            return error_response(answer_for(error))
+            return error_response(request, answer_for(error))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             traceback.print_exc()
-            return error_response(AnswerError(500, "InternalError", "a bug in llmstack: its log has the traceback"))
+            return error_response(
+                request, AnswerError(500, "InternalError", "a bug in llmstack: its log has the traceback")
+            )
 
     def _check_token(self, request: Request) -> None:
         if self._token is None or request.scope["path"] in _OPEN:
@@ -104,10 +111,10 @@ class Application:
             return await self._threads.run(self._list, address.kind, request)
         if fixed := self._fixed.get(path):
             return fixed(request)
-        page = pages.handler(path, address)
+        page = self._site.find(path, address)
         if page is None:
             raise no_route()
-        return await self._threads.run(page, self._shelf, request)
+        return await self._threads.run(page, request)
 
     def _call(self, call: ApiCall, request: Request) -> Response:
         query = request.query_params
@@ -166,9 +173,11 @@ class _Sent:
         self.size += len(message.get("body", b""))
 
 
-def error_response(error: AnswerError) -> Response:
-    """Return an error in the Hub's form."""
+def error_response(request: Request, error: AnswerError) -> Response:
+    """Return an error in the Hub's form, to browsers with a page instead of JSON."""
     headers = headers_of(error)
+    if wants_page(request):
+        return error_page(request, error, headers)
     return _json({"error": headers["X-Error-Message"]}, error.status, headers)
 
 
@@ -185,9 +194,24 @@ def _paged(request: Request, items: api.Items) -> Response:
     entries, following = api.page(items, cursor, min(limit, PAGE))
     headers = {}
     if following is not None:
-        url = request.url.include_query_params(cursor=following)
-        headers["Link"] = f'<{url}>; rel="next"'
+        headers["Link"] = f'<{_next_url(request, following)}>; rel="next"'
     return _json(entries, headers=headers)
+
+
+def _next_url(request: Request, cursor: int) -> str:
+    """Return the address of a list's next page: this one's, as the client knows it.
+
+    A proxy before the hub that speaks TLS says so in X-Forwarded-Proto. What the client has sent is quoted.
+    """
+    forwarded = request.headers.get("X-Forwarded-Proto", "")
+    scheme = forwarded if forwarded in {"http", "https"} else request.scope["scheme"]
+    host = quote(request.headers.get("Host", ""), safe="[]:", errors="replace")
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return f"{scheme}://{host}{_quoted_path(request)}?{urlencode([*query, ('cursor', str(cursor))], errors='replace')}"
+
+
+def _quoted_path(request: Request) -> str:
+    return quote(request.scope["raw_path"].decode("latin-1"), safe="/%:@&=+$,~!*'();")
 
 
 def _number(text: str | None, default: int) -> int:
