@@ -212,9 +212,11 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
     if files:
         blobs = " ".join(f"{path} {digest}" for path, digest in _layers(carried).items())
         url = f"{rig.registry.url}/v2/carried/models/blobs"
-        candidates["curl > file, two at a time"] = fresh(
-            f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f -o {out}/$0 {url}/$1'"
-        )
+        for title, write in {
+            "curl | cat > file, two at a time": f"{url}/$1 | cat > {out}/$0",
+            "curl -o file, two at a time": f"-o {out}/$0 {url}/$1",
+        }.items():
+            candidates[title] = fresh(f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f {write}'")
     return candidates
 
 

@@ -44,7 +44,7 @@ def carried(tmp_path, busybox_base):
 
 
 def blob_of(folder, index, path):
-    layer = next(file.layer for file in index.files if file.path == path)
+    layer = next(file.parts[0].layer for file in index.files if file.path == path)
     return folder / "models/blobs/sha256" / layer.hex
 
 

@@ -41,12 +41,15 @@ class LlmstackError(Exception):
 
 
 @contextlib.contextmanager
-def on_side(side: str) -> Iterator[None]:
-    """Say of every error in here which side it is on, unless it says so itself."""
+def on_side(side: str, what: str = "") -> Iterator[None]:
+    """Say of every error in here which side it is on, and what object it is about, unless it says so itself."""
     try:
         yield
     except LlmstackError as error:
-        error.side = error.side or side
+        if error.side is None:
+            error.side = side
+            if what not in error.message:
+                error.message = f"{what}: {error.message}"
         raise
 
 

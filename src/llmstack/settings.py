@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NewType, get_type_hints
 
 from llmstack.errors import UsageError
 
@@ -19,6 +20,9 @@ FILE_NAME = "llmstack.yaml"
 FILE_VARIABLE = "LLMSTACK_CONFIG"
 # The images that are already on Docker Hub; read from when no namespace is set, never written to by default.
 DEFAULT_NAMESPACE = "docker.io/hgfkeep"
+
+Size = NewType("Size", int)
+_SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,21 @@ class Settings(BuildSettings):
 
     `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
     many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
+    `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
+    before the second try; each further wait is twice as long. `max_layer` is the bytes that the target takes in one
+    layer (None: what is known of it), `split_large` whether larger files are carried in parts. `hub_refresh` is how
+    many seconds lie between two looks of the hub at what is there.
     """
 
     namespace: str | None = None
     base: str = "docker.io/library/busybox:stable"
     jobs: int = 4
     plain_http: tuple[str, ...] = ()
+    timeout: float = 90.0
+    retry_wait: float = 0.5
+    max_layer: Size | None = None
+    split_large: bool = False
+    hub_refresh: int = 60
 
 
 def load_settings(
@@ -119,11 +132,11 @@ def _read_file(path: Path) -> dict[str, object]:
 
 def _from_text(key: str, text: str, variable: str) -> object:
     """Return a variable's text as a file would hold it; lists are separated by commas."""
-    if _TYPES[key] is int:
+    if (number := _TYPES[key]) in {int, float}:
         try:
-            return int(text)
+            return number(text)
         except ValueError as error:
-            raise UsageError(f"{variable} must be {_COUNT}") from error
+            raise UsageError(f"{variable} must be {_CONVERSIONS[number][1]}") from error
     if _TYPES[key] == tuple[str, ...]:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
@@ -154,18 +167,40 @@ def _texts(value: object) -> tuple[str, ...]:
     raise ValueError
 
 
+def _flag(value: object) -> bool:
+    text = str(value).lower() if isinstance(value, bool | str) else ""
+    if text not in {"true", "false"}:
+        raise ValueError
+    return text == "true"
+
+
+def _size(value: object) -> Size:
+    match = _SIZE.fullmatch(str(value)) if type(value) in {int, str} else None
+    if not match or not int(match[1]):
+        raise ValueError
+    return Size(int(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
+
+
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise ValueError
     return value
 
 
-_COUNT = "a whole number, 1 or more"
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError
+    return float(value)
+
+
 _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     str: (_text, "text"),
     str | None: (_text, "text"),
-    int: (_count, _COUNT),
+    int: (_count, "a whole number, 1 or more"),
+    float: (_seconds, "a number of seconds, more than 0"),
     Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of texts"),
+    Size | None: (_size, "a size in bytes, or one such as 5 GB or 20 GiB"),
+    bool: (_flag, "true or false"),
 }
 _TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}

@@ -11,12 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_path, check_paths
+from llmstack.carried.fileindex import (
+    FileIndex,
+    FilePart,
+    IndexedFile,
+    Selection,
+    check_path,
+    check_paths,
+    extents,
+)
 from llmstack.errors import IntegrityError
 from llmstack.oci.reference import Digest
 
 LAYER = Digest.of(b"layer")
-FILE = IndexedFile("config.json", 2, "a" * 40, "b" * 64, LAYER, 512)
+FILE = IndexedFile("config.json", 2, "a" * 40, "b" * 64, (FilePart(LAYER, 512, 2),))
+# 10 bytes in three layers.
+PARTS = [FilePart(Digest.of(b"%d" % number), 512, size) for number, size in enumerate((4, 4, 2))]
+SPLIT = IndexedFile("big.bin", 10, "d" * 64, "d" * 64, tuple(PARTS))
 INDEX = FileIndex(
     repo_id="org/tiny",
     repo_type="model",
@@ -36,7 +47,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 def parse(**changes: Any) -> FileIndex:
-    return FileIndex.parse(json.dumps({**json.loads(INDEX.to_bytes()), **changes}).encode())
+    return FileIndex.parse([json.dumps({**json.loads(INDEX.to_bytes()), **changes}).encode()])
 
 
 def with_file(**changes: Any) -> FileIndex:
@@ -69,15 +80,15 @@ def test_it_comes_back(paths, sizes, texts, gated, globs):
         license=texts[2],
         gated=gated,
         selection=Selection(tuple(globs[0]), tuple(globs[1])),
-        files=tuple(replace(FILE, path=path, size=sizes, offset=sizes) for path in paths),
+        files=tuple(replace(FILE, path=path, size=sizes, parts=(FilePart(LAYER, sizes, sizes),)) for path in paths),
     )
     try:
         check_paths(paths)
     except IntegrityError:
         with pytest.raises(IntegrityError):
-            FileIndex.parse(index.to_bytes())
+            FileIndex.parse([index.to_bytes()])
         return
-    assert FileIndex.parse(index.to_bytes()) == index
+    assert FileIndex.parse([index.to_bytes()]) == index
 
 
 HOSTILE = [
@@ -166,7 +177,7 @@ def test_files_that_lie(changes: dict[str, Any]):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "2"},
+        {"format": "3"},
         {"format": None},
         {"repo_type": "space"},
         {"repo_type": 1},
@@ -188,18 +199,81 @@ def test_files_that_lie(changes: dict[str, Any]):
     ],
 )
 def test_an_index_that_is_none(changes: dict[str, Any]):
-    if changes.get("files") == {}:
-        assert parse(**changes).files == ()
-        return
     with pytest.raises(IntegrityError):
         parse(**changes)
 
 
 def test_a_newer_format_says_what_to_do():
-    with pytest.raises(IntegrityError) as raised:
-        parse(format="2")
-    assert raised.value.hint is not None
-    assert "upgrade" in raised.value.hint
+    for changes in ({}, {"files": ["a", "b"]}):
+        with pytest.raises(IntegrityError) as raised:
+            parse(format="3", **changes)
+        assert "upgrade" in (raised.value.hint or "")
+
+
+def test_a_split_file_is_written_like_this():
+    """Format 2, so that a reader that knows nothing of parts refuses the image instead of giving half a file."""
+    data = replace(INDEX, files=(SPLIT, FILE)).to_bytes()
+    value = json.loads(data)
+    assert value["format"] == "2"
+    assert value["files"][0] == {
+        "path": "big.bin",
+        "size": 10,
+        "oid": "d" * 64,
+        "sha256": "d" * 64,
+        "parts": [{"layer": part.layer, "offset": part.offset, "size": part.size} for part in PARTS],
+    }
+    assert value["files"][1] == json.loads(INDEX.to_bytes())["files"][0]
+    assert FileIndex.parse([data]).files == (SPLIT, FILE)
+    with pytest.raises(IntegrityError, match="format 1 has no files in parts"):
+        FileIndex.parse([json.dumps({**value, "format": "1"}).encode()])
+
+
+SPLIT_JSON = SPLIT.to_json()
+FIRST, *OTHERS = SPLIT_JSON["parts"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 9},
+        {"size": 11},
+        {"parts": []},
+        {"parts": [{**FIRST, "size": 10}]},
+        {"parts": [FIRST, FIRST, *OTHERS[1:]]},
+        {"parts": [FIRST, {**FIRST, "offset": 516}, *OTHERS[1:]]},
+        {"parts": [{**FIRST, "offset": -512}, *OTHERS]},
+        {"parts": [{**FIRST, "size": -4}, *OTHERS]},
+        {"parts": [{**FIRST, "size": 0}, *OTHERS], "size": 6},
+        {"parts": [{**FIRST, "size": True}, *OTHERS], "size": 7},
+        {"parts": [{**FIRST, "layer": "sha256:x"}, *OTHERS]},
+        {"parts": [{"layer": FIRST["layer"], "offset": 0}, *OTHERS]},
+        {"parts": [7, *OTHERS]},
+        {"parts": None},
+        {"layer": FIRST["layer"]},
+        {"offset": 512},
+    ],
+    ids=str,
+)
+def test_parts_that_lie(changes: dict[str, Any]):
+    assert parse(format="2", files=[SPLIT_JSON]).files == (SPLIT,)
+    with pytest.raises(IntegrityError):
+        parse(format="2", files=[{**SPLIT_JSON, **changes}])
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_extents_are_the_bytes_that_were_asked_for(start: int, length: int):
+    blobs = {
+        part.layer: bytes(512) + bytes(range(place, place + part.size))
+        for part, place in zip(PARTS, (0, 4, 8), strict=True)
+    }
+    found = extents(SPLIT, start, length)
+    assert (
+        b"".join(blobs[run.layer][run.offset : run.offset + run.size] for run in found)
+        == bytes(range(10))[start : start + length]
+    )
+    assert all(run.size for run in found)
+    single = extents(FILE, start, length)
+    assert single == ([FilePart(LAYER, 512 + start, min(length, 2 - start))] if start < 2 and length else [])
 
 
 @pytest.mark.parametrize("name", ["repo_id", "repo_type", "revision", "commit", "created", "gated", "files"])
@@ -207,20 +281,20 @@ def test_no_field_may_be_missing(name: str):
     value = json.loads(INDEX.to_bytes())
     del value[name]
     with pytest.raises(IntegrityError):
-        FileIndex.parse(json.dumps(value).encode())
+        FileIndex.parse([json.dumps(value).encode()])
 
 
 @given(st.binary(max_size=50))
 def test_bytes_that_are_none(data: bytes):
     with pytest.raises(IntegrityError):
-        FileIndex.parse(data)
+        FileIndex.parse([data])
 
 
 def test_a_hundred_thousand_files_take_no_time():
     files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
     began = time.process_time()
     data = replace(INDEX, files=files).to_bytes()
-    assert FileIndex.parse(data).files == files
+    assert FileIndex.parse([data]).files == files
     assert time.process_time() - began < 20
 
 

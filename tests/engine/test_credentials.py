@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,18 @@ def test_an_entry_that_is_not_well_formed(docker_config):
     docker_config({"auths": {"registry.local": {"auth": "%%%"}}})
     with pytest.raises(UsageError, match="not well formed"):
         lookup("registry.local")
+
+
+@pytest.mark.parametrize(("config", "expected"), [(None, "False"), ({"auths": {}}, "True")])
+def test_docker_py_is_imported_only_where_there_is_a_login_to_read(tmp_path, docker_config, config, expected):
+    if config is not None:
+        docker_config(config)
+    code = (
+        "import sys, llmstack.extract.run\n"
+        "from llmstack.engine.credentials import lookup\n"
+        "assert lookup('registry.local') is None\n"
+        "print('docker' in sys.modules)"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == expected

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import zstandard
 
-from llmstack.carried.fileindex import FileIndex
+from llmstack.carried.fileindex import FileIndex, FilePart
 from llmstack.errors import IntegrityError, UnavailableError
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
@@ -177,7 +177,11 @@ def test_manifests(refused, tmp_path, value):
 
 def lie(index: FileIndex, name: str, /, **fields) -> FileIndex:
     """Change one file of an index."""
-    files = [replace(file, **fields) if file.path == name else file for file in index.files]
+    in_part = {name: fields.pop(name) for name in ("layer", "offset") if name in fields}
+    files = [
+        replace(file, parts=(replace(file.parts[0], **in_part),), **fields) if file.path == name else file
+        for file in index.files
+    ]
     return replace(index, files=tuple(files))
 
 
@@ -208,7 +212,7 @@ def test_file_indexes(refused, tmp_path, name, layout):
     store = Layout(tmp_path / "carried/models")
     files = {"config.json": b"0123456789" * 10, "empty": b"", "other": b"bytes"}
     index = lie(carry(store, "org--model", files), "config.json", **LIES[name])
-    digests = {file.layer for file in index.files if store.has_blob(file.layer)}
+    digests = {layer for file in index.files for layer in file.layers if store.has_blob(layer)}
     put_image(store, "org--model", index, [Descriptor(LAYER_TAR, digest, _size(store, digest)) for digest in digests])
     if name == "the work folder" and layout == "hf-cache":
         # Below the snapshot's folder it is a name like any other.
@@ -234,7 +238,7 @@ def test_file_indexes(refused, tmp_path, name, layout):
 def test_names_in_a_file_index_that_become_folders(refused, tmp_path, fields):
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "t", {"config.json": b"{}"})
-    layer = index.files[0].layer
+    layer = index.files[0].layers[0]
     put_image(store, "t", replace(index, **fields), [Descriptor(LAYER_TAR, layer, _size(store, layer))])
     repo = "models--org--model"
     oid = index.files[0].oid
@@ -246,10 +250,11 @@ def test_a_file_index_that_claims_the_whole_disk(refused, tmp_path):
     """The same range under many names would be a bomb; it is refused before anything is read or written."""
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "org--model", {"big": b"bytes"})
-    big = replace(index.files[0], size=1 << 40, offset=0)
-    (store.folder / "blobs/sha256" / big.layer.hex).unlink()
+    layer = index.files[0].layers[0]
+    big = replace(index.files[0], size=1 << 40, parts=(FilePart(layer, 0, 1 << 40),))
+    (store.folder / "blobs/sha256" / layer.hex).unlink()
     many = replace(index, files=tuple(replace(big, path=str(number)) for number in range(1000)))
-    put_image(store, "org--model", many, [Descriptor(LAYER_TAR, big.layer, 1 << 40)])
+    put_image(store, "org--model", many, [Descriptor(LAYER_TAR, layer, 1 << 40)])
     refused("org/model", source=f"oci:{tmp_path}/carried", error=UnavailableError)
 
 

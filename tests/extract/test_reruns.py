@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmstack.carried.fileindex import IndexedFile
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.extract.destination import WORK_FOLDER, Destination
 from llmstack.extract.plan import PlannedFile
@@ -32,7 +33,7 @@ def source(registry: Registry) -> str:
 
 def leave_part(folder: Path, path: str, data: bytes) -> None:
     """Leave what a run that was killed in the midst of a file leaves."""
-    file = PlannedFile(path, path, len(FILES[path]), sha256(FILES[path]), None, 0)
+    file = PlannedFile(path, IndexedFile(path, len(FILES[path]), "a" * 40, sha256(FILES[path]), ()))
     with contextlib.suppress(KeyboardInterrupt), Destination(folder) as destination:
         with destination.part(file.key) as part:
             part.write(data)
@@ -98,7 +99,7 @@ def test_a_damaged_blob_leaves_nothing_wrong_behind(tmp_path):
     layout = Layout(tmp_path / "models")
     index = carry(layout, "org--model", FILES)
     big = next(file for file in index.files if file.path == "big.safetensors")
-    blob = tmp_path / "models/blobs/sha256" / big.layer.hex
+    blob = tmp_path / "models/blobs/sha256" / big.parts[0].layer.hex
     data = bytearray(blob.read_bytes())
     data[1_000_000] ^= 1
     blob.write_bytes(data)

@@ -13,11 +13,6 @@ from tests.hub.support import point_at
 from tests.support import hub as rig
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
-
-
 @pytest.fixture
 def told() -> list[str]:
     """What was told of waits."""
@@ -26,7 +21,7 @@ def told() -> list[str]:
 
 @pytest.fixture
 def client(told: list[str]) -> Iterator[Client]:
-    with closing(Client(tell=told.append)) as client:
+    with closing(Client(tell=told.append, retry_wait=0.01)) as client:
         yield client
 
 

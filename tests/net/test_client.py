@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from llmstack import net
 from llmstack.errors import IntegrityError, UnavailableError
-from llmstack.net import Client, ConnectionLostError, display_url, read_limited
+from llmstack.net import ConnectionLostError, display_url, read_limited
 from llmstack.net.backoff import Cancelled
 from llmstack.net.client import MAX_REDIRECTS, redirected, tls_context
 from tests.support.webserver import Request, Response, WebServer
@@ -50,16 +51,15 @@ def serve() -> Iterator[Callable[..., Site]]:
         site.stop()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.02)  # shorter waits, the same policy
+def Client(**options) -> net.Client:  # noqa: N802 - a client with shorter waits and the same policy
+    return net.Client(retry_wait=0.02, **options)
 
 
-def text(client: Client, url: str, **headers: str) -> str:
+def text(client: net.Client, url: str, **headers: str) -> str:
     return read_limited(client.request("GET", url, headers), 10_000).decode()
 
 
-def status_of(client: Client, url: str, headers: Mapping[str, str] | None = None) -> int:
+def status_of(client: net.Client, url: str, headers: Mapping[str, str] | None = None) -> int:
     with closing(client.request("GET", url, headers)) as response:
         return response.status
 
@@ -216,10 +216,9 @@ def test_an_answer_longer_than_allowed_is_refused(serve):
         read_limited(Client().request("GET", site.url), 4999)
 
 
-def test_a_server_that_falls_silent_does_not_keep_us(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmstack.net.client.READ_TIMEOUT", 0.2)  # a shorter silence
+def test_a_server_that_falls_silent_does_not_keep_us():
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectionLostError, match="silent"):
-        Client().send("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        Client(timeout=0.2).send("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/")
 
 
 @pytest.mark.parametrize(

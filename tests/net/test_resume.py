@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.net import Client, ConnectionLostError, Response, read_resuming
-from llmstack.net.backoff import TRIES, Cancelled
+from llmstack.net.backoff import TRIES, Backoff, Cancelled
 from tests.support.webserver import Disturbance, Request, WebServer
 from tests.support.webserver import Response as Answer
 
@@ -68,16 +68,12 @@ def server() -> Iterator[RangeServer]:
     server.server.stop()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)  # shorter waits, the same policy
-
-
 def read(server: RangeServer, start: int = 0, stop: int | None = None, size: int = SIZE) -> bytes:
-    client = Client()
+    client = Client(retry_wait=0.001)
 
-    def open_range(byte_range: str | None) -> Response:
-        return client.request("GET", server.server.url, {"Range": byte_range} if byte_range else {})
+    def open_range(byte_range: str | None, backoff: Backoff) -> Response:
+        headers = {"Range": byte_range} if byte_range else {}
+        return client.request("GET", server.server.url, headers, backoff=backoff)
 
     return b"".join(read_resuming(client, open_range, what="the file", size=size, start=start, stop=stop))
 
@@ -186,7 +182,7 @@ def test_more_than_was_asked_for_is_not_taken(server: RangeServer):
 
 
 def test_an_error_of_opening_passes_through():
-    def refuse(_: str | None) -> Response:
+    def refuse(_: str | None, __: Backoff) -> Response:
         raise LlmstackError("no")
 
     with pytest.raises(LlmstackError, match="no"):
@@ -196,7 +192,7 @@ def test_an_error_of_opening_passes_through():
 def test_a_cancel_ends_it(server: RangeServer):
     server.reset()
     client = Client()
-    chunks = read_resuming(client, lambda _: client.send("GET", server.server.url), what="x", size=SIZE)
+    chunks = read_resuming(client, lambda *_: client.send("GET", server.server.url), what="x", size=SIZE)
     client.cancel.set()
     with pytest.raises(Cancelled):
         next(chunks)

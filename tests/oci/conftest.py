@@ -16,7 +16,7 @@ from tests.support.registry import Registry
 @pytest.fixture
 def client() -> Iterator[Client]:
     tls_context.cache_clear()
-    with closing(Client()) as client:
+    with closing(Client(retry_wait=0.01)) as client:
         yield client
     tls_context.cache_clear()
 

@@ -71,8 +71,7 @@ class OddRegistry:
 
 
 @pytest.fixture
-def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddRegistry]:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
+def odd() -> Iterator[OddRegistry]:
     odd = OddRegistry()
     odd.server.start()
     yield odd
@@ -113,9 +112,9 @@ def test_errors_of_opening_an_upload(
 @pytest.mark.parametrize("status", [401, 404, 416, 429, 500, 502, 503])
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 def test_an_upload_whose_session_is_lost_starts_over(odd: OddRegistry, client: Client, method: str, status: int):
-    """Each try makes its bytes anew; a PUT is repeated by itself where that may help, so it is refused more often."""
-    times = 5 if method == "PUT" and status >= 429 else 1
-    odd.answers[method] = [refusal(status) for _ in range(times)]
+    """Each try makes its bytes anew, and gives up the session before; a PUT is repeated alone where that may help."""
+    odd.answers[method] = [refusal(status)]
+    tries = 1 if method == "PUT" and status >= 429 else 2
     made = []
 
     def make() -> Iterable[bytes]:
@@ -123,19 +122,26 @@ def test_an_upload_whose_session_is_lost_starts_over(odd: OddRegistry, client: C
         return [b"data"]
 
     assert odd.repository(client).write_blob(make) == (Digest.of(b"data"), 4)
-    assert len(made) == 2
+    assert len(made) == tries
     assert odd.bodies[-1] == b"data"
-    # The session that was given up is cancelled.
-    assert odd.seen.count("DELETE") == 1
+    assert odd.seen.count("DELETE") == tries - 1
 
 
-@pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_upload_that_fails_again_and_again_is_given_up(odd: OddRegistry, client: Client, method: str):
+@pytest.mark.parametrize(("method", "sessions"), [("POST", 0), ("PATCH", 5), ("PUT", 1)])
+def test_an_upload_that_fails_again_and_again_is_given_up(odd: OddRegistry, client: Client, method: str, sessions: int):
     odd.answers[method] = [refusal(503) for _ in range(100)]
     with pytest.raises(UnavailableError, match="503"):
         odd.repository(client).write_blob(lambda: [b"data"])
-    assert odd.seen.count("PATCH") == 5
-    assert odd.seen.count("DELETE") == 5
+    assert odd.seen.count(method) == 5
+    assert odd.seen.count("DELETE") == sessions
+
+
+def test_all_requests_of_an_upload_share_its_tries(odd: OddRegistry, client: Client):
+    """Else each PATCH would bring tries of its own for the POST before it and the PUT after it."""
+    odd.answers = {method: [refusal(503), refusal(503)] for method in ("POST", "PATCH", "PUT")}
+    with pytest.raises(UnavailableError, match="503"):
+        odd.repository(client).write_blob(lambda: [b"data"])
+    assert [odd.seen.count(method) for method in ("POST", "PATCH", "PUT")] == [5, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +246,8 @@ class Scripted:
         connection.sendall(answer.encode())
 
 
-def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: Client, monkeypatch):
+def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: Client):
     """A proxy that answers too early would otherwise leave a layer with a digest of half the bytes."""
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     answers = {
         "GET": "200 OK",
         "POST": "202 Accepted\r\nLocation: /v2/x/1",
@@ -259,7 +264,6 @@ def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: 
 
 def test_a_layer_does_not_leave_tls(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A registry behind a proxy may not know that it speaks TLS, and name where to upload to without it."""
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.01)  # shorter waits, the same policy
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

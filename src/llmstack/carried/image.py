@@ -55,17 +55,23 @@ class Image:
     config: ImageConfig
     index: FileIndex | None
 
-    def layers_of(self, files: Iterable[IndexedFile]) -> list[StoredLayer]:
-        """Return the layers that hold the files' bytes; raises IntegrityError if the index lies about one."""
+    def layers_of(self, files: Iterable[IndexedFile]) -> dict[Digest, StoredLayer]:
+        """Return the layers that hold the files' bytes, by the digest that the file index knows them by.
+
+        Raises IntegrityError if the index lies about one.
+        """
         stored = self.stored_layers()
-        found = []
+        found = {}
         for file in files:
-            layer = stored.get(file.layer)
-            if layer is None:
-                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} into an unknown layer")
-            if not layer.compressed and file.offset + file.size > layer.blob.size:
-                raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end")
-            found.append(layer)
+            for part in file.parts:
+                layer = stored.get(part.layer)
+                if layer is None:
+                    raise IntegrityError(f"{self.reader.name}: the file index puts {file.path!r} into an unknown layer")
+                if not layer.compressed and part.offset + part.size > layer.blob.size:
+                    raise IntegrityError(
+                        f"{self.reader.name}: the file index puts {file.path!r} beyond its layer's end"
+                    )
+                found[part.layer] = layer
         return found
 
     def stored_layers(self) -> dict[Digest, StoredLayer]:
@@ -155,19 +161,19 @@ def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> 
         if marked:
             raise IntegrityError(f"{reader.name}: the file index claims {last.size} bytes, more than {MAX_INDEX_SIZE}")
         return None
-    data = _read_index(reader, last)
-    if data is None and marked:
+    index = _read_index(reader, last)
+    if index is None and marked:
         raise IntegrityError(f"{reader.name}: the layer marked as file index holds none")
-    return None if data is None else FileIndex.parse(data)
+    return index
 
 
-def _read_index(reader: BlobReader, layer: Descriptor) -> bytes | None:
-    data = None
+def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex | None:
+    index = None
     with open_layer(reader, layer) as tar:
         for entry in tar:
             path = posixpath.normpath(entry.name)
-            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and data is None:
-                data = b"".join(tar.content())
+            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
+                index = FileIndex.parse(tar.content())
             elif entry.kind != "folder":
                 return None
-    return data
+    return index

@@ -36,6 +36,8 @@ def print_details(details: ImageDetails, *, as_json: bool) -> None:
     """Print what one image is and holds."""
     if as_json:
         value = {**asdict(details), "labels": dict(details.labels)}
+        if details.index:
+            value["index"]["files"] = [file.to_json() for file in details.files]
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return
     for name, text in _facts(details):

@@ -8,10 +8,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import urllib3
+
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+from llmstack.oci.spec import Platform
 
 if TYPE_CHECKING:
-    # It takes as long to import as all the rest, and most commands need no engine.
     from docker.errors import APIError
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -25,6 +27,7 @@ class Engine:
 
     def __init__(self, timeout: float = _TIMEOUT) -> None:
         """Connect and agree on an API version; raises UnavailableError."""
+        # docker-py takes as long to import as all the rest: only who talks to an engine pays for it.
         import docker
 
         with engine_errors("connecting to the Docker engine"):
@@ -51,6 +54,11 @@ class Engine:
         with engine_errors(f"looking for the image {image}", "see which there are: docker image ls"):
             found: dict[str, Any] = self.client.images.get(image).attrs
         return found
+
+    def platform(self, image: str) -> Platform:
+        """Return what an image that the engine holds is for; raises NotFoundError."""
+        found = self.inspect(image)
+        return Platform(found["Os"], found["Architecture"], found.get("Variant") or None)
 
     @contextlib.contextmanager
     def container(self, image: str) -> Iterator[str]:
@@ -92,7 +100,6 @@ def local_engine_holds(image: str) -> bool:
 @contextlib.contextmanager
 def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     """Turn what docker-py raises into errors that a person can act on; `what` is the operation and its object."""
-    import urllib3
     from docker.errors import APIError, DockerException, NotFound
 
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
+from pathlib import Path
 
 from llmstack.errors import UsageError
 from llmstack.oci.auth import Credentials
@@ -14,6 +17,9 @@ def lookup(registry: str) -> Credentials | None:
     Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, anew each time. Raises UsageError when an
     entry or a credential helper cannot be used; what a helper printed is not repeated, it may hold a secret.
     """
+    if not _configured():
+        return None
+    # docker-py takes as long to import as all the rest: only who needs it pays for it.
     import docker.auth
     from docker.errors import DockerException
 
@@ -22,11 +28,13 @@ def lookup(registry: str) -> Credentials | None:
         # before it raises; the error says as much.
         with warnings.catch_warnings(action="ignore"):
             entry = docker.auth.load_config().resolve_authconfig(registry)
-    except (DockerException, ValueError) as error:
-        raise UsageError(
-            f"the Docker credentials for {registry} cannot be read ({_cause(error)})",
-            hint=f"run docker login {registry} again, or mend the config.json that DOCKER_CONFIG or ~/.docker holds",
+    except DockerException as error:
+        missing = "not installed or not available in PATH" in str(error)
+        raise _unreadable(
+            registry, "its credential helper is not on PATH" if missing else "the credential helper failed"
         ) from None
+    except ValueError:
+        raise _unreadable(registry, "an entry is not well formed") from None
     # A helper's answer comes back as Username/Password, config.json's own entry as username/password.
     values = {name.lower(): value for name, value in (entry or {}).items()}
     if values.get("identitytoken"):
@@ -36,7 +44,17 @@ def lookup(registry: str) -> Credentials | None:
     return None
 
 
-def _cause(error: Exception) -> str:
-    if "not installed or not available in PATH" in str(error):
-        return "its credential helper is not on PATH"
-    return "an entry is not well formed" if isinstance(error, ValueError) else "the credential helper failed"
+def _configured() -> bool:
+    """Tell whether there is any file that docker-py would look into (docker.utils.config.find_config_file)."""
+    places = [Path(folder, "config.json")] if (folder := os.environ.get("DOCKER_CONFIG")) else []
+    # A container's user may have no home.
+    with contextlib.suppress(RuntimeError):
+        places += [Path.home() / ".docker/config.json", Path.home() / ".dockercfg"]
+    return any(place.exists() for place in places)
+
+
+def _unreadable(registry: str, cause: str) -> UsageError:
+    return UsageError(
+        f"the Docker credentials for {registry} cannot be read ({cause})",
+        hint=f"run docker login {registry} again, or mend the config.json that DOCKER_CONFIG or ~/.docker holds",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llmstack.carried.fileindex import ROOT
@@ -37,45 +37,61 @@ def fetch_from_engine(image: DaemonImage, files: Sequence[PlannedFile], worker: 
     Raises IntegrityError if the image does not hold one of them, or holds other bytes.
     """
     worker.destination.require(sum(file.size for file in files))
+    alone = [file for file in files if file.file.is_split]
     if whole or len(files) > _FEW:
-        _fetch_stream(image, files, worker)
+        _fetch_stream(image, [file for file in files if not file.file.is_split], worker)
     else:
-        run_all(lambda file: _fetch_one(image, file, worker), files, worker.jobs, worker.cancel)
+        alone = list(files)
+    run_all(lambda file: _fetch_one(image, file, worker), alone, worker.jobs, worker.cancel)
 
 
 def _fetch_one(image: DaemonImage, file: PlannedFile, worker: Worker) -> None:
-    with image.open_tar(f"/{ROOT}/{file.name}") as reader:
-        for entry in reader:
-            if entry.kind == "file":
-                _write(reader, entry, file, worker)
-                return
-    raise _missing(image, file.name)
+    """Fetch a file by itself, or all parts of one, one after the other."""
+    with _writing(file, worker) as write:
+        for number, part in enumerate(file.file.parts):
+            path = file.file.part_path(number)
+            with image.open_tar(f"/{path}") as reader:
+                entry = next((entry for entry in reader if entry.kind == "file"), None)
+                if entry is None:
+                    raise _missing(image, path)
+                write(reader, entry, part.size)
 
 
 def _fetch_stream(image: DaemonImage, files: Iterable[PlannedFile], worker: Worker) -> None:
-    wanted = {f"{ROOT}/{file.name}": file for file in files}
+    wanted = {f"{ROOT}/{file.file.path}": file for file in files}
+    if not wanted:
+        return
     with image.open_tar(f"/{ROOT}") as reader:
         for entry in reader:
             file = wanted.pop(posixpath.normpath(entry.name), None) if entry.kind == "file" else None
             if file:
-                _write(reader, entry, file, worker)
+                with _writing(file, worker) as write:
+                    write(reader, entry, file.size)
             if not wanted:
                 return
     raise _missing(image, next(iter(wanted)))
 
 
-def _write(reader: TarReader, entry: TarEntry, file: PlannedFile, worker: Worker) -> None:
-    if entry.size != file.size:
-        raise IntegrityError(f"{file.path!r} is {entry.size} bytes long in the image, not {file.size}", side="source")
+@contextmanager
+def _writing(file: PlannedFile, worker: Worker) -> Iterator[Callable[[TarReader, TarEntry, int], None]]:
+    """Give a function that writes what a tar's entry holds, which must be so long; in the end the file is checked."""
     task = worker.reporter.task(file.path, file.size)
     try:
         with worker.destination.part(file.key) as part:
             part.restart()
-            for piece in reader.content():
-                if worker.cancel.is_set():
-                    raise Cancelled("cancelled")
-                part.write(piece)
-                task.advance(len(piece))
+
+            def write(reader: TarReader, entry: TarEntry, size: int) -> None:
+                if entry.size != size:
+                    raise IntegrityError(
+                        f"{entry.name!r} is {entry.size} bytes long in the image, not {size}", side="source"
+                    )
+                for piece in reader.content():
+                    if worker.cancel.is_set():
+                        raise Cancelled("cancelled")
+                    part.write(piece)
+                    task.advance(len(piece))
+
+            yield write
             worker.store(file, part)
     finally:
         task.done()

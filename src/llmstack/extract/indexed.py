@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
+from llmstack.carried.fileindex import FilePart, IndexedFile, extents
 from llmstack.carried.image import StoredLayer
 from llmstack.carried.parallel import run_all
-from llmstack.errors import IntegrityError, LlmstackError
+from llmstack.errors import IntegrityError, on_side
 from llmstack.extract.destination import Destination, Part
 from llmstack.extract.plan import PlannedFile, Span, plan_spans
 from llmstack.net import Cancelled
 from llmstack.oci.compression import decompressed
+from llmstack.oci.reference import Digest
 from llmstack.oci.store import BlobReader
 from llmstack.oci.untar import ChunkReader
 from llmstack.reporting import Reporter, Task
@@ -50,11 +52,11 @@ class Worker:
     def _holds(self, file: PlannedFile, task: Task) -> bool:
         if self.cancel.is_set():
             raise Cancelled("cancelled")
-        return self.destination.holds(file.path, file.size, file.sha256, task.advance)
+        return self.destination.holds(file.path, file.size, file.file.sha256, task.advance)
 
     def store(self, file: PlannedFile, part: Part) -> None:
         """Check a file that was written to its end, and give it its place; raises IntegrityError."""
-        if part.size != file.size or part.sha256 != file.sha256:
+        if part.size != file.size or part.sha256 != file.file.sha256:
             self.destination.discard(part)
             raise IntegrityError(
                 f"{file.path!r} does not match its sha256 in the file index",
@@ -64,38 +66,39 @@ class Worker:
         self.destination.place(part, file.path)
 
 
-def fetch(reader: BlobReader, files: Iterable[PlannedFile], worker: Worker) -> int:
-    """Fetch files from an image; return how many bytes of them an earlier run had left in parts.
+def fetch(
+    reader: BlobReader, layers: Mapping[Digest, StoredLayer], files: Iterable[PlannedFile], worker: Worker
+) -> int:
+    """Fetch files out of the layers of an image; return how many bytes of them an earlier run had left in parts.
 
     Raises IntegrityError, UnavailableError and what the reader raises. Files that were whole by then stay.
     """
-    spans = plan_spans(files)
+    spans = plan_spans(files, layers)
     needed = sum(file.size - min(file.size, worker.destination.partial(file.key)) for s in spans for file in s.files)
     worker.destination.require(needed)
-    return sum(run_all(lambda span: _Reading(reader, worker).read(span), spans, worker.jobs, worker.cancel))
+    return sum(run_all(lambda span: _Reading(reader, layers, worker).read(span), spans, worker.jobs, worker.cancel))
 
 
 class _Reading:
     """One read, in one thread."""
 
-    def __init__(self, reader: BlobReader, worker: Worker) -> None:
+    def __init__(self, reader: BlobReader, layers: Mapping[Digest, StoredLayer], worker: Worker) -> None:
         self._reader = reader
+        self._layers = layers
         self._worker = worker
 
     def read(self, span: Span) -> int:
         task = self._worker.reporter.task(_name(span.files), span.size)
         try:
-            if len(span.files) == 1 and not span.layer.compressed:
-                return self._read_one(span.layer, span.files[0], task)
-            self._read_run(span.layer, span.files, task)
-        except LlmstackError as error:
-            error.side = error.side or "source"
-            raise
+            with on_side("source", _name(span.files)):
+                if len(span.files) == 1:
+                    return self._read_one(span.files[0], task)
+                self._read_run(span, task)
         finally:
             task.done()
         return 0
 
-    def _read_one(self, layer: StoredLayer, file: PlannedFile, task: Task) -> int:
+    def _read_one(self, file: PlannedFile, task: Task) -> int:
         """Read a file, going on where an earlier run stopped; from the beginning again if that was no good."""
         with self._worker.destination.part(file.key) as part:
             part.resume()
@@ -103,35 +106,37 @@ class _Reading:
                 part.restart()
             held = part.size
             task.advance(held)
-            self._copy(self._stream(layer, file.offset + held, file.end), file.size - held, part, task)
-            if held and part.sha256 != file.sha256:
+            with self._file(file.file, held) as stream:
+                self._copy(stream, file.size - held, part, task)
+            if held and part.sha256 != file.file.sha256:
                 task.advance(-file.size)
                 held = 0
                 part.restart()
-                self._copy(self._stream(layer, file.offset, file.end), file.size, part, task)
+                with self._file(file.file, 0) as stream:
+                    self._copy(stream, file.size, part, task)
             self._worker.store(file, part)
         return held
 
-    def _read_run(self, layer: StoredLayer, files: Sequence[PlannedFile], task: Task) -> None:
+    def _read_run(self, span: Span, task: Task) -> None:
         """Read files one after the other; small ones are gathered and written many at a time."""
-        position = 0 if layer.compressed else files[0].offset
-        stream = self._stream(layer, position, files[-1].end)
+        start = span.extent.offset
         gathered: list[tuple[PlannedFile, bytes]] = []
         room = SMALL
-        for file in files:
-            stream.skip(file.offset - position)
-            position = file.end
-            if file.size > SMALL:
-                with self._worker.destination.part(file.key) as part:
-                    part.restart()
-                    self._copy(stream, file.size, part, task)
-                    self._worker.store(file, part)
-                continue
-            gathered.append((file, stream.take(file.size)))
-            room -= file.size
-            if room <= 0:
-                self._write_small(gathered, task)
-                gathered, room = [], SMALL
+        with closing(self._extent(span.extent)) as chunks:
+            stream = ChunkReader(chunks, self._name_of(span.extent.layer))
+            for file in span.files:
+                stream.skip(file.offset - start - stream.position)
+                if file.size > SMALL:
+                    with self._worker.destination.part(file.key) as part:
+                        part.restart()
+                        self._copy(stream, file.size, part, task)
+                        self._worker.store(file, part)
+                    continue
+                gathered.append((file, stream.take(file.size)))
+                room -= file.size
+                if room <= 0:
+                    self._write_small(gathered, task)
+                    gathered, room = [], SMALL
         self._write_small(gathered, task)
 
     def _write_small(self, gathered: Sequence[tuple[PlannedFile, bytes]], task: Task) -> None:
@@ -152,16 +157,34 @@ class _Reading:
             part.write(piece)
             task.advance(len(piece))
 
-    def _stream(self, layer: StoredLayer, start: int, stop: int) -> ChunkReader:
-        """Read a layer's tar from `start` to `stop`; of a compressed one, from 0."""
-        what = f"{self._reader.name}: layer {layer.blob.digest}"
-        return ChunkReader(self._chunks(layer, start, stop, what), what)
+    @contextmanager
+    def _file(self, file: IndexedFile, start: int) -> Iterator[ChunkReader]:
+        """Read a file from byte `start` on, out of all layers that it lies in."""
+        with closing(self._extents(extents(file, start, file.size - start))) as chunks:
+            yield ChunkReader(chunks, self._name_of(*file.layers))
 
-    def _chunks(self, layer: StoredLayer, start: int, stop: int, what: str) -> Iterator[bytes]:
-        if start == stop:
+    def _extents(self, runs: Iterable[FilePart]) -> Generator[bytes | memoryview, None, None]:
+        for run in runs:
+            yield from self._extent(run)
+
+    def _extent(self, extent: FilePart) -> Generator[bytes | memoryview, None, None]:
+        """Yield a run of a layer's tar; a compressed layer is read from its beginning for it."""
+        layer, start, size = self._layers[extent.layer], extent.offset, extent.size
+        if not size:
             return
-        with closing(self._reader.read_blob(layer.blob, *(() if layer.compressed else (start, stop)))) as chunks:
-            yield from decompressed(chunks, what) if layer.compressed else chunks
+        stop = None if layer.compressed else start + size
+        with closing(self._reader.read_blob(layer.blob, 0 if layer.compressed else start, stop)) as chunks:
+            if not layer.compressed:
+                yield from chunks
+                return
+            what = self._name_of(extent.layer)
+            stream = ChunkReader(decompressed(chunks, what), what)
+            stream.skip(start)
+            yield from stream.pieces(size)
+
+    def _name_of(self, *layers: Digest) -> str:
+        blobs = ", ".join(self._layers[layer].blob.digest for layer in layers)
+        return f"{self._reader.name}: layer {blobs}"
 
 
 def _name(files: Sequence[PlannedFile]) -> str:

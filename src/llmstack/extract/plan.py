@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from llmstack.carried.fileindex import FilePart, IndexedFile
 from llmstack.carried.image import StoredLayer
 from llmstack.oci.reference import Digest
 
@@ -18,34 +19,36 @@ MAX_SPAN = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file to be written: where to, its name in the repo, size and sha256, and where its bytes are.
-
-    They begin at `offset` in the layer's tar; out of a Docker engine no layers can be read, then there is none.
-    """
+    """One file to be written: where to, and what the file index says of it."""
 
     path: str
-    name: str
-    size: int
-    sha256: str
-    layer: StoredLayer | None
-    offset: int
+    file: IndexedFile
 
     @property
     def key(self) -> str:
         """What its part is kept under: the same only for the same bytes at the same place."""
-        return f"{self.sha256} {self.path}"
+        return f"{self.file.sha256} {self.path}"
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.file.size
+
+    @property
+    def offset(self) -> int:
+        """Where its bytes begin in its layer, of a file that is not split."""
+        return self.file.parts[0].offset
 
     @property
     def end(self) -> int:
-        """Where its bytes end in the layer's tar."""
+        """Where they end."""
         return self.offset + self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One read: files that follow each other in one layer, in order, none overlapping."""
+    """One read: files that follow each other in one layer, in order, none overlapping; or one file by itself."""
 
-    layer: StoredLayer
     files: tuple[PlannedFile, ...]
 
     @property
@@ -53,23 +56,28 @@ class Span:
         """The bytes of the files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def extent(self) -> FilePart:
+        """Where the files of one layer lie, with what is between them."""
+        first = self.files[0].offset
+        return FilePart(self.files[0].file.parts[0].layer, first, self.files[-1].end - first)
 
-def plan_spans(files: Iterable[PlannedFile]) -> list[Span]:
+
+def plan_spans(files: Iterable[PlannedFile], layers: Mapping[Digest, StoredLayer]) -> list[Span]:
     """Group files into reads, the largest first: neighbours share one, a large file has one for itself.
 
-    All files of a compressed layer share one, for it can only be read from its beginning.
+    All files of a compressed layer share one, for it can only be read from its beginning. A split file has one, too.
     """
     groups: dict[Digest, list[PlannedFile]] = defaultdict(list)
-    layers: dict[Digest, StoredLayer] = {}
-    for file in files:
-        if file.layer is None:
-            raise ValueError(f"{file.path} lies in no layer")
-        groups[file.layer.diff_id].append(file)
-        layers[file.layer.diff_id] = file.layer
     spans = []
-    for diff_id, group in groups.items():
+    for file in files:
+        if file.file.is_split:
+            spans.append(Span((file,)))
+        else:
+            groups[file.file.parts[0].layer].append(file)
+    for layer, group in groups.items():
         group.sort(key=lambda file: (file.offset, file.size))
-        spans += [Span(layers[diff_id], tuple(run)) for run in _runs(layers[diff_id], group)]
+        spans += [Span(tuple(run)) for run in _runs(layers[layer], group)]
     return sorted(spans, key=lambda span: -span.size)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, IndexedFile, Selection
-from llmstack.carried.image import Image
+from llmstack.carried.fileindex import FORMAT_OF_PARTS, NO_SELECTION, FileIndex, Selection
+from llmstack.carried.image import FORMAT_LABEL, Image
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.selection import select
@@ -113,17 +113,19 @@ class _Work:
         layout: DestinationLayout = (
             CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
         )
-        planned = self._planned(files, layout)
+        image = self.source.image
+        layers = {} if isinstance(image, DaemonImage) else image.layers_of(files)
+        # Each place once, whatever number of files share it.
+        planned = list({path: PlannedFile(path, file) for file in files for path in [layout.place(file)]}.values())
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:
-            self._warn_of_case(planned, worker.destination)
+            self._warn_of_case((file.path for file in planned), worker.destination)
             missing = worker.missing(planned)
             reused = total - sum(file.size for file in missing)
-            image = self.source.image
             if isinstance(image, DaemonImage):
                 fetch_from_engine(image, missing, worker, whole=2 * (total - reused) >= index.size)
             else:
-                reused += fetch(image.reader, missing, worker)
+                reused += fetch(image.reader, layers, missing, worker)
             layout.finish(worker.destination, files)
         return self._result(str(layout.result), len(files), total, reused, index)
 
@@ -136,6 +138,12 @@ class _Work:
                 side="source",
             )
         image = self.source.image
+        labels = image.labels if isinstance(image, DaemonImage) else image.config.labels
+        if labels.get(FORMAT_LABEL) == FORMAT_OF_PARTS:
+            self.reporter.warn(
+                f"{self.source.name} was built on a carried image with files in parts, which are left out: "
+                "extract that image itself for them"
+            )
         if isinstance(image, DaemonImage):
             layers, size = [daemon_layer(image)], 0
         else:
@@ -143,11 +151,12 @@ class _Work:
             layers = self._layers(image)
         with self._worker(folder, size) as worker:
             merged = extract_merged(layers, self.request.selection, worker)
+            self._warn_of_case(merged.paths, worker.destination)
         if merged.dangling:
             self.reporter.warn(
                 f"{len(merged.dangling)} links lead to nothing and were left out: {merged.dangling[0]!r} …"
             )
-        return self._result(str(folder), merged.files, merged.size, 0, None)
+        return self._result(str(folder), len(merged.paths), merged.size, 0, None)
 
     def _layers(self, image: Image) -> list[LayerSource]:
         """Return the layers from the highest down, each telling its progress."""
@@ -169,16 +178,6 @@ class _Work:
 
         return [source(number) for number in reversed(range(len(blobs)))]
 
-    def _planned(self, files: Sequence[IndexedFile], layout: DestinationLayout) -> list[PlannedFile]:
-        """Plan each place once, whatever number of files share it."""
-        image = self.source.image
-        layers = [None] * len(files) if isinstance(image, DaemonImage) else image.layers_of(files)
-        planned = {}
-        for file, layer in zip(files, layers, strict=True):
-            path = layout.place(file)
-            planned[path] = PlannedFile(path, file.path, file.size, file.sha256, layer, file.offset)
-        return list(planned.values())
-
     @contextmanager
     def _worker(self, folder: Path, total: int) -> Iterator[Worker]:
         with Destination(folder, self.reporter.warn) as destination:
@@ -188,8 +187,8 @@ class _Work:
             finally:
                 self.reporter.end()
 
-    def _warn_of_case(self, files: list[PlannedFile], destination: Destination) -> None:
-        groups = folded(file.path for file in files)
+    def _warn_of_case(self, paths: Iterable[str], destination: Destination) -> None:
+        groups = folded(paths)
         if groups and destination.folds_case():
             names = ", ".join(repr(path) for path in groups[0])
             self.reporter.warn(f"this disk takes names that differ only in case for the same: {names}; one is lost")

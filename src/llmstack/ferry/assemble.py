@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmstack.carried.fileindex import FORMAT, FileIndex
+from llmstack.carried.fileindex import FileIndex
 from llmstack.carried.image import FORMAT_LABEL, INCOMPLETE_LABEL, LAYER_ANNOTATION
 from llmstack.ferry.base import Base, BasePlatform
 from llmstack.oci.reference import Digest
@@ -24,6 +24,7 @@ from llmstack.oci.spec import (
 )
 
 FILEPATH = "org.cncf.model.filepath"
+PART_OF = "dev.llmstack.part-of"
 _OCI_LAYER = {DOCKER_LAYER_GZIP: LAYER_GZIP, DOCKER_LAYER_TAR: LAYER_TAR}
 
 
@@ -67,7 +68,7 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
         "org.opencontainers.image.created": index.created,
         "dev.llmstack.repo-id": index.repo_id,
         "dev.llmstack.repo-type": index.repo_type,
-        FORMAT_LABEL: FORMAT,
+        FORMAT_LABEL: index.format,
     }
     if index.incomplete:
         notes[INCOMPLETE_LABEL] = "true"
@@ -108,7 +109,10 @@ def _base_history(entry: BasePlatform) -> list[dict[str, Any]]:
 
 
 def _history(index: FileIndex, layer: Descriptor) -> dict[str, Any]:
-    what = layer.annotations.get(FILEPATH) or ("file index" if LAYER_ANNOTATION in layer.annotations else "small files")
+    notes = layer.annotations
+    what = "file index" if LAYER_ANNOTATION in notes else notes.get(FILEPATH, "small files")
+    if PART_OF in notes:
+        what = f"part of {notes[PART_OF]}"
     return {"created": index.created, "created_by": f"llmstack ferry {index.repo_id}@{index.commit[:12]}: {what}"}
 
 

@@ -32,9 +32,18 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError, on_side
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
-from llmstack.net import Client, ConnectionLostError, Response, display_url, read_limited, read_resuming
+from llmstack.net import (
+    Backoff,
+    Client,
+    ConnectionLostError,
+    Response,
+    display_url,
+    read_limited,
+    read_resuming,
+    read_whole,
+)
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
-from llmstack.net.client import READ_TIMEOUT, redirected
+from llmstack.net.client import redirected
 
 T = TypeVar("T")
 
@@ -64,7 +73,7 @@ class Hub:
             token=self.token or False, library_name="llmstack", library_version=__version__
         )
         # huggingface_hub waits for ever on a server that fell silent.
-        get_session().timeout = READ_TIMEOUT
+        get_session().timeout = client.timeout
 
     def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
         """Resolve a revision to its commit: one request.
@@ -101,27 +110,31 @@ class Hub:
         UnavailableError as the hub answers.
         """
         seen = FileHash(file)
-        for start in range(0, file.size, RANGE_WINDOW):
-            chunks = read_resuming(
-                self._client,
-                lambda byte_range: self._open(info, file, byte_range),
-                what=f"{info.repo_id}: {file.path}",
-                size=file.size,
-                start=start,
-                stop=min(file.size, start + RANGE_WINDOW),
-            )
-            with on_side("source"):
-                for chunk in chunks:
-                    seen.update(chunk)
-                    yield chunk
+        for chunk in self.read_range(info, file, 0, file.size):
+            seen.update(chunk)
+            yield chunk
         verified(file, seen.check())
 
-    def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None) -> Response:
+    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified; raises as `read` does."""
+        for begin in range(start, stop, RANGE_WINDOW):
+            chunks = read_resuming(
+                self._client,
+                lambda byte_range, backoff: self._open(info, file, byte_range, backoff),
+                what=f"{info.repo_id}: {file.path}",
+                size=file.size,
+                start=begin,
+                stop=min(stop, begin + RANGE_WINDOW),
+            )
+            with on_side("source", file.path):
+                yield from chunks
+
+    def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None, backoff: Backoff) -> Response:
         url = hf_hub_url(
             info.repo_id, file.path, repo_type=info.repo_type, revision=info.commit, endpoint=self.endpoint
         )
         headers = {**self._headers, "Range": byte_range} if byte_range else self._headers
-        response = self._client.request("GET", url, headers)
+        response = self._client.request("GET", url, headers, backoff=backoff)
         if response.status in {200, 206}:
             return response
         raise self._refused(info, f"{info.repo_id}: {file.path}", response)
@@ -183,13 +196,11 @@ class Hub:
 
     def _fetch(self, url: str, headers: Mapping[str, str]) -> tuple[Response, bytes]:
         """Return an answer of the hub's API whole; one that breaks off is asked for again."""
-        backoff = self._client.backoff()
-        while True:
-            response = self._client.request("GET", url, headers)
-            try:
-                return response, read_limited(response, _MAX_PAGE)
-            except ConnectionLostError as error:
-                backoff.wait(error)
+
+        def send(backoff: Backoff) -> Response:
+            return self._client.request("GET", url, headers, backoff=backoff)
+
+        return read_whole(send, self._client.backoff(), _MAX_PAGE)
 
     def _ask(self, repo_id: str, repo_type: RepoType, revision: str, call: Callable[[], T]) -> T:
         """Call huggingface_hub, try again as everywhere else, and turn its exceptions into ours."""

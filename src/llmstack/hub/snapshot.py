@@ -27,6 +27,18 @@ class HubFile:
         """Tell whether the hub keeps the file in LFS, so that its oid is the sha256 of its bytes."""
         return len(self.oid) == 64
 
+    @property
+    def pointer(self) -> bytes:
+        """What git holds of an LFS file (git-lfs docs/spec.md)."""
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n".encode()
+
+    @property
+    def git_oid(self) -> str:
+        """The git blob sha1 of what git holds: the file, or an LFS file's pointer."""
+        if not self.is_lfs:
+            return self.oid
+        return hashlib.sha1(b"blob %d\0" % len(self.pointer) + self.pointer, usedforsecurity=False).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class RepoInfo:
@@ -67,6 +79,13 @@ class FileHash:
         self._git: Any = None
         if not file.is_lfs:
             self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
+    def copy(self) -> FileHash:
+        """Return a hash that has seen the same, and goes its own way from here."""
+        twin = FileHash(self._file)
+        twin._sha256 = self._sha256.copy()
+        twin._git = self._git and self._git.copy()
+        return twin
 
     def update(self, chunk: bytes) -> None:
         """Take in the next bytes."""

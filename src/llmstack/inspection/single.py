@@ -12,7 +12,7 @@ from llmstack.carried.source import Source
 
 @dataclass(frozen=True, slots=True)
 class LayerDetails:
-    """One layer as it is stored, and how many of the indexed files it holds; `size` is of the blob."""
+    """One layer as it is stored, and how many files lie in it, whole or in part; `size` is of the blob."""
 
     digest: str
     media_type: str
@@ -45,15 +45,15 @@ def inspect(source: Source) -> ImageDetails:
     image = source.image
     if not isinstance(image, Image):
         platform = "/".join(str(image.details.get(key)) for key in ("Os", "Architecture"))
-        labels = (image.details.get("Config") or {}).get("Labels") or {}
-        return ImageDetails(source.name, None, (platform,), labels, (), source.index)
+        return ImageDetails(source.name, None, (platform,), image.labels, (), source.index)
     held: dict[str, int] = {}
     if source.index:
         stored = image.stored_layers()
         for file in source.index.files:
-            layer = stored.get(file.layer)
-            digest = str(layer.blob.digest if layer else file.layer)
-            held[digest] = held.get(digest, 0) + 1
+            for part in file.parts:
+                layer = stored.get(part.layer)
+                digest = str(layer.blob.digest if layer else part.layer)
+                held[digest] = held.get(digest, 0) + 1
     return ImageDetails(
         image=source.name,
         digest=image.document.digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -47,68 +47,104 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
         return _verify_in_engine(source, source.image, reporter, cancel)
     image = source.image
     blobs = {layer.digest: layer for manifest in all_manifests(image) for layer in manifest.layers}
-    files = _by_layer(source, image)
-    reporter.begin(f"verifying {source.name}", sum(blob.size for blob in blobs.values()))
+    reads = _reads(source, image, blobs)
+    size = {read: sum(blobs[digest].size for digest in read) for read in reads}
+    reporter.begin(f"verifying {source.name}", sum(size.values()))
+
+    def verify_read(read: tuple[Digest, ...]) -> list[str]:
+        checks = _Checks(reads[read], cancel)
+        return checks.layers(image, [blobs[digest] for digest in read], reporter)
+
     try:
-        problems = run_all(
-            lambda blob: _verify_layer(image, blob, files.get(blob.digest, []), reporter, cancel),
-            sorted(blobs.values(), key=lambda blob: -blob.size),
-            jobs,
-            cancel,
-        )
+        problems = run_all(verify_read, sorted(reads, key=lambda read: -size[read]), jobs, cancel)
     finally:
         reporter.end()
     return Verified(
         image=source.name,
         layers=len(blobs),
         files=len(source.index.files) if source.index else 0,
-        bytes_read=sum(blob.size for blob in blobs.values()),
+        bytes_read=sum(size.values()),
         problems=tuple(sorted(problem for found in problems for problem in found)),
     )
 
 
-def _by_layer(source: Source, image: Image) -> dict[Digest, list[IndexedFile]]:
-    files: dict[Digest, list[IndexedFile]] = defaultdict(list)
+def _reads(
+    source: Source, image: Image, blobs: Mapping[Digest, Descriptor]
+) -> Mapping[tuple[Digest, ...], list[IndexedFile]]:
+    """Return which blobs are read one after the other, and the files in them: one blob, or all with a file's parts."""
     listed = source.index.files if source.index else ()
-    for file, layer in zip(listed, image.layers_of(listed), strict=True):
-        files[layer.blob.digest].append(file)
-    return files
+    layers = image.layers_of(listed)
+    reads: dict[tuple[Digest, ...], list[IndexedFile]] = defaultdict(list)
+    for file in listed:
+        reads[tuple(layers[layer].blob.digest for layer in file.layers)].append(file)
+    read = {digest for digests in reads for digest in digests}
+    return {**reads, **{(digest,): [] for digest in blobs if digest not in read}}
 
 
-def _verify_layer(
-    image: Image, blob: Descriptor, files: Iterable[IndexedFile], reporter: Reporter, cancel: Event
-) -> list[str]:
-    task = reporter.task(f"layer {blob.digest[:19]}", blob.size)
-    try:
-        with open_layer(image.reader, blob, task.advance) as tar:
-            return _compare(tar, files, blob.digest[:19], cancel)
-    except IntegrityError as error:
-        return [error.message]
-    finally:
-        task.done()
+class _Checks:
+    """What is found of some files, which lie in one layer, or in parts in the same layers, as these are read."""
 
+    def __init__(self, files: Sequence[IndexedFile], cancel: Event) -> None:
+        self._files = files
+        self._cancel = cancel
+        self._hashes = {file.path: hashlib.sha256() for file in files}
+        self._wrong: dict[str, str] = {}
 
-def _compare(tar: TarReader, files: Iterable[IndexedFile], place: str, cancel: Event) -> list[str]:
-    """Hash a tar's files and return how they differ from what the file index says of them."""
-    expected = {f"{ROOT}/{file.path}": file for file in files}
-    problems = []
-    for entry in tar:
-        offset = tar.position
-        path = posixpath.normpath(entry.name)
-        file = expected.pop(path, None) if entry.kind == "file" else None
-        if file is None:
-            continue
-        digest = hashlib.sha256()
+    def layers(self, image: Image, blobs: Sequence[Descriptor], reporter: Reporter) -> list[str]:
+        """Read the layers in order, and return what is wrong with them and with the files."""
+        damaged = []
+        for number, blob in enumerate(blobs):
+            task = reporter.task(f"layer {blob.digest[:19]}", blob.size)
+            try:
+                with open_layer(image.reader, blob, task.advance) as tar:
+                    self.compare(tar, number, self._at(number), in_layer=True)
+            except IntegrityError as error:
+                damaged.append(error.message)
+            finally:
+                task.done()
+        return damaged or self.problems()
+
+    def compare(
+        self, tar: TarReader, number: int, expected: Mapping[str, list[IndexedFile]], *, in_layer: bool
+    ) -> None:
+        """Hash what a tar holds of the files' parts of this number, which should have these names there."""
+        missing = dict(expected)
+        for entry in tar:
+            files = missing.pop(posixpath.normpath(entry.name), []) if entry.kind == "file" else []
+            for file in files:
+                part = file.parts[number]
+                if entry.size != part.size:
+                    self._note(file, "does not match its sha256 in the file index")
+                elif in_layer and tar.position != part.offset:
+                    self._note(file, f"lies at byte {tar.position} of its layer, not {part.offset}")
+            if files:
+                self._hash(tar, files)
+        for file in (file for files in missing.values() for file in files):
+            self._note(file, "is not where the file index says")
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the files, when all has been read."""
+        for file in self._files:
+            if self._hashes[file.path].hexdigest() != file.sha256:
+                self._note(file, "does not match its sha256 in the file index")
+        return list(self._wrong.values())
+
+    def _at(self, number: int) -> Mapping[str, list[IndexedFile]]:
+        """Return the files by the paths of their parts of this number; files with the same bytes share parts."""
+        paths: dict[str, list[IndexedFile]] = defaultdict(list)
+        for file in self._files:
+            paths[file.part_path(number)].append(file)
+        return paths
+
+    def _hash(self, tar: TarReader, files: Sequence[IndexedFile]) -> None:
         for piece in tar.content():
-            if cancel.is_set():
+            if self._cancel.is_set():
                 raise Cancelled("cancelled")
-            digest.update(piece)
-        if entry.size != file.size or digest.hexdigest() != file.sha256:
-            problems.append(f"{file.path!r} does not match its sha256 in the file index")
-        elif place and offset != file.offset:
-            problems.append(f"{file.path!r} lies at byte {offset} of its layer, not {file.offset}")
-    missing = [f"{file.path!r} is not where the file index says" for file in expected.values()]
-    return problems + missing
+            for file in files:
+                self._hashes[file.path].update(piece)
+
+    def _note(self, file: IndexedFile, what: str) -> None:
+        self._wrong.setdefault(file.path, f"{file.path!r} {what}")
 
 
 def _verify_in_engine(source: Source, image: DaemonImage, reporter: Reporter, cancel: Event) -> Verified:
@@ -117,10 +153,27 @@ def _verify_in_engine(source: Source, image: DaemonImage, reporter: Reporter, ca
             f"{source.name} has no file index, so there is nothing to verify its files against",
             hint="an image in a registry can be verified by its layers' digests",
         )
+    files = source.index.files
+    whole = [file for file in files if not file.is_split]
     reporter.begin(f"verifying {source.name}", source.index.size)
     try:
+        checks = _Checks(whole, cancel)
         with image.open_tar(f"/{ROOT}") as tar:
-            problems = _compare(tar, source.index.files, "", cancel)
+            checks.compare(tar, 0, {f"{ROOT}/{file.path}": [file] for file in whole}, in_layer=False)
+        problems = checks.problems()
+        for file in files:
+            if file.is_split:
+                problems += _parts_in_engine(image, file, cancel)
     finally:
         reporter.end()
-    return Verified(source.name, 0, len(source.index.files), source.index.size, tuple(sorted(problems)))
+    return Verified(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
+
+
+def _parts_in_engine(image: DaemonImage, file: IndexedFile, cancel: Event) -> list[str]:
+    checks = _Checks([file], cancel)
+    for number in range(len(file.parts)):
+        path = file.part_path(number)
+        # The engine names what it gives by the last part of its path.
+        with image.open_tar(f"/{path}") as tar:
+            checks.compare(tar, number, {posixpath.basename(path): [file]}, in_layer=False)
+    return checks.problems()

@@ -9,6 +9,8 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from http.client import RemoteDisconnected
+from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import urllib3
@@ -16,7 +18,9 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
 from llmstack.errors import IntegrityError, UnavailableError
-from llmstack.net.backoff import RETRIED_STATUS, Backoff, Cancelled, asked_wait
+from llmstack.net.backoff import FIRST_WAIT, PATIENT, RETRIED_STATUS, Backoff, Patience, asked_wait
+from llmstack.net.cancel import Cancel, Cancelled
+from llmstack.net.connections import pool_classes
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | Iterable[bytes]
@@ -34,12 +38,24 @@ class ConnectionLostError(UnavailableError):
 class Client:
     """Sends requests; one for a whole run, safe in threads.
 
-    `tell` hears of waits that a person should know about. `cancel` ends every wait and every resumable read of this
-    client with Cancelled.
+    `tell` hears of waits that a person should know about. `timeout` is after how many seconds without a byte a
+    connection counts as lost, `retry_wait` how many seconds pass before the second try. `cancel` ends every wait and
+    every transfer of this client with Cancelled.
     """
 
-    def __init__(self, connections: int = 8, tell: Callable[[str], None] = lambda _: None) -> None:
-        self.cancel = threading.Event()
+    def __init__(
+        self,
+        connections: int = 8,
+        tell: Callable[[str], None] = lambda _: None,
+        *,
+        timeout: float = READ_TIMEOUT,
+        retry_wait: float = FIRST_WAIT,
+        patience: Patience = PATIENT,
+    ) -> None:
+        self.cancel = Cancel()
+        self.timeout = timeout
+        self._retry_wait = retry_wait
+        self._patience = patience
         self._tell = tell
         self._connections = connections
         self._pools: dict[str | None, urllib3.PoolManager] = {}
@@ -47,7 +63,8 @@ class Client:
 
     def backoff(self) -> Backoff:
         """Return a fresh count of failed tries that tells its waits where this client tells them."""
-        return Backoff(self.cancel, self._tell)
+        tries, longest = self._patience.tries, self._patience.longest_retry_after
+        return Backoff(self.cancel, self._tell, tries, self._retry_wait, longest)
 
     def close(self) -> None:
         """Close the connections that are kept for the next request."""
@@ -56,12 +73,17 @@ class Client:
                 pool.clear()
 
     def send(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        timeout: float | None = None,
     ) -> Response:
         """Send one request once, without following redirects; the response's body is yet to be read.
 
-        An iterable body goes out with `Transfer-Encoding: chunked`. Raises ConnectionLostError; what the iterable
-        raises passes through.
+        An iterable body goes out with `Transfer-Encoding: chunked`. `timeout` is how long the answer may take where
+        that is not the client's. Raises ConnectionLostError; what the iterable raises passes through.
         """
         # A header of the caller's replaces ours, however it is spelled.
         sent = urllib3.HTTPHeaderDict({"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity"})
@@ -73,6 +95,7 @@ class Client:
                 url,
                 body=body,
                 headers=sent,
+                timeout=Timeout(connect=min(CONNECT_TIMEOUT, self.timeout), read=timeout or self.timeout),
                 chunked=body is not None and not isinstance(body, bytes),
                 preload_content=False,
                 redirect=False,
@@ -83,19 +106,26 @@ class Client:
         return response
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        backoff: Backoff | None = None,
+        timeout: float | None = None,
     ) -> Response:
         """Send a request that may be repeated; follow redirects, try again on 408, 425, 429, 5xx and lost connections.
 
-        Authorization is never sent to another origin than the first. Returns the last response whatever its status;
-        raises ConnectionLostError when the connection fails again and again.
+        `backoff` counts the tries where the request is a part of something larger. Authorization is never sent to
+        another origin than the first. Returns the last response whatever its status; raises ConnectionLostError when
+        the connection fails again and again.
         """
-        backoff = self.backoff()
+        backoff = backoff or self.backoff()
         while True:
             if self.cancel.is_set():
                 raise Cancelled("cancelled")
             try:
-                response = self._follow(method, url, headers or {}, body)
+                response = self._follow(method, url, headers or {}, body, timeout)
             except ConnectionLostError as error:
                 backoff.wait(error)
                 continue
@@ -108,9 +138,11 @@ class Client:
                 return response
             discard(response)
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: float | None
+    ) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
-            response = self.send(method, url, headers, body)
+            response = self.send(method, url, headers, body, timeout)
             location = response.headers.get("Location")
             if response.status not in REDIRECTS or not location:
                 return response
@@ -128,20 +160,15 @@ class Client:
             return self._pools[proxy]
 
     def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        timeout = Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
+        options: dict[str, Any] = {"num_pools": 32, "maxsize": self._connections, "ssl_context": tls_context()}
         if proxy is None:
-            return urllib3.PoolManager(
-                num_pools=32, maxsize=self._connections, timeout=timeout, ssl_context=tls_context()
-            )
-        auth = parse_url(proxy).auth
-        return urllib3.ProxyManager(
-            proxy,
-            num_pools=32,
-            maxsize=self._connections,
-            timeout=timeout,
-            ssl_context=tls_context(),
-            proxy_headers=make_headers(proxy_basic_auth=auth) if auth else None,
-        )
+            manager = urllib3.PoolManager(**options)
+        else:
+            auth = parse_url(proxy).auth
+            login = make_headers(proxy_basic_auth=auth) if auth else None
+            manager = urllib3.ProxyManager(proxy, proxy_headers=login, **options)
+        manager.pool_classes_by_scheme = pool_classes(self.cancel, self.timeout)
+        return manager
 
 
 def redirected(url: str, location: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
@@ -197,6 +224,16 @@ def read_limited(response: Response, limit: int) -> bytes:
     return bytes(data)
 
 
+def read_whole(send: Callable[[Backoff], Response], backoff: Backoff, limit: int) -> tuple[Response, bytes]:
+    """Return a response with its body, sent for again when it breaks off; raises what `send` and read_limited raise."""
+    while True:
+        response = send(backoff)
+        try:
+            return response, read_limited(response, limit)
+        except ConnectionLostError as error:
+            backoff.wait(error)
+
+
 @lru_cache(maxsize=1)
 def tls_context() -> ssl.SSLContext:
     """Return the TLS settings: the system's CAs (SSL_CERT_FILE, SSL_CERT_DIR), and REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE.
@@ -235,12 +272,14 @@ def _reason(error: BaseException) -> str:
     # A refused connection is a NewConnectionError, which is a kind of ConnectTimeoutError.
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not refused:
-        return f"no connection within {CONNECT_TIMEOUT:.0f} s"
-    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"silent for {READ_TIMEOUT:.0f} s"
+        return "no connection came about"
     if isinstance(error, urllib3.exceptions.LocationValueError):
         return "this is not an address that can be used"
     cause = error.__cause__ or error.__context__
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError) or isinstance(cause, TimeoutError):
+        return "it fell silent"
+    if isinstance(cause, RemoteDisconnected):
+        return "it closed the connection without an answer"
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {cause.reason or cause}"
     if isinstance(cause, OSError) and cause.strerror:

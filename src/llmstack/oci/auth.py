@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 from llmstack.errors import NotAuthorisedError, UnavailableError
-from llmstack.net import Client, Response, display_url, read_limited
-from llmstack.net.client import discard
+from llmstack.net import Backoff, Client, Response, display_url, read_whole
 from llmstack.oci.spec import parse_object
 
 # The token spec's default; and how long before its end a token is not trusted with a long upload any more.
@@ -72,17 +72,18 @@ class Authorizer:
         self._tokens: dict[tuple[str, ...], _Token] = {}
         self._lock = threading.Lock()
 
-    def header(self, scopes: tuple[str, ...]) -> dict[str, str]:
+    def header(self, scopes: tuple[str, ...], backoff: Backoff | None = None) -> dict[str, str]:
         """Return the Authorization header for `scopes`, fetching a new token where the old one is about to end.
 
-        Empty before the registry's first challenge. Raises NotAuthorisedError, UnavailableError.
+        `backoff` counts the tries of fetching. Empty before the registry's first challenge. Raises
+        NotAuthorisedError, UnavailableError.
         """
         with self._lock:
             if self._challenge is None:
                 return {}
             token = self._tokens.get(scopes)
             if token is None or token.expires < time.monotonic() + MARGIN:
-                token = self._tokens[scopes] = self._authorize(self._challenge, scopes)
+                token = self._tokens[scopes] = self._authorize(self._challenge, scopes, backoff)
             return {"Authorization": token.header}
 
     def challenged(self, response: Response, scopes: tuple[str, ...]) -> bool:
@@ -105,7 +106,7 @@ class Authorizer:
         """Tell whether there are credentials for this registry, once they were needed."""
         return self._credentials is not None
 
-    def _authorize(self, challenge: Challenge, scopes: tuple[str, ...]) -> _Token:
+    def _authorize(self, challenge: Challenge, scopes: tuple[str, ...], backoff: Backoff | None) -> _Token:
         credentials = self._credential()
         if challenge.scheme == "basic":
             if credentials is None:
@@ -117,24 +118,23 @@ class Authorizer:
             form = {"grant_type": "refresh_token", "service": service, "client_id": "llmstack"}
             form |= {"scope": " ".join(scopes), "refresh_token": credentials.identity_token}
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = self._client.request("POST", realm, headers, urlencode(form).encode())
+            send = partial(self._client.request, "POST", realm, headers, urlencode(form).encode())
         else:
             query = urlencode([("service", service), *(("scope", scope) for scope in scopes)])
             headers = {"Authorization": _basic(credentials)} if credentials else {}
-            response = self._client.request("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers)
-        return self._token(response, realm)
+            url = f"{realm}{'&' if '?' in realm else '?'}{query}"
+            send = partial(self._client.request, "GET", url, headers, None)
+        return self._token(*read_whole(send, backoff or self._client.backoff(), _MAX_TOKEN_ANSWER), realm)
 
-    def _token(self, response: Response, realm: str) -> _Token:
+    def _token(self, response: Response, answer: bytes, realm: str) -> _Token:
         if response.status in {400, 401, 403}:
-            discard(response)
             raise NotAuthorisedError(
                 f"{self._registry}: its token server {display_url(realm)} refuses the login ({response.status})",
                 hint=login_hint(self._registry),
             )
         if response.status != 200:
-            discard(response)
             raise UnavailableError(f"{self._registry}: its token server {display_url(realm)} answers {response.status}")
-        value = parse_object(read_limited(response, _MAX_TOKEN_ANSWER), "the token server's answer")
+        value = parse_object(answer, "the token server's answer")
         token = value.get("token") or value.get("access_token")
         if not isinstance(token, str):
             raise UnavailableError(f"{self._registry}: its token server {display_url(realm)} answers without a token")
@@ -155,7 +155,8 @@ def check_realm(realm: str, registry_url: str) -> str:
         parts = urlsplit(realm)
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+    # urlsplit passes over control characters, which no server's address has.
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or not realm.isprintable():
         raise UnavailableError(f"{registry.netloc}: its token server's address is not an http(s) URL")
     if parts.scheme == "http" and registry.scheme != "http":
         raise UnavailableError(f"{registry.netloc}: its token server {display_url(realm)} is not secure (plain HTTP)")

@@ -14,7 +14,7 @@ from llmstack.errors import (
     UnavailableError,
     UsageError,
 )
-from llmstack.net import Client, ConnectionLostError, Response, read_limited
+from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_limited
 from llmstack.net.backoff import RETRIED_STATUS
 from llmstack.net.client import Body, discard
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
@@ -50,23 +50,33 @@ class Registry:
         scopes: tuple[str, ...],
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        backoff: Backoff | None = None,
+        timeout: float | None = None,
     ) -> Response:
         """Send a request that may be repeated, logged in where the registry asks for it.
 
-        `path` is relative to the base URL or an absolute URL. Returns the last response whatever its status. Raises
-        NotAuthorisedError, UnavailableError.
+        `path` is relative to the base URL or an absolute URL. `backoff` and `timeout` are Client.request's. Returns the
+        last response whatever its status. Raises NotAuthorisedError, UnavailableError.
         """
-        url = urljoin(self.url, path)
-        response = self.client.request(method, url, {**(headers or {}), **self._authorization(url, scopes)}, body)
+        backoff = backoff or self.client.backoff()
+
+        def send() -> Response:
+            logged_in = {**(headers or {}), **self._authorization(url, scopes, backoff)}
+            return self.client.request(method, url, logged_in, body, backoff, timeout)
+
+        url = urljoin(self._open(backoff)[0], path)
+        response = send()
         if response.status == 401 and self._own(url) and self._open()[1].challenged(response, scopes):
             discard(response)
-            response = self.client.request(method, url, {**(headers or {}), **self._authorization(url, scopes)}, body)
+            response = send()
         return response
 
-    def stream(self, method: str, url: str, scopes: tuple[str, ...], body: Body) -> Response:
+    def stream(
+        self, method: str, url: str, scopes: tuple[str, ...], body: Body, backoff: Backoff, timeout: float | None = None
+    ) -> Response:
         """Send a body that cannot be sent twice, once, with a token that was fetched just before where need be."""
-        headers = {"Content-Type": "application/octet-stream", **self._authorization(url, scopes)}
-        return self.client.send(method, url, headers, body)
+        headers = {"Content-Type": "application/octet-stream", **self._authorization(url, scopes, backoff)}
+        return self.client.send(method, url, headers, body, timeout)
 
     def error(self, response: Response, what: str) -> LlmstackError:
         """Read an error answer and return what it means for `what`, an operation and its object.
@@ -92,7 +102,11 @@ class Registry:
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
             return IntegrityError(text)
         if status == 413:
-            return LlmstackError(text, hint="the registry, or a proxy before it, limits the size of a layer")
+            return LlmstackError(
+                text,
+                hint="the registry, or a proxy before it, limits the size of a layer: "
+                "say how large it may be (max_layer in llmstack.yaml), and carry larger files with --split-large",
+            )
         if status in RETRIED_STATUS:
             return UnavailableError(text)
         return LlmstackError(text)
@@ -100,27 +114,27 @@ class Registry:
     def _own(self, url: str) -> bool:
         return urlsplit(url)[:2] == urlsplit(self.url)[:2]
 
-    def _authorization(self, url: str, scopes: tuple[str, ...]) -> dict[str, str]:
-        return self._open()[1].header(scopes) if self._own(url) else {}
+    def _authorization(self, url: str, scopes: tuple[str, ...], backoff: Backoff) -> dict[str, str]:
+        return self._open()[1].header(scopes, backoff) if self._own(url) else {}
 
-    def _open(self) -> tuple[str, Authorizer]:
+    def _open(self, backoff: Backoff | None = None) -> tuple[str, Authorizer]:
         with self._lock:
             if self._url is None or self._authorizer is None:
                 host = DOCKER_HUB_API if self.host == DOCKER_HUB else self.host
-                self._url = f"{self._scheme(host)}://{host}"
+                self._url = f"{self._scheme(host, backoff)}://{host}"
                 self._authorizer = Authorizer(self.client, self.host, self._url, self._lookup)
             return self._url, self._authorizer
 
-    def _scheme(self, host: str) -> str:
+    def _scheme(self, host: str, backoff: Backoff | None) -> str:
         if self._plain_http:
             return "http"
         if not is_loopback(host):
             return "https"
         # On this machine plain HTTP is implied, but a registry there may speak TLS: it answers plain HTTP with 400.
         try:
-            response = self.client.request("GET", f"http://{host}/v2/")
+            response = self.client.request("GET", f"http://{host}/v2/", backoff=backoff)
         except ConnectionLostError as error:
-            if "reset" in str(error) or "Remote end closed" in str(error):
+            if "reset" in str(error) or "closed the connection" in str(error):
                 return "https"
             raise
         discard(response)

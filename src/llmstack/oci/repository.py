@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urljoin
 
-from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError
-from llmstack.net import Client, ConnectionLostError, Response, read_limited, read_resuming
+from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError, UsageError
+from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_whole
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
+from llmstack.net.cancel import GRACE
 from llmstack.net.client import discard, redirected
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
@@ -33,6 +36,8 @@ _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 _MAX_TAGS_PAGE = 16 * 1024 * 1024
 # What a layer's PATCH may be answered with when the upload session is gone: the layer starts over.
 _SESSION_LOST = frozenset({401, 404, 416})
+# How many times as long as any other answer that of the PUT may take, which makes a layer of the bytes.
+COMMIT_PATIENCE = 10
 
 
 class Repository:
@@ -55,11 +60,16 @@ class Repository:
     def manifest(self, reference: str) -> Document:
         """Return a manifest or an index; see BlobReader."""
         what = f"reading {self.name}{'@' if ':' in reference else ':'}{reference}"
-        response = self._get(f"manifests/{reference}", {"Accept": _ACCEPT})
-        if response.status != 200:
-            raise self._registry.error(response, what)
+
+        def send(backoff: Backoff) -> Response:
+            response = self._get(f"manifests/{reference}", {"Accept": _ACCEPT}, backoff)
+            if response.status != 200:
+                raise self._registry.error(response, what)
+            return response
+
+        response, data = read_whole(send, self._client.backoff(), MAX_MANIFEST_SIZE)
         expected = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
-        document = Document("", read_limited(response, MAX_MANIFEST_SIZE))
+        document = Document("", data)
         if expected and document.digest != expected:
             raise IntegrityError(f"{what}: the bytes do not match their digest {expected[:80]}")
         return replace(document, media_type=media_type_of(document.json()))
@@ -68,8 +78,8 @@ class Repository:
         """Yield a blob's bytes; see BlobReader."""
         what = f"reading {self.name}@{blob.digest}"
 
-        def open_range(byte_range: str | None) -> Response:
-            response = self._get(f"blobs/{blob.digest}", {"Range": byte_range} if byte_range else {})
+        def open_range(byte_range: str | None, backoff: Backoff) -> Response:
+            response = self._get(f"blobs/{blob.digest}", {"Range": byte_range} if byte_range else {}, backoff)
             if response.status not in {200, 206}:
                 raise self._registry.error(response, what)
             return response
@@ -81,23 +91,40 @@ class Repository:
         tags: set[str] = set()
         path: str | None = self._path("tags/list?n=1000")
         while path:
-            response = self._registry.request("GET", path, self._scopes)
+            response, data = read_whole(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
             if response.status == 404:
-                discard(response)
                 return []
-            if response.status != 200:
-                raise self._registry.error(response, f"listing the tags of {self.name}")
             following = _NEXT.search(response.headers.get("Link", ""))
-            page = parse_object(read_limited(response, _MAX_TAGS_PAGE), "tag list").get("tags") or []
+            page = parse_object(data, "tag list").get("tags") or []
             new = {str(tag) for tag in page} - tags
             tags |= new
             # A registry that pages in a circle must not keep us.
             path = urljoin(urljoin(self._registry.url, path), following[1]) if following and new else None
         return sorted(tags)
 
+    def digest_of(self, tag: str) -> Digest:
+        """Return the digest that a tag names, without reading what it names; raises as `manifest` does."""
+        response = self._registry.request("HEAD", self._path(f"manifests/{tag}"), self._scopes, {"Accept": _ACCEPT})
+        if response.status != 200:
+            raise self._registry.error(response, f"looking for {self.name}:{tag}")
+        discard(response)
+        try:
+            return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+        except UsageError:
+            return self.manifest(tag).digest
+
+    def _tags_page(self, path: str, backoff: Backoff) -> Response:
+        response = self._registry.request("GET", path, self._scopes, backoff=backoff)
+        if response.status not in {200, 404}:
+            raise self._registry.error(response, f"listing the tags of {self.name}")
+        return response
+
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob is there (HEAD)."""
-        response = self._registry.request("HEAD", self._path(f"blobs/{digest}"), self._scopes)
+        return self._has(digest, self._client.backoff())
+
+    def _has(self, digest: Digest, backoff: Backoff) -> bool:
+        response = self._registry.request("HEAD", self._path(f"blobs/{digest}"), self._scopes, backoff=backoff)
         if response.status in {200, 404}:
             discard(response)
             return response.status == 200
@@ -124,13 +151,13 @@ class Repository:
         """Upload a stream by one streamed PATCH, as `docker push` does; see BlobStore.
 
         Content-Range chunks are not used: several registries refuse or mishandle them, and the common ones cannot
-        resume a broken PATCH either, so a broken upload starts over.
+        resume a broken PATCH either, so a broken upload starts over. All its requests share one count of tries.
         """
         backoff = self._client.backoff()
         while True:
             stream = _HashedStream(make_chunks())
             try:
-                return self._upload(stream)
+                return self._upload(stream, backoff)
             except (_UploadBrokenError, ConnectionLostError) as broken:
                 if stream.error:
                     raise stream.error from None
@@ -145,7 +172,7 @@ class Repository:
         backoff = self._client.backoff()
         while True:
             response = self._registry.request(
-                "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data
+                "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data, backoff
             )
             if response.status in {200, 201, 202}:
                 discard(response)
@@ -172,36 +199,41 @@ class Repository:
             return False
         raise error
 
-    def _upload(self, stream: _HashedStream) -> tuple[Digest, int]:
+    def _upload(self, stream: _HashedStream, backoff: Backoff) -> tuple[Digest, int]:
         what = f"uploading a layer to {self.name}"
-        response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, {"Content-Length": "0"})
+        no_body = {"Content-Length": "0"}
+        response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, no_body, backoff=backoff)
         if response.status != 202:
             raise self._registry.error(response, what)
         discard(response)
         location = self._location(response, self._registry.url)
         try:
-            response = self._registry.stream("PATCH", location, self._scopes, stream)
+            response = self._registry.stream("PATCH", location, self._scopes, stream, backoff)
             if response.status not in {200, 201, 202, 204}:
                 raise self._upload_error(response, what)
             discard(response)
             location = self._location(response, location)
             stream.check(what)
             digest = Digest("sha256:" + stream.digest.hexdigest())
-            self._commit(location, digest, what)
+            self._commit(location, digest, what, backoff)
         except BaseException:
             self._cancel(location)
             raise
         return digest, stream.size
 
-    def _commit(self, location: str, digest: Digest, what: str) -> None:
+    def _commit(self, location: str, digest: Digest, what: str, backoff: Backoff) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={digest.replace(':', '%3A')}"
-        response = self._registry.request("PUT", url, self._scopes, {"Content-Length": "0"})
+        # A registry on object storage copies the whole layer before it answers.
+        patience = self._client.timeout * COMMIT_PATIENCE
+        response = self._registry.request(
+            "PUT", url, self._scopes, {"Content-Length": "0"}, backoff=backoff, timeout=patience
+        )
         if response.status in {200, 201, 202, 204}:
             discard(response)
             return
         error = self._upload_error(response, what)
         # A repeated PUT finds its session gone when the first one was carried out but its answer was lost.
-        if not (isinstance(error, _UploadBrokenError) and self.has_blob(digest)):
+        if not (isinstance(error, _UploadBrokenError) and self._has(digest, backoff)):
             raise error
 
     def _upload_error(self, response: Response, what: str) -> LlmstackError:
@@ -211,19 +243,22 @@ class Repository:
         return error
 
     def _cancel(self, location: str) -> None:
-        """Give an upload session up (DELETE); a registry that will not hear of it times it out by itself."""
-        try:
-            discard(self._registry.stream("DELETE", location, self._scopes, b""))
-        except LlmstackError:
+        """Give an upload session up (DELETE), briefly; a registry that will not hear of it times it out by itself."""
+        if self._client.cancel.expired:
+            # It has been silent for as long as an interrupted run may wait.
             return
+        with contextlib.suppress(LlmstackError):
+            once = Backoff(self._client.cancel, lambda _: None, tries=1)
+            timeout = min(GRACE, self._client.timeout)
+            discard(self._registry.stream("DELETE", location, self._scopes, b"", once, timeout))
 
     def _location(self, response: Response, base: str) -> str:
         """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
         location = response.headers.get("Location")
         return redirected(base, location, {})[0] if location else base
 
-    def _get(self, path: str, headers: dict[str, str]) -> Response:
-        return self._registry.request("GET", self._path(path), self._scopes, headers)
+    def _get(self, path: str, headers: dict[str, str], backoff: Backoff | None = None) -> Response:
+        return self._registry.request("GET", self._path(path), self._scopes, headers, backoff=backoff)
 
     def _path(self, rest: str) -> str:
         return f"/v2/{self._repository}/{rest}"
