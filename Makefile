@@ -5,12 +5,13 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # Tests wait more than they compute.
 PROCESSES ?= 4
+FUZZ_SECONDS ?= 60
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images torch lint format clean
+.PHONY: help system demo test test-images sizes fuzz torch lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -28,6 +29,13 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
 	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
+
+sizes: $(READY) ## measure the memory that very large repos take; a quarter of an hour
+	@$(BIN)/python -m benchmarks.sizes
+
+fuzz: $(READY) ## let a fuzzer look for bytes that break the parsers; FUZZ_SECONDS=3600 for longer
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)

@@ -63,8 +63,22 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "size"),
+    [("100", 100), ("7 GB", 7 * 10**9), ("97GiB", 97 * 2**30), ("10K", 10_000), ("2 MiB", 2 * 2**20), ("5B", 5)],
+)
+def test_sizes_and_switches(tmp_path, text, size):
+    write(tmp_path, f"max_layer: {text}\nsplit_large: true\n")
+    settings = load_settings({}, {}, tmp_path)
+    assert (settings.max_layer, settings.split_large) == (size, True)
+    settings = load_settings({}, {"LLMSTACK_MAX_LAYER": text, "LLMSTACK_SPLIT_LARGE": "false"}, tmp_path)
+    assert (settings.max_layer, settings.split_large) == (size, False)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        *((f"max_layer: {text}", "max_layer must be a size") for text in ("0", "-1", "1.5 GB", "many", "true", "[]")),
+        *((f"split_large: {text}", "split_large must be true or false") for text in ("1", "'yes'", "[]", "{}")),
         ("jobs: many", "jobs must be a whole number, 1 or more"),
         ("jobs: 0", "jobs must be a whole number, 1 or more"),
         ("jobs: true", "jobs must be a whole number, 1 or more"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NewType, get_type_hints
 
 from llmstack.errors import UsageError
 
@@ -19,6 +20,9 @@ FILE_NAME = "llmstack.yaml"
 FILE_VARIABLE = "LLMSTACK_CONFIG"
 # The images that are already on Docker Hub; read from when no namespace is set, never written to by default.
 DEFAULT_NAMESPACE = "docker.io/hgfkeep"
+
+Size = NewType("Size", int)
+_SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Settings(BuildSettings):
     many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
     `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
     before the second try; each further wait is twice as long. `hub_refresh` is how many seconds lie between two looks
-    of the hub at what is there.
+    of the hub at what is there. `max_layer` is the bytes that the target takes in one layer (None: what is known of
+    it), `split_large` whether larger files are carried in parts.
     """
 
     namespace: str | None = None
@@ -58,6 +63,8 @@ class Settings(BuildSettings):
     timeout: float = 90.0
     retry_wait: float = 0.5
     hub_refresh: int = 60
+    max_layer: Size | None = None
+    split_large: bool = False
 
 
 def load_settings(
@@ -160,6 +167,20 @@ def _texts(value: object) -> tuple[str, ...]:
     raise ValueError
 
 
+def _flag(value: object) -> bool:
+    text = str(value).lower() if isinstance(value, bool | str) else ""
+    if text not in {"true", "false"}:
+        raise ValueError
+    return text == "true"
+
+
+def _size(value: object) -> Size:
+    match = _SIZE.fullmatch(str(value)) if type(value) in {int, str} else None
+    if not match or not int(match[1]):
+        raise ValueError
+    return Size(int(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
+
+
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise ValueError
@@ -179,5 +200,7 @@ _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     float: (_seconds, "a number of seconds, more than 0"),
     Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of texts"),
+    Size | None: (_size, "a size in bytes, or one such as 5 GB or 20 GiB"),
+    bool: (_flag, "true or false"),
 }
 _TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}

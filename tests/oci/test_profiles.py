@@ -11,7 +11,7 @@ from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import UsageError
 from llmstack.ferry.base import scratch
 from llmstack.ferry.carry import Carrier
-from llmstack.ferry.plan import Limits, plan
+from llmstack.ferry.plan import Limits, SplitFile, plan
 from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
@@ -57,7 +57,7 @@ def test_a_file_that_does_not_fit_is_named_and_one_that_just_fits_is_not():
     assert len(plan(files(100 * MB), Limits(layer_size=layer.size))) == 1
     with pytest.raises(UsageError, match=r"'001\.bin' has 100 MB, and the target takes at most 100 MB") as refused:
         plan(files(50 * MB, 100 * MB), Limits(layer_size=layer.size - 1))
-    assert "--exclude" in (refused.value.hint or "")
+    assert "--split-large" in (refused.value.hint or "")
 
 
 def test_grouping_keeps_to_the_largest_layer():
@@ -91,3 +91,32 @@ def test_nothing_moves_when_a_file_does_not_fit(tmp_path):
         with pytest.raises(UsageError, match=r"001\.bin"):
             carrier.carry(WishEntry("org/model", "model"), Listed(), store, scratch)
     assert not (tmp_path / "models").exists()
+
+
+def test_with_split_large_only_what_does_not_fit_is_in_parts_of_the_largest_size():
+    repo = files(10 * MB, 250 * MB, 100 * MB, 99 * MB, 1000)
+    whole = plan(repo, Limits())
+    split, *others = plan(repo, Limits(layer_size=100 * MB, split_large=True))
+    assert plan(repo, Limits(layer_size=300 * MB, split_large=True)) == whole
+    assert isinstance(split, SplitFile)
+    assert [part.path for part in split.tar_files] == [f".llmstack/parts/{'a' * 40}/{number:05}" for number in range(3)]
+    assert sum(part.size for part in split.tar_files) == 250 * MB
+    assert 100 * MB - 3 * 512 < split.layer_sizes[0] == split.layer_sizes[1] <= 100 * MB
+    # 100 MB of bytes do not fit 100 MB with their header.
+    assert [layer.name for layer in others][:2] == ["002.bin", "003.bin"]
+    assert len(others[0].layer_sizes) == 2
+
+
+def test_a_part_of_more_than_eight_gigabytes_has_a_longer_header_and_fits_too():
+    (split,) = plan(files(200 * 1000 * MB), Limits(layer_size=10_000 * MB, split_large=True))
+    assert max(split.layer_sizes) <= 10_000 * MB
+    assert len(split.layer_sizes) == 21
+
+
+def test_parts_count_as_layers():
+    repo = files(950 * MB, 1000)
+    assert len(plan(repo, Limits(layers=11, layer_size=100 * MB, split_large=True))) == 2
+    with pytest.raises(UsageError, match="do not fit 10 layers"):
+        plan(repo, Limits(layers=10, layer_size=100 * MB, split_large=True))
+    with pytest.raises(UsageError, match="do not fit 10 layers"):
+        plan(files(10**15), Limits(layers=10, layer_size=1, split_large=True))

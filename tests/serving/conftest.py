@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmstack.ferry.plan import Limits
 from llmstack.oci.layout import Layout
 from llmstack.oci.store import BlobStore
 from tests.support.carried import carry
@@ -24,6 +25,7 @@ library_name: transformers
 # A model
 """
 WEIGHTS = os.urandom(3 * 1024 * 1024 + 17)
+IN_PARTS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
 FILES: Mapping[str, bytes] = {
     "README.md": README,
     "config.json": b'{"model_type": "bert"}',
@@ -38,6 +40,7 @@ def fill(models: BlobStore, datasets: BlobStore) -> None:
     """Carry what the hubs serve."""
     carry(models, "org--model", FILES)
     carry(models, "org--model--v1.0", {"config.json": b"{}"}, revision="v1.0", commit=OLD)
+    carry(models, "org--parts", {"w.bin": WEIGHTS}, repo_id="org/parts", limits=IN_PARTS)
     carry(models, "gpt2", {"config.json": b'{"n": 2}'}, repo_id="gpt2")
     carry(datasets, "org--set", {"data/train.csv": b"a,b\n1,2\n"}, repo_id="org/set", repo_type="dataset")
 

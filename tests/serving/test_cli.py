@@ -18,7 +18,8 @@ import trustme
 from llmstack.oci.layout import Layout
 from tests.support.carried import carry
 from tests.support.cli import run_llmstack
-from tests.support.serving import Serving, serving
+from tests.support.registry import Registry
+from tests.support.serving import Serving, serving, sparse_repo
 
 TOKEN = "hf_s3cret"
 LINE = re.compile(
@@ -88,14 +89,33 @@ def test_a_line_for_each_request_and_an_end_in_order(carried: str, tmp_path: Pat
     assert hub.daemon.wait(0) == 0
 
 
+def test_a_transfer_under_way_is_ended_before_the_hub_is(tmp_path: Path):
+    size = 100_000_000
+    sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
+    with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
+        with hub.open("/org/big/resolve/main/big.bin") as response:
+            assert len(response.read(1000)) == 1000
+            os.kill(hub.daemon.pid, signal.SIGINT)
+            assert len(response.read()) == size - 1000
+        assert hub.daemon.wait(30) == 130
+
+
+def test_a_registry_that_wants_a_login(secure_registry: Registry, tmp_path: Path):
+    env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
+    run = run_llmstack("hub", "--from", secure_registry.namespace(), "--listen", "127.0.0.1:0", env=env)
+    assert run.code == 4
+    assert "docker login" in run.stderr
+    login = {**env, "DOCKER_CONFIG": str(secure_registry.docker_config(tmp_path / "docker"))}
+    with serving(tmp_path, secure_registry.namespace(), env=login) as hub:
+        assert hub.get("/api/models").body == b"[]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--listen", "8080"], 2, "--listen 8080 is not HOST:PORT"),
-        (["--listen", "127.0.0.1:99999"], 2, "is not HOST:PORT"),
         (["--tls-cert", "a.pem"], 2, "--tls-cert and --tls-key go together"),
         (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: not a usable certificate"),
-        (["--token-file", "nowhere"], 2, "--token-file nowhere cannot be read"),
         (["--token-file", "/dev/null"], 2, "--token-file /dev/null is empty"),
         (["--from", "docker-archive:x.tar"], 2, "a hub serves a namespace or an OCI layout"),
         (["--listen", "192.0.2.1:8080"], 6, "listening at 192.0.2.1:8080: "),

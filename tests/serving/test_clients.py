@@ -58,6 +58,7 @@ print(json.dumps({
         refused(RevisionNotFoundError, hf_hub_download, "org/model", "config.json", revision="v2"),
         refused(EntryNotFoundError, hf_hub_download, "org/model", "other.json"),
     ],
+    "expanded": api.model_info("org/model", expand=["sha"]).sha,
     "commits": [c.commit_id for c in api.list_repo_commits("org/model")],
 }))
 try:
@@ -87,7 +88,7 @@ def test_everything_a_client_does(
         "part": WEIGHTS[1_000_000:1_001_000].hex(),
         "glob": ["org/model/config.json", "org/model/sub dir/a+b%2Fé.json"],
         "models": ["org/model"],
-        "all": ["gpt2", "org/model"],
+        "all": ["gpt2", "org/model", "org/parts"],
         "datasets": ["org/set"],
         "sizes": {path: len(data) for path, data in FILES.items()},
         "task": "feature-extraction",
@@ -97,6 +98,7 @@ def test_everything_a_client_does(
         "paths": ["sub dir", "config.json"],
         "tags": ["v1.0"],
         "exists": [True, False, False, False],
+        "expanded": COMMIT,
         "commits": [COMMIT],
     }
     assert "405" in written

@@ -44,7 +44,7 @@ def memory(hub: Serving, what: str) -> int:
 def test_a_client_that_goes_away_ends_the_read(behind_a_door: tuple[Serving, Door]):
     hub, door = behind_a_door
     assert hub.get(PATH, Range="bytes=0-9").status == 206
-    idle = door.connections
+    idle, before = door.connections, door.moved
     with contextlib.ExitStack() as stack:
         for _ in range(10):
             assert stack.enter_context(hub.open(PATH)).read(1000)
@@ -53,6 +53,8 @@ def test_a_client_that_goes_away_ends_the_read(behind_a_door: tuple[Serving, Doo
     while hub.metric("open_reads") or door.connections > idle:
         assert hub.daemon.alive
     assert hub.output.count(f"GET {PATH} 200 ") == 10
+    # What was on its way by then, and not the rest.
+    assert door.moved - before < 10 * SIZE * 0.75
 
 
 def test_slow_clients_hold_up_nobody(behind_a_door: tuple[Serving, Door]):

@@ -41,7 +41,8 @@ START = st.sampled_from(
 )
 PATH = st.builds(lambda start, parts: start + "/" + "/".join(parts), START, st.lists(SEGMENT, max_size=6))
 QUERY = st.sampled_from(
-    ["", "recursive=true", "limit=0", "limit=-1&cursor=99999999999", "cursor=2", "expand=sha", "search=%0d%0a",
+    ["", "recursive=true", "recursive=true&limit=1&x=%3E%0d", "limit=0", "limit=-1&cursor=99999999999", "cursor=2",
+     "expand=sha", "search=%0d%0a",
      "blobs=1", "author=%ff", "recursive=%00&recursive=", "&&=&", "limit=%D9%A3"]
 )  # fmt: skip
 HEADER = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
@@ -50,6 +51,7 @@ HEADERS = st.dictionaries(
     st.one_of(HEADER, HEADER.map("bytes={}".format), st.from_regex(r"bytes=\d*-\d*", fullmatch=True)),
     max_size=2,
 )
+HOST = st.sampled_from(["hub", "hub", "[::1]:80", "][", "a>b", "é", "x/y?z#"])
 METHOD = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
 STATUSES = {200, 206, 304, 400, 401, 404, 405, 416}
 OWN = {
@@ -73,9 +75,11 @@ def raw(hub: Serving, request: bytes) -> tuple[int, list[str], bytes]:
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(METHOD, PATH, QUERY, HEADERS, st.binary(max_size=30))
-def test_any_request(served_layout: Serving, method: str, path: str, query: str, headers: dict[str, str], body: bytes):
-    sent = {**headers, "Host": "hub", "Connection": "close", "Content-Length": str(len(body))}
+@given(METHOD, PATH, QUERY, HEADERS, HOST, st.binary(max_size=30))
+def test_any_request(
+    served_layout: Serving, method: str, path: str, query: str, headers: dict[str, str], host: str, body: bytes
+):
+    sent = {**headers, "Host": host, "Connection": "close", "Content-Length": str(len(body))}
     lines = [
         f"{method} {path}{'?' if query else ''}{query} HTTP/1.1",
         *(f"{name}: {value}" for name, value in sent.items()),

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, FilePart, IndexedFile, Selection
+from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, Selection
 from llmstack.carried.image import LAYER_ANNOTATION
-from llmstack.ferry.assemble import FILEPATH, assemble
+from llmstack.ferry.assemble import assemble
 from llmstack.ferry.base import load_base
 from llmstack.ferry.plan import Limits, plan
-from llmstack.hub.snapshot import HubFile, RepoType
+from llmstack.ferry.publish import CompleteLayer
+from llmstack.ferry.upload import Upload
+from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
+from llmstack.reporting import make_reporter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Small limits, so that small files make images of several layers.
 LIMITS = Limits(large=64 * 1024, bundle=96 * 1024)
+
+
+class _InMemory:
+    """A source of files; implements FileSource as far as an upload asks."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
+        raise NotImplementedError
+
+    def snapshot(self, info: RepoInfo) -> Snapshot:
+        raise NotImplementedError
+
+    def read(
+        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
+    ) -> Generator[bytes, None, None]:
+        yield from self.read_range(info, file, 0, file.size)
+        verified(file, hashlib.sha256(self._files[file.path]).hexdigest())
+
+    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:  # noqa: ARG002 - there is one repo
+        yield self._files[file.path][start:stop]
 
 
 def carry(
@@ -40,16 +65,10 @@ def carry(
 ) -> FileIndex:
     """Put an image of `files` into a store under a tag, as ferry would; return its file index."""
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
-    descriptors, indexed = [], []
-    for layer in plan(hub_files, limits):
-        contents = [[files[file.path]] for file in layer.files]
-        digest, size = store.write_blob(partial(tar.layer, layer.tar_files, contents))
-        notes = {FILEPATH: layer.files[0].path} if layer.is_single else {}
-        descriptors.append(Descriptor(LAYER_TAR, digest, size, notes))
-        for file, offset in zip(layer.files, layer.offsets, strict=True):
-            sha256 = hashlib.sha256(files[file.path]).hexdigest()
-            part = FilePart(digest, offset, file.size)
-            indexed.append(IndexedFile(file.path, file.size, file.oid, sha256, (part,)))
+    info = RepoInfo(repo_id, repo_type, revision, commit, "", "mit", gated=False)
+    with ThreadPoolExecutor(1) as ahead:
+        upload = Upload(_InMemory(files), info, store, make_reporter("none"), ahead)
+        complete = [CompleteLayer(planned, upload.move(planned)) for planned in plan(hub_files, limits)]
     index = FileIndex(
         repo_id=repo_id,
         repo_type=repo_type,
@@ -59,10 +78,10 @@ def carry(
         license="mit",
         gated=False,
         selection=selection,
-        files=tuple(sorted(indexed, key=lambda file: file.path.encode())),
+        files=tuple(sorted((file for layer in complete for file in layer.files), key=lambda file: file.path.encode())),
         incomplete=incomplete,
     )
-    put_image(store, tag, index, descriptors, base)
+    put_image(store, tag, index, [descriptor for layer in complete for descriptor in layer.descriptors], base)
     return index
 
 

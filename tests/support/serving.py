@@ -133,11 +133,12 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
 
 @dataclass
 class Door:
-    """A TCP door on a port of its own before `host`: it can be shut, and tells who goes through."""
+    """A TCP door on a port of its own before `host`: it can be shut, and counts who and how many bytes go through."""
 
     host: str
     is_open: bool = True
     connections: int = 0
+    moved: int = 0
     _server: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _inside: set[socket.socket] = field(default_factory=set)
@@ -181,23 +182,24 @@ class Door:
                     return
                 self._inside |= {client, inner}
                 self.connections += 1
-            back = threading.Thread(target=_pump, args=(inner, client), daemon=True)
+            back = threading.Thread(target=self._pump, args=(inner, client), daemon=True)
             back.start()
-            _pump(client, inner)
+            self._pump(client, inner)
             back.join()
             with self._lock:
                 self._inside -= {client, inner}
                 self.connections -= 1
 
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Move bytes until one of the ends is gone, then end both."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(256 * 1024):
-            target.sendall(data)
-    for each in (source, target):
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        """Move bytes until one of the ends is gone, then end both."""
         with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(256 * 1024):
+                target.sendall(data)
+                with self._lock:
+                    self.moved += len(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def install(name: str, *packages: str) -> Path:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from io import BufferedReader
@@ -53,6 +53,31 @@ class FilePart:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """The bytes from `start` up to `stop` of a block that follows itself for ever."""
+
+    block: bytes
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the bytes of this part's own `start` up to `stop`."""
+        position, end = self.start + start, self.start + stop
+        view = memoryview(self.block)
+        while position < end:
+            offset = position % len(view)
+            piece = view[offset : offset + end - position]
+            position += len(piece)
+            yield piece
+
+
+Body = bytes | FilePart | Repeated
+
+
+@dataclass(frozen=True, slots=True)
 class Disturbance:
     """What goes wrong while a body is sent: it breaks off or falls silent after some bytes, or comes slowly."""
 
@@ -67,7 +92,7 @@ class Response:
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | FilePart = b""
+    body: Body = b""
     disturbance: Disturbance | None = None
 
 
@@ -151,7 +176,7 @@ class WebServer:
             _send_body(connection, body, 0, len(body))
         return True
 
-    def _send_disturbed(self, connection: socket.socket, body: bytes | FilePart, disturbance: Disturbance) -> bool:
+    def _send_disturbed(self, connection: socket.socket, body: Body, disturbance: Disturbance) -> bool:
         limits = (len(body), disturbance.drop_after, disturbance.stall_after)
         end = min(limit for limit in limits if limit is not None)
         for start, stop in self._ticks(end, disturbance.bytes_per_second):
@@ -206,9 +231,11 @@ def _head(response: Response) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def _bytes(body: bytes | FilePart, start: int, stop: int) -> bytes:
+def _bytes(body: Body, start: int, stop: int) -> bytes:
     if isinstance(body, bytes):
         return body[start:stop]
+    if isinstance(body, Repeated):
+        return b"".join(body.part(start, stop))
     descriptor = os.open(body.path, os.O_RDONLY)
     try:
         return os.pread(descriptor, stop - start, body.start + start)
@@ -216,9 +243,13 @@ def _bytes(body: bytes | FilePart, start: int, stop: int) -> bytes:
         os.close(descriptor)
 
 
-def _send_body(connection: socket.socket, body: bytes | FilePart, start: int, stop: int) -> None:
+def _send_body(connection: socket.socket, body: Body, start: int, stop: int) -> None:
     if isinstance(body, bytes):
         connection.sendall(memoryview(body)[start:stop])
+        return
+    if isinstance(body, Repeated):
+        for piece in body.part(start, stop):
+            connection.sendall(piece)
         return
     with body.path.open("rb") as file:
         connection.sendfile(file, body.start + start, stop - start)

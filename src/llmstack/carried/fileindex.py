@@ -6,14 +6,15 @@ Stored as `.llmstack/index.json`, alone in the image's last layer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from llmstack.carried.jsonitems import parse_items
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import canonical_json, parse_object
+from llmstack.oci.spec import canonical_json
 
 INDEX_PATH = ".llmstack/index.json"
 ROOT = "REPO"
@@ -26,6 +27,8 @@ FORMAT_OF_PARTS = "2"
 MAX_INDEX_SIZE = 256 * 1024 * 1024
 # What Linux opens, in bytes.
 MAX_PATH = 4096
+# How many files are serialised in one piece.
+_AT_ONCE = 500
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -139,24 +142,33 @@ class FileIndex:
 
     def to_bytes(self) -> bytes:
         """Serialise the index; the same index gives the same bytes."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what `to_bytes` returns a few files at a time: of many, the whole would be a good deal of memory."""
         head = {name: getattr(self, name) for name in _HEAD}
         selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
-        files = [file.to_json() for file in self.files]
         if self.incomplete:
             head["incomplete"] = True
-        return canonical_json({"format": self.format, **head, **selection, "files": files})
+        # The list of files is the last member.
+        yield canonical_json({"format": self.format, **head, **selection, "files": []}).removesuffix(b"]}")
+        for start in range(0, len(self.files), _AT_ONCE):
+            listed = canonical_json([file.to_json() for file in self.files[start : start + _AT_ONCE]])
+            yield (b"," if start else b"") + listed[1:-1]
+        yield b"]}"
 
     @classmethod
-    def parse(cls, data: bytes) -> FileIndex:
+    def parse(cls, chunks: Iterable[bytes | memoryview]) -> FileIndex:
         """Read an index; raises IntegrityError if it is of another format, or names or ranges are not allowed."""
-        value = parse_object(data, "file index")
-        if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
-            raise IntegrityError(
-                f"file index: format {str(value.get('format'))[:20]!r} is not known",
-                hint="the image was made by a newer llmstack: upgrade",
-            )
+        value: dict[str, Any] = {}
+        files: list[IndexedFile] = []
+        layers: dict[str, Digest] = {}
         try:
-            files = tuple(_parse_file(item) for item in value["files"])
+            for item in parse_items(chunks, "files", value, "file index"):
+                _check_format(value)
+                files.append(_parse_file(item, layers))
+            _check_format(value)
+            value["files"]
             index = cls(
                 repo_id=_text(value, "repo_id"),
                 repo_type=_text(value, "repo_type"),
@@ -168,7 +180,7 @@ class FileIndex:
                 selection=Selection(
                     _texts(value, "include"), _texts(value, "exclude"), _optional_text(value, "prepare")
                 ),
-                files=files,
+                files=tuple(files),
                 incomplete=bool(value.get("incomplete")),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
@@ -207,18 +219,30 @@ def check_path(path: str) -> str:
     return path
 
 
-def _parse_file(value: dict[str, Any]) -> IndexedFile:
+def _check_format(value: dict[str, Any]) -> None:
+    # It comes first, so that the files of a format yet unknown are not looked at.
+    if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
+        raise IntegrityError(
+            f"file index: format {str(value.get('format'))[:20]!r} is not known",
+            hint="the image was made by a newer llmstack: upgrade",
+        )
+
+
+def _parse_file(value: object, layers: dict[str, Digest]) -> IndexedFile:
+    """Read one file's entry; `layers` keeps one digest for all files of a layer."""
+    if not isinstance(value, dict):
+        raise TypeError("a file is no object")
     size = _number(value, "size")
     oid, sha256 = _text(value, "oid"), _text(value, "sha256")
     if not _OID.fullmatch(oid) or not _SHA256.fullmatch(sha256):
         raise ValueError("oid or sha256")
-    parts = _parse_parts(value, size) if "parts" in value else (_parse_part(value, size),)
+    parts = _parse_parts(value, size, layers) if "parts" in value else (_parse_part(value, size, layers),)
     return IndexedFile(_text(value, "path"), size, oid, sha256, parts)
 
 
-def _parse_parts(value: dict[str, Any], size: int) -> tuple[FilePart, ...]:
+def _parse_parts(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> tuple[FilePart, ...]:
     """Read where a split file lies: in two layers or more, none of them twice, and not in any other place as well."""
-    parts = tuple(_parse_part(item, _number(item, "size")) for item in value["parts"])
+    parts = tuple(_parse_part(item, _number(item, "size"), layers) for item in value["parts"])
     if "layer" in value or "offset" in value or len(parts) < 2 or len({part.layer for part in parts}) < len(parts):
         raise ValueError("parts")
     if sum(part.size for part in parts) != size or not all(part.size for part in parts):
@@ -226,8 +250,9 @@ def _parse_parts(value: dict[str, Any], size: int) -> tuple[FilePart, ...]:
     return parts
 
 
-def _parse_part(value: dict[str, Any], size: int) -> FilePart:
-    return FilePart(Digest.parse(_text(value, "layer")), _number(value, "offset"), size)
+def _parse_part(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> FilePart:
+    layer = layers.setdefault(text := _text(value, "layer"), Digest.parse(text))
+    return FilePart(layer, _number(value, "offset"), size)
 
 
 def _number(value: dict[str, Any], name: str) -> int:

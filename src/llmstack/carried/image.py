@@ -161,19 +161,19 @@ def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> 
         if marked:
             raise IntegrityError(f"{reader.name}: the file index claims {last.size} bytes, more than {MAX_INDEX_SIZE}")
         return None
-    data = _read_index(reader, last)
-    if data is None and marked:
+    index = _read_index(reader, last)
+    if index is None and marked:
         raise IntegrityError(f"{reader.name}: the layer marked as file index holds none")
-    return None if data is None else FileIndex.parse(data)
+    return index
 
 
-def _read_index(reader: BlobReader, layer: Descriptor) -> bytes | None:
-    data = None
+def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex | None:
+    index = None
     with open_layer(reader, layer) as tar:
         for entry in tar:
             path = posixpath.normpath(entry.name)
-            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and data is None:
-                data = b"".join(tar.content())
+            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
+                index = FileIndex.parse(tar.content())
             elif entry.kind != "folder":
                 return None
-    return data
+    return index

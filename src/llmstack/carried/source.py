@@ -102,4 +102,4 @@ def _daemon_index(image: DaemonImage) -> FileIndex | None:
     digest = hashlib.sha256()
     for chunk in tar.layer([tar.TarFile(INDEX_PATH, len(data))], [[data]]):
         digest.update(chunk)
-    return FileIndex.parse(data) if image.top_layer == f"sha256:{digest.hexdigest()}" else None
+    return FileIndex.parse([data]) if image.top_layer == f"sha256:{digest.hexdigest()}" else None

@@ -46,6 +46,9 @@ def ferry(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
+    split_large: Annotated[
+        bool, typer.Option("--split-large", help="Carry a file that is too large for one layer of the target in parts.")
+    ] = False,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Only the Ith of N parts of the list, for N machines.")
     ] = None,
@@ -77,7 +80,7 @@ def ferry(
     from llmstack.ferry.shard import Shard
     from llmstack.recipes.site import Site
 
-    flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs}
+    flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs, "split_large": split_large or None}
     session = start(flags, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
     settings = session.settings
     if settings.namespace is None:
@@ -100,6 +103,8 @@ def ferry(
         target=Namespace.parse(settings.namespace),
         base=settings.base,
         jobs=settings.jobs,
+        max_layer=settings.max_layer,
+        split_large=settings.split_large,
         force=force,
         dry_run=dry_run,
         lists=lists,

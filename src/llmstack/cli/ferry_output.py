@@ -12,6 +12,7 @@ from llmstack.cli.github import annotate
 from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferry.carry import LayerPlan
+from llmstack.ferry.plan import SplitFile
 from llmstack.ferry.run import FerryResult
 from llmstack.reporting import human_size, human_time
 
@@ -66,7 +67,8 @@ def _print_plan(result: FerryResult) -> None:
 def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:
     layer = entry.layer
     name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
-    return name, human_size(layer.size), "reuse" if entry.held else "carry"
+    parts = f" in {len(layer.layer_sizes)} parts" if isinstance(layer, SplitFile) else ""
+    return name, human_size(layer.size), ("reuse" if entry.held else "carry") + parts
 
 
 def _some(files: Sequence[object]) -> str:

@@ -36,6 +36,11 @@ class DaemonImage:
         return self.engine.inspect(self.image)
 
     @property
+    def labels(self) -> dict[str, str]:
+        """The labels of its config."""
+        return (self.details.get("Config") or {}).get("Labels") or {}
+
+    @property
     def top_layer(self) -> Digest | None:
         """The digest of the uppermost layer's tar."""
         layers = (self.details.get("RootFS") or {}).get("Layers") or []

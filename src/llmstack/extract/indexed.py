@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -106,35 +106,37 @@ class _Reading:
                 part.restart()
             held = part.size
             task.advance(held)
-            self._copy(self._file(file.file, held), file.size - held, part, task)
+            with self._file(file.file, held) as stream:
+                self._copy(stream, file.size - held, part, task)
             if held and part.sha256 != file.file.sha256:
                 task.advance(-file.size)
                 held = 0
                 part.restart()
-                self._copy(self._file(file.file, 0), file.size, part, task)
+                with self._file(file.file, 0) as stream:
+                    self._copy(stream, file.size, part, task)
             self._worker.store(file, part)
         return held
 
     def _read_run(self, span: Span, task: Task) -> None:
         """Read files one after the other; small ones are gathered and written many at a time."""
-        position = span.extent.offset
-        stream = ChunkReader(self._extent(span.extent), self._name_of(span.extent.layer))
+        start = span.extent.offset
         gathered: list[tuple[PlannedFile, bytes]] = []
         room = SMALL
-        for file in span.files:
-            stream.skip(file.offset - position)
-            position = file.end
-            if file.size > SMALL:
-                with self._worker.destination.part(file.key) as part:
-                    part.restart()
-                    self._copy(stream, file.size, part, task)
-                    self._worker.store(file, part)
-                continue
-            gathered.append((file, stream.take(file.size)))
-            room -= file.size
-            if room <= 0:
-                self._write_small(gathered, task)
-                gathered, room = [], SMALL
+        with closing(self._extent(span.extent)) as chunks:
+            stream = ChunkReader(chunks, self._name_of(span.extent.layer))
+            for file in span.files:
+                stream.skip(file.offset - start - stream.position)
+                if file.size > SMALL:
+                    with self._worker.destination.part(file.key) as part:
+                        part.restart()
+                        self._copy(stream, file.size, part, task)
+                        self._worker.store(file, part)
+                    continue
+                gathered.append((file, stream.take(file.size)))
+                room -= file.size
+                if room <= 0:
+                    self._write_small(gathered, task)
+                    gathered, room = [], SMALL
         self._write_small(gathered, task)
 
     def _write_small(self, gathered: Sequence[tuple[PlannedFile, bytes]], task: Task) -> None:
@@ -155,13 +157,17 @@ class _Reading:
             part.write(piece)
             task.advance(len(piece))
 
-    def _file(self, file: IndexedFile, start: int) -> ChunkReader:
+    @contextmanager
+    def _file(self, file: IndexedFile, start: int) -> Iterator[ChunkReader]:
         """Read a file from byte `start` on, out of all layers that it lies in."""
-        runs = extents(file, start, file.size - start)
-        what = self._name_of(*file.layers)
-        return ChunkReader((chunk for run in runs for chunk in self._extent(run)), what)
+        with closing(self._extents(extents(file, start, file.size - start))) as chunks:
+            yield ChunkReader(chunks, self._name_of(*file.layers))
 
-    def _extent(self, extent: FilePart) -> Iterator[bytes | memoryview]:
+    def _extents(self, runs: Iterable[FilePart]) -> Generator[bytes | memoryview, None, None]:
+        for run in runs:
+            yield from self._extent(run)
+
+    def _extent(self, extent: FilePart) -> Generator[bytes | memoryview, None, None]:
         """Yield a run of a layer's tar; a compressed layer is read from its beginning for it."""
         layer, start, size = self._layers[extent.layer], extent.offset, extent.size
         if not size:

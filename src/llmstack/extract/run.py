@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, Selection
-from llmstack.carried.image import Image
+from llmstack.carried.fileindex import FORMAT_OF_PARTS, NO_SELECTION, FileIndex, Selection
+from llmstack.carried.image import FORMAT_LABEL, Image
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.selection import select
@@ -138,6 +138,12 @@ class _Work:
                 side="source",
             )
         image = self.source.image
+        labels = image.labels if isinstance(image, DaemonImage) else image.config.labels
+        if labels.get(FORMAT_LABEL) == FORMAT_OF_PARTS:
+            self.reporter.warn(
+                f"{self.source.name} was built on a carried image with files in parts, which are left out: "
+                "extract that image itself for them"
+            )
         if isinstance(image, DaemonImage):
             layers, size = [daemon_layer(image)], 0
         else:

@@ -24,6 +24,7 @@ from llmstack.oci.spec import (
 )
 
 FILEPATH = "org.cncf.model.filepath"
+PART_OF = "dev.llmstack.part-of"
 _OCI_LAYER = {DOCKER_LAYER_GZIP: LAYER_GZIP, DOCKER_LAYER_TAR: LAYER_TAR}
 
 
@@ -108,7 +109,10 @@ def _base_history(entry: BasePlatform) -> list[dict[str, Any]]:
 
 
 def _history(index: FileIndex, layer: Descriptor) -> dict[str, Any]:
-    what = layer.annotations.get(FILEPATH) or ("file index" if LAYER_ANNOTATION in layer.annotations else "small files")
+    notes = layer.annotations
+    what = "file index" if LAYER_ANNOTATION in notes else notes.get(FILEPATH, "small files")
+    if PART_OF in notes:
+        what = f"part of {notes[PART_OF]}"
     return {"created": index.created, "created_by": f"llmstack ferry {index.repo_id}@{index.commit[:12]}: {what}"}
 
 

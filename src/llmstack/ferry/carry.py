@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
-from llmstack.carried.fileindex import FileIndex, FilePart, IndexedFile, Selection, check_paths
+from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_paths
 from llmstack.carried.naming import partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
@@ -16,11 +15,12 @@ from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import LlmstackError, UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint
-from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, plan
+from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
 from llmstack.ferry.previous import HeldLayers, read_earlier
 from llmstack.ferry.publish import CompleteLayer, publish
 from llmstack.ferry.source import FileSource
-from llmstack.ferry.stream import AHEAD, LayerStream
+from llmstack.ferry.stream import AHEAD
+from llmstack.ferry.upload import Upload
 from llmstack.hub.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.net import Client
 from llmstack.net.cancel import GRACE
@@ -32,14 +32,12 @@ from llmstack.reporting import Reporter
 # How long the checkpoint of a failed ferry may take. An interrupted one has less: somebody is waiting.
 SAVE_TIME = 30.0
 
-VerifiedRead = Callable[[HubFile, Callable[[HubFile, str], None]], Generator[bytes, None, None]]
-
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """A planned layer, and the earlier layer's files where it need not move."""
+    """A planned layer or split file, and what an earlier index says of it where it need not move."""
 
-    layer: PlannedLayer
+    layer: PlannedLayer | SplitFile
     held: tuple[IndexedFile, ...] | None
 
 
@@ -62,14 +60,24 @@ class Carried:
 class Carrier:
     """Carries repos to one place after another; holds what they share.
 
-    `layer_size` is how many bytes a layer may have there, None where nothing is known of a limit.
+    `layer_size` is how many bytes a layer may have there, None where nothing is known of a limit. With `split_large`
+    larger files are carried in parts.
     """
 
-    def __init__(self, client: Client, reporter: Reporter, jobs: int, layer_size: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        reporter: Reporter,
+        jobs: int,
+        layer_size: int | None = None,
+        *,
+        split_large: bool = False,
+    ) -> None:
         self._client = client
         self._reporter = reporter
         self._jobs = jobs
         self._layer_size = layer_size
+        self._split_large = split_large
 
     def carry(
         self,
@@ -114,7 +122,7 @@ class Carrier:
         checkpoint = Checkpoint(head, store, tag, unfinished, complete, self._reporter)
         try:
             with checkpoint:
-                moved = self._move(partial(source.read, info), layers, store, checkpoint)
+                moved = self._move(source, info, layers, store, checkpoint)
             document = publish(head, moved, store, base, tag)
             checkpoint.remove(document)
         except BaseException as error:
@@ -137,43 +145,28 @@ class Carrier:
         room = MAX_LAYERS - base.depth - 1
         if room < 2:
             raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
-        return Limits(layers=room, layer_size=self._layer_size)
+        return Limits(layers=room, layer_size=self._layer_size, split_large=self._split_large)
 
     def _move(
-        self, read: VerifiedRead, layers: Sequence[LayerPlan], store: BlobStore, checkpoint: Checkpoint
+        self,
+        source: FileSource,
+        info: RepoInfo,
+        layers: Sequence[LayerPlan],
+        store: BlobStore,
+        checkpoint: Checkpoint,
     ) -> list[CompleteLayer]:
         """Upload the layers that have to move, the largest first, and return all layers in order."""
         moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
-
-        def move(layer: PlannedLayer) -> CompleteLayer:
-            complete = CompleteLayer(layer, self._upload(read, layer, store, ahead))
-            checkpoint.add(complete)
-            return complete
-
         with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
+            upload = Upload(source, info, store, self._reporter, ahead)
+
+            def move(layer: PlannedLayer | SplitFile) -> CompleteLayer:
+                complete = CompleteLayer(layer, upload.move(layer))
+                checkpoint.add(complete)
+                return complete
+
             moved = dict(zip(moving, run_all(move, moving, self._jobs, self._client.cancel), strict=True))
         return [CompleteLayer(entry.layer, entry.held) if entry.held else moved[entry.layer] for entry in layers]
-
-    def _upload(
-        self, read: VerifiedRead, layer: PlannedLayer, store: BlobStore, ahead: Executor
-    ) -> tuple[IndexedFile, ...]:
-        sha256: dict[str, str] = {}
-
-        def verified(file: HubFile, digest: str) -> None:
-            sha256[file.path] = digest
-
-        name = _layer_name(layer)
-        task = self._reporter.task(name, sum(file.size for file in layer.files))
-        try:
-            stream = LayerStream(layer, lambda file: read(file, verified), ahead, task)
-            with on_side("destination", name):
-                digest, _ = store.write_blob(stream)
-        finally:
-            task.done()
-        return tuple(
-            IndexedFile(file.path, file.size, file.oid, sha256[file.path], (FilePart(digest, start, file.size),))
-            for file, start in zip(layer.files, layer.offsets, strict=True)
-        )
 
 
 def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
@@ -217,7 +210,3 @@ def _is_current(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
         and index.repo_type == info.repo_type
         and index.revision == info.revision
     )
-
-
-def _layer_name(layer: PlannedLayer) -> str:
-    return layer.files[0].path if layer.is_single else f"{len(layer.files)} files, {layer.files[0].path} …"

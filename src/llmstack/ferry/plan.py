@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
-from llmstack.carried.fileindex import ROOT
+from llmstack.carried.fileindex import ROOT, part_path
 from llmstack.errors import UsageError
 from llmstack.hub.snapshot import HubFile
 from llmstack.oci import tar
@@ -20,6 +20,8 @@ MiB = 1024 * 1024
 MAX_LAYERS = 120
 # About what a header and the rest of the last block take in a tar.
 _TAR_ROOM = 1024
+# What a part's header takes at most, a PAX one for 8 GiB and more, and the end of the tar.
+_PART_ROOM = 3 * tar.BLOCK + len(tar.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,15 @@ class Limits:
     """What shapes a plan; `large` and `bundle` are bytes.
 
     A file of `large` bytes or more gets a layer of its own. Smaller ones are bundled into layers of about `bundle`.
-    There are at most `layers` data layers, none larger than `layer_size` (None: as large as it comes).
+    There are at most `layers` data layers, none larger than `layer_size` (None: as large as it comes). With
+    `split_large` a file that is larger is carried in parts.
     """
 
     large: int = 16 * MiB
     bundle: int = 64 * MiB
     layers: int = MAX_LAYERS - 2
     layer_size: int | None = None
+    split_large: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class PlannedLayer:
         return len(self.files) == 1
 
     @property
+    def name(self) -> str:
+        """What it is called in front of people."""
+        return self.files[0].path if self.is_single else f"{len(self.files)} files, {self.files[0].path} …"
+
+    @property
     def tar_files(self) -> list[tar.TarFile]:
         """The files as they lie in the tar."""
         return [tar.TarFile(f"{ROOT}/{file.path}", file.size) for file in self.files]
@@ -67,13 +76,83 @@ class PlannedLayer:
         return self._laid_out[0]
 
     @property
+    def places(self) -> list[tuple[tuple[int, int], ...]]:
+        """Where each file's bytes begin in the layers that it lies in, and how many lie there: here, in one."""
+        return [((start, file.size),) for start, file in zip(self.offsets, self.files, strict=True)]
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """The bytes of each layer that this makes: here, of one."""
+        return [self.size]
+
+    @property
     def size(self) -> int:
         """The layer's bytes, headers and padding included."""
         return self._laid_out[1]
 
 
-def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
-    """Return the data layers: one per large file in order of the paths, then the bundles of small ones.
+@dataclass(frozen=True)
+class SplitFile:
+    """One file that no layer can hold: parts of `part_size` bytes, each in a layer of its own, but for the last."""
+
+    file: HubFile
+    part_size: int
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        """The file itself."""
+        return (self.file,)
+
+    @property
+    def content(self) -> tuple[tuple[str, str], ...]:
+        """As of a layer: path and oid."""
+        return ((self.file.path, self.file.oid),)
+
+    @property
+    def is_single(self) -> bool:
+        """Tell that this holds just one file."""
+        return True
+
+    @property
+    def name(self) -> str:
+        """What it is called in front of people."""
+        return self.file.path
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return -(-self.file.size // self.part_size)
+
+    @cached_property
+    def tar_files(self) -> list[tar.TarFile]:
+        """The parts, as each lies in a tar of its own."""
+        starts = range(0, self.file.size, self.part_size)
+        sizes = [min(self.part_size, self.file.size - start) for start in starts]
+        return [tar.TarFile(part_path(self.file.oid, number), size) for number, size in enumerate(sizes)]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each part's bytes begin in its layer."""
+        return [tar.offsets([part])[0][0] for part in self.tar_files]
+
+    @property
+    def places(self) -> list[tuple[tuple[int, int], ...]]:
+        """Where the file's bytes begin in each layer, and how many lie there."""
+        return [tuple((start, part.size) for start, part in zip(self.offsets, self.tar_files, strict=True))]
+
+    @property
+    def layer_sizes(self) -> list[int]:
+        """The bytes of each layer."""
+        return [tar.offsets([part])[1] for part in self.tar_files]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all layers."""
+        return sum(self.layer_sizes)
+
+
+def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer | SplitFile, ...]:
+    """Return the data layers: files in parts, a layer per large file, then bundles of small ones, each by their paths.
 
     Docker's classic store reuses layers only as a prefix of the image, so what changes most, the small files, comes
     last. Where that would be too many layers, neighbours are grouped. Raises UsageError when there is no file, and when
@@ -82,6 +161,26 @@ def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     if not files:
         raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
     ordered = sorted(files, key=lambda file: file.path.encode())
+    split = _split(ordered, limits)
+    in_parts = {item.file.path for item in split}
+    whole = [file for file in ordered if file.path not in in_parts]
+    room = limits.layers - sum(item.count for item in split)
+    if room < min(1, len(whole)):
+        raise _too_many(limits)
+    layers = _plan_whole(whole, replace(limits, layers=room)) if whole else ()
+    return (*split, *layers)
+
+
+def _split(files: Sequence[HubFile], limits: Limits) -> tuple[SplitFile, ...]:
+    """Return the files that are to be carried in parts; a part is as large as it fits into a layer, in whole blocks."""
+    most = limits.layer_size
+    if most is None or not limits.split_large:
+        return ()
+    part_size = max(1, (most - _PART_ROOM) // tar.BLOCK) * tar.BLOCK
+    return tuple(SplitFile(file, part_size) for file in files if PlannedLayer((file,)).size > most)
+
+
+def _plan_whole(ordered: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
     small = [file for file in ordered if file.size < limits.large]
     bundles = _bundles(small, limits.bundle)
@@ -115,9 +214,15 @@ def _check_sizes(layers: Sequence[PlannedLayer], limits: Limits) -> None:
         if PlannedLayer((file,)).size > limits.layer_size:
             raise UsageError(
                 f"{file.path!r} has {human_size(file.size)}, and the target takes at most {most} in one layer",
-                hint="leave it out with --exclude, or carry the repo to a registry that takes larger layers",
+                hint="carry it in parts with --split-large, leave it out with --exclude, "
+                "or carry the repo to a registry that takes larger layers",
             )
-    raise UsageError(
+    raise _too_many(limits)
+
+
+def _too_many(limits: Limits) -> UsageError:
+    most = human_size(limits.layer_size or 0)
+    return UsageError(
         f"the files do not fit {limits.layers} layers of at most {most}, which is what the target takes",
         hint="leave some out with --exclude, or carry the repo to a registry that takes larger layers",
     )

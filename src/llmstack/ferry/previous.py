@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmstack.carried.fileindex import FileIndex, IndexedFile
 from llmstack.carried.image import open_image
 from llmstack.errors import IntegrityError, NotFoundError
-from llmstack.ferry.plan import PlannedLayer
+from llmstack.ferry.plan import PlannedLayer, SplitFile
 from llmstack.oci.reference import Digest
 from llmstack.oci.store import BlobReader
 
@@ -33,20 +33,28 @@ def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
 
 
 class HeldLayers:
-    """The layers of earlier images of a repo, found by what they hold: path and oid of each file, in order."""
+    """The layers of earlier images of a repo, found by what they hold: path and oid of each file, in order.
+
+    An index lists a file in parts only when all of them were there and the whole had proved right.
+    """
 
     def __init__(self, earlier: Iterable[Earlier]) -> None:
         self._layers: dict[tuple[tuple[str, str], ...], tuple[IndexedFile, ...]] = {}
         for image in earlier:
-            files: dict[tuple[Digest, ...], list[IndexedFile]] = defaultdict(list)
+            files: dict[Digest, list[IndexedFile]] = defaultdict(list)
             for file in image.index.files:
-                files[file.layers].append(file)
+                if file.is_split:
+                    self._layers[((file.path, file.oid),)] = (file,)
+                else:
+                    files[file.layers[0]].append(file)
             for group in files.values():
                 group.sort(key=lambda file: file.parts[0].offset)
                 self._layers[tuple((file.path, file.oid) for file in group)] = tuple(group)
 
-    def find(self, layer: PlannedLayer) -> tuple[IndexedFile, ...] | None:
-        """Return the files of an earlier layer that holds just what `layer` would, or None."""
-        held = self._layers.get(layer.content)
-        # Where the bytes lie depends on how the tar was written, and another program may have written that one.
-        return held if held and [file.parts[0].offset for file in held] == layer.offsets else None
+    def find(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...] | None:
+        """Return the files of earlier layers that hold just what is planned, or None."""
+        held = self._layers.get(planned.content)
+        # Where the bytes lie depends on how the tar was written, and another program may have written that one; how
+        # large parts are, on what the target took then.
+        places = [tuple((part.offset, part.size) for part in file.parts) for file in held or ()]
+        return held if places == planned.places else None

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from llmstack.carried.fileindex import INDEX_PATH, FileIndex, IndexedFile
 from llmstack.carried.image import LAYER_ANNOTATION
 from llmstack.errors import on_side
-from llmstack.ferry.assemble import FILEPATH, assemble
+from llmstack.ferry.assemble import FILEPATH, PART_OF, assemble
 from llmstack.ferry.base import Base
-from llmstack.ferry.plan import PlannedLayer
+from llmstack.ferry.plan import PlannedLayer, SplitFile
 from llmstack.oci import tar
 from llmstack.oci.spec import LAYER_TAR, Descriptor, Document
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
@@ -18,16 +18,18 @@ from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 
 @dataclass(frozen=True, slots=True)
 class CompleteLayer:
-    """A data layer that is in the store, whole, and what the file index says of its files."""
+    """A data layer that is in the store, whole, or all layers of a split file, and what the file index says of it."""
 
-    layer: PlannedLayer
+    layer: PlannedLayer | SplitFile
     files: tuple[IndexedFile, ...]
 
     @property
-    def descriptor(self) -> Descriptor:
-        """The layer as a manifest lists it."""
-        notes = {FILEPATH: self.layer.files[0].path} if self.layer.is_single else {}
-        return Descriptor(LAYER_TAR, self.files[0].parts[0].layer, self.layer.size, notes)
+    def descriptors(self) -> list[Descriptor]:
+        """The layers as a manifest lists them."""
+        first = self.files[0]
+        notes = {PART_OF if first.is_split else FILEPATH: first.path} if self.layer.is_single else {}
+        sizes = zip(first.layers, self.layer.layer_sizes, strict=True)
+        return [Descriptor(LAYER_TAR, digest, size, notes) for digest, size in sizes]
 
 
 def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, base: Base, tag: str) -> Document:
@@ -41,7 +43,8 @@ def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, 
         if base.source:
             for blob in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
                 copy_blob(blob, base.source, store)
-        assembled = assemble(index, base, [*(layer.descriptor for layer in layers), _write_index(index, store)])
+        data = [descriptor for layer in layers for descriptor in layer.descriptors]
+        assembled = assemble(index, base, [*data, _write_index(index, store)])
         for config in assembled.configs:
             write_bytes(store, config)
         for document in assembled.manifests:
@@ -51,7 +54,6 @@ def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, 
 
 
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
-    data = index.to_bytes()
-    file = tar.TarFile(INDEX_PATH, len(data))
-    digest, size = store.write_blob(lambda: tar.layer([file], [[data]]))
+    file = tar.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
+    digest, size = store.write_blob(lambda: tar.layer([file], [index.chunks()]))
     return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})

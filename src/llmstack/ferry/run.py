@@ -34,13 +34,16 @@ LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_d
 class FerryOptions:
     """How a run carries: where to, on which base, how many layers at a time.
 
-    `lists` is the folder of the wish lists and the catalogue, None where there is none. `site` is what the images are
-    built with that scripts prepare repos in.
+    `max_layer` is how many bytes a layer may have there, None for what is known of the registry; with `split_large`
+    larger files are carried in parts. `lists` is the folder of the wish lists and the catalogue, None where there is
+    none. `site` is what the images are built with that scripts prepare repos in.
     """
 
     target: Namespace
     base: str
     jobs: int
+    max_layer: int | None = None
+    split_large: bool = False
     force: bool = False
     dry_run: bool = False
     lists: Path | None = None
@@ -104,8 +107,8 @@ def ferry(
 ) -> list[FerryResult]:
     """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
     hub = Hub(client)
-    profile = profile_of(options.target.registry or "")
-    carrier = Carrier(client, reporter, options.jobs, profile.max_layer)
+    most = options.max_layer or profile_of(options.target.registry or "").max_layer
+    carrier = Carrier(client, reporter, options.jobs, most, split_large=options.split_large)
 
     @lru_cache(maxsize=1)
     def base() -> Base:

@@ -21,3 +21,6 @@ class FileSource(Protocol):
         self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
     ) -> Generator[bytes, None, None]:
         """Yield a file's bytes and call `verified` with its sha256; raises IntegrityError if they are not its own."""
+
+    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified: whoever joins the parts hashes the whole."""

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from itertools import islice
 
 from llmstack.ferry.plan import PlannedLayer
-from llmstack.hub.snapshot import HubFile
+from llmstack.hub.snapshot import FileHash, HubFile
 from llmstack.oci import tar
 from llmstack.reporting import Task
 
@@ -43,6 +43,44 @@ class LayerStream:
             self._passed += len(chunk)
             self._task.advance(len(chunk))
             yield chunk
+
+
+class PartStream:
+    """Makes the layer of one part of a file, as often as an upload has to start over.
+
+    `before` has hashed what comes before the part; when the stream has ended, `seen` has hashed the part as well.
+    """
+
+    def __init__(
+        self, part: tar.TarFile, read: Callable[[], Chunks], before: FileHash, task: Task, *, is_last: bool
+    ) -> None:
+        self._part = part
+        self._read = read
+        self._before = before
+        self._task = task
+        self._is_last = is_last
+        self._passed = 0
+        self.seen = before
+
+    def __call__(self) -> Chunks:
+        """Yield the layer from its beginning.
+
+        Raises what reading raises, and IntegrityError at the end of the last part if the file is not the hub's.
+        """
+        self._task.advance(-self._passed)
+        self._passed = 0
+        return tar.layer([self._part], [self._hashed()])
+
+    def _hashed(self) -> Chunks:
+        seen = self._before.copy()
+        for chunk in self._read():
+            seen.update(chunk)
+            self._passed += len(chunk)
+            self._task.advance(len(chunk))
+            yield chunk
+        if self._is_last:
+            seen.check()
+        self.seen = seen
 
 
 def _opened_ahead(files: Sequence[HubFile], read: ReadFile, executor: Executor) -> Iterator[Chunks]:

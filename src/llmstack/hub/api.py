@@ -110,20 +110,24 @@ class Hub:
         UnavailableError as the hub answers.
         """
         seen = FileHash(file)
-        for start in range(0, file.size, RANGE_WINDOW):
+        for chunk in self.read_range(info, file, 0, file.size):
+            seen.update(chunk)
+            yield chunk
+        verified(file, seen.check())
+
+    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified; raises as `read` does."""
+        for begin in range(start, stop, RANGE_WINDOW):
             chunks = read_resuming(
                 self._client,
                 lambda byte_range, backoff: self._open(info, file, byte_range, backoff),
                 what=f"{info.repo_id}: {file.path}",
                 size=file.size,
-                start=start,
-                stop=min(file.size, start + RANGE_WINDOW),
+                start=begin,
+                stop=min(stop, begin + RANGE_WINDOW),
             )
             with on_side("source", file.path):
-                for chunk in chunks:
-                    seen.update(chunk)
-                    yield chunk
-        verified(file, seen.check())
+                yield from chunks
 
     def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None, backoff: Backoff) -> Response:
         url = hf_hub_url(

@@ -80,6 +80,13 @@ class FileHash:
         if not file.is_lfs:
             self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
+    def copy(self) -> FileHash:
+        """Return a hash that has seen the same, and goes its own way from here."""
+        twin = FileHash(self._file)
+        twin._sha256 = self._sha256.copy()
+        twin._git = self._git and self._git.copy()
+        return twin
+
     def update(self, chunk: bytes) -> None:
         """Take in the next bytes."""
         self._sha256.update(chunk)

@@ -45,8 +45,7 @@ def inspect(source: Source) -> ImageDetails:
     image = source.image
     if not isinstance(image, Image):
         platform = "/".join(str(image.details.get(key)) for key in ("Os", "Architecture"))
-        labels = (image.details.get("Config") or {}).get("Labels") or {}
-        return ImageDetails(source.name, None, (platform,), labels, (), source.index)
+        return ImageDetails(source.name, None, (platform,), image.labels, (), source.index)
     held: dict[str, int] = {}
     if source.index:
         stored = image.stored_layers()

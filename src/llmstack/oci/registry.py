@@ -102,7 +102,11 @@ class Registry:
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
             return IntegrityError(text)
         if status == 413:
-            return LlmstackError(text, hint="the registry, or a proxy before it, limits the size of a layer")
+            return LlmstackError(
+                text,
+                hint="the registry, or a proxy before it, limits the size of a layer: "
+                "say how large it may be (max_layer in llmstack.yaml), and carry larger files with --split-large",
+            )
         if status in RETRIED_STATUS:
             return UnavailableError(text)
         return LlmstackError(text)

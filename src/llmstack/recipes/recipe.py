@@ -74,7 +74,8 @@ def load_recipe(folder: Path) -> Recipe:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: it is no UTF-8, or a date in it is none.
         raise UsageError(f"{path} is not YAML: {error}") from error
     try:
         return _recipe(folder, value)

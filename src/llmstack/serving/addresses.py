@@ -99,7 +99,7 @@ def _file(kind: RepoType, segments: list[str]) -> FileAddress | None:
         if len(segments) > length + 2 and segments[length] == "resolve":
             revision, path = _split_revision(segments[length + 1 :])
             repo_id = _repo_id(segments[:length])
-            if repo_id and revision and path:
+            if repo_id and revision and any(path):
                 return FileAddress(kind, repo_id, revision, "/".join(path))
     return None
 

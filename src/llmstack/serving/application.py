@@ -9,7 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -62,6 +62,9 @@ class Application:
         except LlmstackError as error:
             # The status is out already: the server breaks the connection off, and the client knows.
             note = f" broken off: {error}"
+        except Exception:
+            traceback.print_exc()
+            note = " broken off: a bug in llmstack"
         finally:
             seconds = time.monotonic() - began
             self._metrics.open_requests -= 1
@@ -185,9 +188,24 @@ def _paged(request: Request, items: api.Items) -> Response:
     entries, following = api.page(items, cursor, min(limit, PAGE))
     headers = {}
     if following is not None:
-        url = request.url.include_query_params(cursor=following)
-        headers["Link"] = f'<{url}>; rel="next"'
+        headers["Link"] = f'<{_next_url(request, following)}>; rel="next"'
     return _json(entries, headers=headers)
+
+
+def _next_url(request: Request, cursor: int) -> str:
+    """Return the address of a list's next page: this one's, as the client knows it.
+
+    A proxy before the hub that speaks TLS says so in X-Forwarded-Proto. What the client has sent is quoted.
+    """
+    forwarded = request.headers.get("X-Forwarded-Proto", "")
+    scheme = forwarded if forwarded in {"http", "https"} else request.scope["scheme"]
+    host = quote(request.headers.get("Host", ""), safe="[]:", errors="replace")
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return f"{scheme}://{host}{_quoted_path(request)}?{urlencode([*query, ('cursor', str(cursor))], errors='replace')}"
+
+
+def _quoted_path(request: Request) -> str:
+    return quote(request.scope["raw_path"].decode("latin-1"), safe="/%:@&=+$,~!*'();")
 
 
 def _number(text: str | None, default: int) -> int:

@@ -8,9 +8,9 @@ with Hub() as hub:
     hub.log.files("*.safetensors")
 """
 
-from tests.support.hub.content import Commit, HubFile, Repo, git_oid
+from tests.support.hub.content import Commit, Generated, HubFile, Repo, git_oid
 from tests.support.hub.faults import Fault
 from tests.support.hub.log import Logged, RequestLog
 from tests.support.hub.server import Account, Hub
 
-__all__ = ["Account", "Commit", "Fault", "Hub", "HubFile", "Logged", "Repo", "RequestLog", "git_oid"]
+__all__ = ["Account", "Commit", "Fault", "Generated", "Hub", "HubFile", "Logged", "Repo", "RequestLog", "git_oid"]

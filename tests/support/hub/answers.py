@@ -56,11 +56,7 @@ def tree(commit: Commit, folder: str, query: Query) -> tuple[list[dict[str, Any]
     recursive = query.get("recursive", ["false"])[0].lower() == "true"
     expand = query.get("expand", ["false"])[0].lower() == "true"
     prefix = f"{folder}/" if folder else ""
-    paths = (
-        path
-        for path in sorted([*commit.folders, *commit.files])
-        if path.startswith(prefix) and (recursive or "/" not in path[len(prefix) :])
-    )
+    paths = (path for path in commit.paths if path.startswith(prefix) and (recursive or "/" not in path[len(prefix) :]))
     size = int(query.get("limit", [EXPANDED_TREE_PAGE if expand else TREE_PAGE])[0])
     start = int(query.get("cursor", ["0"])[0])
     page = list(islice(paths, start, start + size + 1))

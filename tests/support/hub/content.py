@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from tests.support.webserver import Repeated
+
 RepoType = Literal["model", "dataset"]
 Gated = Literal[False, "auto", "manual"]
-Content = bytes | Path
 
 FIRST_COMMIT = datetime(2024, 1, 1, 12, tzinfo=UTC)
+# What generated files are made of, from places of their own on; no compression makes it smaller.
+BLOCK = random.Random(6).randbytes(1024 * 1024)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A file of `size` bytes that is made while it is sent, and differs from others by `seed`.
+
+    `sha256` spares the hub the hashing of what is very large; a client finds out if it is wrong.
+    """
+
+    size: int
+    seed: int = 0
+    sha256: str | None = None
+
+    def body(self, start: int, stop: int) -> Repeated:
+        return Repeated(BLOCK, self.seed + start, self.seed + stop)
+
+    def read(self, start: int, stop: int) -> Iterator[memoryview]:
+        return self.body(0, self.size).part(start, stop)
+
+
+Content = bytes | Path | Generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +61,8 @@ class HubFile:
     def read(self, start: int, stop: int) -> bytes:
         if isinstance(self.content, bytes):
             return self.content[start:stop]
+        if isinstance(self.content, Generated):
+            return b"".join(self.content.read(start, stop))
         with self.content.open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
@@ -50,6 +77,11 @@ class Commit:
     date: datetime
     files: dict[str, HubFile]
     parent: Commit | None
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Every file's and folder's path, sorted."""
+        return sorted([*self.folders, *self.files])
 
     @cached_property
     def folders(self) -> dict[str, str]:
@@ -126,10 +158,9 @@ class Repo:
         self.tags[name] = self.head(revision).sha
 
     def _file(self, path: str, content: Content) -> HubFile:
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        size = _size(content)
         if size <= self.lfs_over:
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            return HubFile(path, content, size, git_oid(data), None, 0)
+            return HubFile(path, content, size, git_oid(_read(content)), None, 0)
         sha256 = _sha256(content)
         pointer = POINTER.format(sha256, size).encode()
         return HubFile(path, content, size, git_oid(pointer), sha256, len(pointer))
@@ -140,8 +171,29 @@ def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def _size(content: Content) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    return content.size if isinstance(content, Generated) else content.stat().st_size
+
+
+def _read(content: Content) -> bytes:
+    if isinstance(content, Generated):
+        return b"".join(content.read(0, content.size))
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
 def _sha256(content: Content) -> str:
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
+    if isinstance(content, Generated):
+        return content.sha256 or _hashed(content)
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashed(content: Generated) -> str:
+    digest = hashlib.sha256()
+    for piece in content.read(0, content.size):
+        digest.update(piece)
+    return digest.hexdigest()

@@ -13,10 +13,10 @@ from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote
 
 from tests.support.hub import answers
-from tests.support.hub.content import Commit, Content, Gated, HubFile, Repo, RepoType
+from tests.support.hub.content import Commit, Content, Gated, Generated, HubFile, Repo, RepoType
 from tests.support.hub.faults import Fault, Faults, Host
 from tests.support.hub.log import Logged, RequestLog
-from tests.support.webserver import FilePart, Request, Response, WebServer
+from tests.support.webserver import Body, FilePart, Request, Response, WebServer
 
 API_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits", "auth-check"})
 PREFIX: dict[RepoType, str] = {"model": "", "dataset": "datasets/"}
@@ -288,9 +288,11 @@ class Hub:
         partial = wanted is not None and RANGE.fullmatch(wanted) is not None
         if partial:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        body: bytes | FilePart
+        body: Body
         if isinstance(file.content, bytes) or fault.corrupt_at is not None:
             body = _corrupted(file.read(start, stop), fault.corrupt_at, start)
+        elif isinstance(file.content, Generated):
+            body = file.content.body(start, stop)
         else:
             body = FilePart(file.content, start, stop)
         return Response(206 if partial else 200, headers, body, fault.disturbance)

@@ -1,0 +1,67 @@
+"""Seeds that are no text: small tars, made here rather than kept."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import zstandard
+
+from llmstack.oci import tar as written
+from tests.support.layers import file, folder, hardlink, image, special, symlink, tar
+
+_ENTRIES = [
+    folder("REPO/"),
+    file("REPO/config.json", b"{}"),
+    file("REPO/sub/" + "n" * 150, b"x" * 600),
+    file("REPO/.wh.gone"),
+    file("REPO/sub/.wh..wh..opq"),
+    symlink("REPO/link", "config.json"),
+    hardlink("REPO/twin", "REPO/config.json"),
+]
+
+
+def made(name: str) -> list[bytes]:
+    """Return the seeds that are made for a target."""
+    if name == "layer":
+        return _layers()
+    return _archives() if name == "archive" else []
+
+
+def _layers() -> list[bytes]:
+    whole = tar(*_ENTRIES)
+    ours = b"".join(written.layer([written.TarFile("REPO/é" * 60, 3)], [[b"abc"]]))
+    odd = tar(special("REPO/pipe", tarfile.FIFOTYPE), file("REPO/s", pax_headers={"GNU.sparse.major": "1"}))
+    return [
+        whole,
+        tar(*_ENTRIES, form=tarfile.GNU_FORMAT),
+        ours,
+        odd,
+        whole[:1536] + b"\nnext layer\n" + tar(*_ENTRIES[:2]),
+        gzip.compress(whole, mtime=0),
+        zstandard.compress(whole),
+    ]
+
+
+def _archives() -> list[bytes]:
+    with TemporaryDirectory() as name:
+        path = Path(name) / "layout"
+        image(path, tar(file("REPO/a", b"a")))
+        found = {str(each.relative_to(path)): each.read_bytes() for each in sorted(path.rglob("*")) if each.is_file()}
+    blobs = [place for place in found if place.startswith("blobs/")]
+    config = next(place for place in blobs if b"rootfs" in found[place])
+    layers = [place for place in blobs if b"REPO/a" in found[place]]
+    listed = json.dumps([{"Config": config, "RepoTags": ["a/b:c"], "Layers": layers}]).encode()
+    linked = json.dumps([{"Config": config, "RepoTags": None, "Layers": ["two/layer.tar"]}]).encode()
+    return [
+        tar(*(file(place, data) for place, data in found.items()), file("manifest.json", listed)),
+        tar(
+            file(config, found[config]),
+            symlink("two/layer.tar", "../one/layer.tar"),
+            file("one/layer.tar", found[layers[0]]),
+            file("manifest.json", linked),
+        ),
+    ]

@@ -1,0 +1,230 @@
+"""What reads bytes that strangers write, one function each: any bytes at all end well, or in an LlmstackError.
+
+`python -m tests.fuzz` drives them by coverage; test_corpus.py runs them over the seeds and what was once found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from llmstack.carried import catalogue
+from llmstack.carried.fileindex import FileIndex
+from llmstack.carried.locate import locate
+from llmstack.carried.merging import merge
+from llmstack.carried.naming import Namespace, check_repo_id, split_revision, tag_for
+from llmstack.carried.selection import select
+from llmstack.carried.wishlist import parse_wishlist
+from llmstack.errors import LlmstackError
+from llmstack.extract.layouts import CacheLayout
+from llmstack.extract.plan import folded
+from llmstack.net.backoff import asked_wait
+from llmstack.net.client import display_url, redirected
+from llmstack.oci.archive import DockerArchive, OciArchive
+from llmstack.oci.auth import Challenge, check_realm
+from llmstack.oci.compression import decompressed
+from llmstack.oci.layout import find_manifest, tags_of
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.rootfs import Rootfs
+from llmstack.oci.spec import Descriptor, Document, ImageConfig, Index, Manifest, Platform, media_type_of
+from llmstack.oci.store import CHUNK
+from llmstack.oci.untar import EntryKind, TarEntry, TarReader
+from llmstack.recipes.recipe import load_recipe
+from llmstack.reporting.text import fit, printable, width_of
+from llmstack.settings import load_settings
+
+_SCRATCH = tempfile.mkdtemp(prefix="llmstack-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+_NAMESPACE = Namespace(None, f"{_SCRATCH}/none")
+_KINDS: tuple[EntryKind, ...] = ("file", "folder", "symlink", "hardlink", "other")
+_PIECE = 4000
+
+
+def reference(data: bytes) -> None:
+    """References, digests, platforms, and whatever else a person may name an image or a repo by."""
+    text = data.decode(errors="surrogateescape")
+    readers: tuple[Callable[[str], object], ...] = (Digest.parse, Platform.parse, Namespace.parse, check_repo_id)
+    for read in readers:
+        with contextlib.suppress(LlmstackError):
+            read(text)
+    with contextlib.suppress(LlmstackError):
+        parsed = Reference.parse(text)
+        assert Reference.parse(str(parsed)) == parsed
+    with contextlib.suppress(LlmstackError):
+        tag_for(*split_revision(text))
+    argument, _, source = text.partition("\n")
+    with contextlib.suppress(LlmstackError):
+        locate(argument, source or None, "model", _NAMESPACE)
+
+
+def manifest(data: bytes) -> None:
+    """Manifests, indexes and configs."""
+    document = Document("", data)
+    with contextlib.suppress(LlmstackError):
+        media_type_of(document.json())
+    with contextlib.suppress(LlmstackError):
+        found = Manifest.parse(document)
+        assert Manifest.parse(found.document()) == found
+    with contextlib.suppress(LlmstackError):
+        index = Index.parse(document)
+        tags_of(index)
+        for descriptor in index.manifests:
+            assert Descriptor.from_json(descriptor.to_json()) == descriptor
+        find_manifest(index, "latest", "a layout")
+    with contextlib.suppress(LlmstackError):
+        config = ImageConfig.parse(data)
+        assert isinstance(str(config.platform), str)
+        assert all(isinstance(text, str) for pair in config.labels.items() for text in pair)
+        assert all(len(digest.hex) == 64 for digest in config.diff_ids)
+
+
+def layer(data: bytes) -> None:
+    """A layer's tar, in whatever compression; the sums in its headers are made right, so that more of it is read."""
+    rootfs = Rootfs("REPO")
+    with contextlib.suppress(LlmstackError):
+        for tar in data.split(b"\nnext layer\n")[:4]:
+            reader = TarReader(decompressed(_cut(_with_right_sums(tar)), "a layer"), "a layer")
+            size = 0
+            for entry in reader:
+                assert entry.size >= 0
+                _check_inside(rootfs.offer(entry))
+                size += sum(map(len, reader.content()))
+                # A bomb unfolds only as far as it is read.
+                if size > 16 * CHUNK:
+                    return
+            rootfs.end_layer()
+        _check_links(rootfs)
+
+
+def merging(data: bytes) -> None:
+    """Entries of layers, one a line: a letter for the kind, the name, and a target; a blank line ends a layer."""
+    rootfs = Rootfs("REPO")
+    with contextlib.suppress(LlmstackError):
+        for line in data.decode(errors="surrogateescape").split("\n")[:200]:
+            if not line:
+                rootfs.end_layer()
+                continue
+            name, _, target = line[1:].partition(" ")
+            _check_inside(rootfs.offer(TarEntry(name, _KINDS[ord(line[0]) % len(_KINDS)], 0, target)))
+        rootfs.end_layer()
+        _check_links(rootfs)
+
+
+def file_index(data: bytes) -> None:
+    """The file index of a carried image."""
+    with contextlib.suppress(LlmstackError):
+        index = FileIndex.parse(_cut(data))
+        paths = [file.path for file in index.files]
+        for path in paths:
+            _check_inside(path)
+        folded(paths)
+        select(paths, index.selection, str)
+        assert FileIndex.parse([index.to_bytes()]) == index
+        CacheLayout(Path("cache"), index)
+
+
+def wish_list(data: bytes) -> None:
+    """Wish lists."""
+    text = data.decode(errors="replace")
+    wishes = parse_wishlist(text, "list.txt", "model", "https://hub.example:8080")
+    for entry in wishes.entries:
+        assert tag_for(entry.repo_id, entry.revision)
+        select(["config.json"], entry.selection, str)
+    assert all(str(problem).isprintable() for problem in wishes.problems)
+    assert len(wishes.entries) + len(wishes.problems) <= text.count("\n") + 1
+
+
+def archive(data: bytes) -> None:
+    """Archives of `docker save` and skopeo."""
+    path = Path(_SCRATCH) / "archive.tar"
+    path.write_bytes(_with_right_sums(data))
+    for opened in (DockerArchive(path), OciArchive(path)):
+        with contextlib.suppress(LlmstackError):
+            document = opened.manifest("")
+            for blob in Manifest.parse(document).layers[:3]:
+                assert sum(map(len, opened.read_blob(blob))) == blob.size
+
+
+def headers(data: bytes) -> None:
+    """What servers say in headers: challenges, places to go on to, times to wait."""
+    text = data.decode("latin-1")
+    challenge = Challenge.parse(text)
+    for place in ("https://registry.example", "http://127.0.0.1:5000"):
+        with contextlib.suppress(LlmstackError):
+            realm = check_realm(challenge.parameters.get("realm", ""), place)
+            assert realm.lower().startswith("https:") or place.startswith("http:")
+            display_url(realm)
+        with contextlib.suppress(LlmstackError):
+            target, sent = redirected(f"{place}/v2/", text, {"Authorization": "secret"})
+            assert "Authorization" not in sent or target.startswith(place)
+    wait = asked_wait({"Retry-After": text, "RateLimit": text})
+    assert wait is None or wait >= 0
+
+
+def settings(data: bytes) -> None:
+    """llmstack.yaml and image.yaml."""
+    folder = Path(_SCRATCH) / "recipe"
+    folder.mkdir(exist_ok=True)
+    for name in ("llmstack.yaml", "image.yaml", "Dockerfile.j2"):
+        (folder / name).write_bytes(data)
+    with contextlib.suppress(LlmstackError):
+        load_settings(environ={}, folder=folder)
+    with contextlib.suppress(LlmstackError):
+        load_recipe(folder)
+
+
+def texts(data: bytes) -> None:
+    """What is shown to people, and the catalogue that people write in."""
+    text = data.decode(errors="surrogateescape")
+    assert printable(text).isprintable()
+    assert width_of(fit(printable(text), 30)) == 30
+    image = printable(text[20:40])
+    row = catalogue.CatalogueRow("a/b", "model", "main", "0" * 40, "2024", 7, text[:20], image, Digest.of(b""))
+    new = catalogue.upsert(text, row)
+    assert row.key in catalogue.parse(new)
+    assert catalogue.upsert(new, row) == new
+    base, _, rest = text.partition("\0")
+    ours, _, theirs = rest.partition("\0")
+    merge(base, ours, theirs)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (reference, manifest, layer, merging, file_index, wish_list, archive, headers, settings, texts)
+}
+
+
+def _cut(data: bytes) -> list[bytes]:
+    return [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
+
+
+def _with_right_sums(data: bytes) -> bytes:
+    """Return a tar with the checksum of each header as it should be (POSIX.1-2017, pax)."""
+    blocks = bytearray(data)
+    for start in range(0, len(blocks) - tarfile.BLOCKSIZE + 1, tarfile.BLOCKSIZE):
+        if blocks[start + 257 : start + 262] == b"ustar":
+            blocks[start + 148 : start + 156] = b" " * 8
+            blocks[start + 148 : start + 156] = b"%06o\0 " % sum(blocks[start : start + tarfile.BLOCKSIZE])
+    return bytes(blocks)
+
+
+def _check_inside(path: str | None) -> None:
+    assert path is None or (path and not path.startswith("/") and not {"", ".", ".."} & set(path.split("/"))), path
+
+
+def _check_links(rootfs: Rootfs) -> None:
+    for link in rootfs.links():
+        _check_inside(link.path)
+        _check_inside(link.twin)
+    for path in rootfs.files:
+        _check_inside(path)
+
+
+def seeds(name: str) -> list[bytes]:
+    """Return what a target begins with: the files of its corpus, and for tars those that seeds.py makes."""
+    from tests.fuzz.seeds import made
+
+    folder = Path(__file__).parent / "corpus" / name
+    return [path.read_bytes() for path in sorted(folder.glob("*"))] + made(name)

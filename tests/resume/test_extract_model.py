@@ -1,0 +1,158 @@
+"""extract, broken off and disturbed in any order: a run ends with every byte right or is refused, and a rerun heals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from llmstack.errors import LlmstackError
+from llmstack.extract.destination import WORK_FOLDER
+from llmstack.net import Client
+from llmstack.oci.reference import Digest, Reference
+from tests.extract.support import Heard, contents, registries, run
+from tests.support.carried import carry
+from tests.support.sink import Blob, Sink
+
+BIG = 150_000
+VERSIONS = [
+    {
+        "big.bin": bytes([number]) * BIG,
+        "other.bin": bytes([7, number]) * (BIG // 2),
+        "same.bin": b"same" * (BIG // 4),
+        "config.json": b"%d" % number * 50,
+        "sub/empty": b"",
+        f"sub/only-in-{number}": b"x" * (100 * number),
+    }
+    for number in range(3)
+]
+PLACES = st.integers(0, BIG)
+
+
+class Stopped(BaseException):
+    """What a person's Ctrl-C is, at any byte."""
+
+
+class Stopping(Heard):
+    """A reporter that breaks the run off when so many bytes have come."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def advance(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Stopped
+
+
+class Extracting(RuleBasedStateMachine):
+    """A folder that is extracted into again and again, while image, registry and folder change."""
+
+    def __init__(self, sink: Sink, folder: Path) -> None:
+        super().__init__()
+        self.sink = sink
+        self.out = folder / "out"
+        shutil.rmtree(self.out, ignore_errors=True)
+        sink.heal()
+        self.damaged: dict[str, Blob] = {}
+        # What each path may hold: what was ever carried there, and what the rules below have put there.
+        self.known: dict[str, set[bytes]] = {}
+        self.carry(0)
+
+    @rule(number=st.integers(0, len(VERSIONS) - 1))
+    def carry(self, number: int) -> None:
+        self.mend()
+        self.files = VERSIONS[number]
+        for path, data in self.files.items():
+            self.known.setdefault(path, set()).add(data)
+        with closing(Client()) as client:
+            place = Reference.parse(f"{self.sink.host}/llm/models")
+            self.index = carry(registries(client).repository(place, write=True), "org--model", self.files)
+
+    @rule(places=st.lists(PLACES, min_size=1, max_size=8))
+    def connections_drop(self, places: list[int]) -> None:
+        self.sink.drop_after += places
+
+    @rule(times=st.integers(1, 3))
+    def range_is_ignored(self, times: int) -> None:
+        self.sink.ignore_range += times
+
+    @rule(name=st.sampled_from(["big.bin", "config.json"]), place=PLACES, vanish=st.booleans())
+    def a_layer_is_damaged(self, name: str, place: int, vanish: bool) -> None:
+        digest = next(str(file.layer) for file in self.index.files if file.path == name)
+        blob = self.damaged.setdefault(digest, self.sink.blobs.get(digest) or self.damaged[digest])
+        if vanish:
+            self.sink.blobs.pop(digest, None)
+            return
+        data = bytearray(b"".join(blob.read(0, blob.size)))
+        data[place % len(data)] ^= 0x55
+        self.sink.blobs[digest] = Blob(self.sink.shelf)
+        self.sink.blobs[digest].append(bytes(data))
+
+    @rule()
+    def mend(self) -> None:
+        self.sink.blobs |= self.damaged
+        self.damaged.clear()
+
+    @rule(number=st.integers(0, 20), place=PLACES, what=st.sampled_from(["cut", "flip", "append", "remove"]))
+    def a_file_or_a_part_is_changed(self, number: int, place: int, what: str) -> None:
+        files = sorted(path for path in self.out.rglob("*") if path.is_file())
+        if not files:
+            return
+        path = files[number % len(files)]
+        old = bytearray(path.read_bytes())
+        if what == "flip" and old:
+            old[place % len(old)] ^= 0x55
+        new = {"cut": old[:place], "append": old + b"more"}.get(what, old)
+        if what == "remove":
+            path.unlink()
+        else:
+            path.write_bytes(new)
+            self.known.setdefault(str(path.relative_to(self.out)), set()).add(bytes(new))
+
+    @rule(after=st.integers(0, 2 * BIG))
+    def extract_and_stop(self, after: int) -> None:
+        self.extract(Stopping(after))
+
+    @rule()
+    def extract(self, heard: Heard | None = None) -> None:
+        disturbed = bool(self.damaged or self.sink.drop_after)
+        try:
+            run("org/model", self.out, source=f"{self.sink.host}/llm", heard=heard, jobs=2)
+        except LlmstackError:
+            assert disturbed
+        except Stopped:
+            pass
+        else:
+            found = contents(self.out)
+            assert {path: found.get(path) for path in self.files} == self.files
+            assert not (self.out / WORK_FOLDER).exists()
+        for path, data in contents(self.out).items() if self.out.exists() else ():
+            assert path.startswith(WORK_FOLDER) or data in self.known[path], path
+
+    def teardown(self) -> None:
+        self.mend()
+        self.sink.heal()
+        self.extract()
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sink]:
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)  # shorter waits, the same policy
+    with Sink() as sink:
+        yield sink
+
+
+def test_extract(sink: Sink, tmp_path: Path):
+    run_state_machine_as_test(
+        lambda: Extracting(sink, tmp_path),
+        settings=settings(max_examples=15, stateful_step_count=15, suppress_health_check=list(HealthCheck)),
+    )
+    assert all(Digest.parse(digest) == blob.digest for digest, blob in sink.blobs.items())

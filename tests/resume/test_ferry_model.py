@@ -1,0 +1,160 @@
+"""ferry, broken off and disturbed in any order: a tag names a whole image or is what it was, and a rerun heals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from llmstack.carried.image import open_image
+from llmstack.carried.wishlist import WishEntry
+from llmstack.errors import LlmstackError, NotFoundError
+from llmstack.ferry.base import scratch
+from llmstack.ferry.carry import Carrier
+from llmstack.ferry.plan import Limits
+from llmstack.hub.api import Hub as HubClient
+from llmstack.net import Client
+from llmstack.oci.reference import Reference
+from llmstack.oci.repository import Repository
+from tests.extract.support import Heard, registries
+from tests.hub.test_api import point_at
+from tests.support.hub import Generated, Hub
+from tests.support.sink import Sink
+
+# Just large enough for layers of their own, so that there is something to keep when a run breaks off.
+LARGE = Limits().large + 7
+PLACES = st.integers(0, LARGE)
+ENTRY = WishEntry("org/model", "model")
+
+
+class Stopped(BaseException):
+    """What a person's Ctrl-C is, at any byte."""
+
+
+class Stopping(Heard):
+    """A reporter that breaks the run off when so many bytes have come."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def advance(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Stopped
+
+
+class Ferrying(RuleBasedStateMachine):
+    """A repo that is carried again and again, while it changes and hub and registry go wrong."""
+
+    def __init__(self, hub: Hub, sink: Sink) -> None:
+        super().__init__()
+        self.hub, self.sink = hub, sink
+        hub.faults.clear()
+        sink.heal()
+        sink.repositories.clear()
+        sink.blobs.clear()
+        self.disturbed = False
+        self.lost = False
+        files = {"a.bin": Generated(LARGE, 1), "b.bin": Generated(LARGE, 2), "config.json": Generated(100, 3)}
+        self.repo = hub.add_repo("org/model", files)
+
+    @rule(name=st.sampled_from(["a.bin", "b.bin", "config.json"]), seed=st.integers(4, 6))
+    def a_file_changes(self, name: str, seed: int) -> None:
+        self.repo.commit({name: Generated(LARGE if name != "config.json" else seed, seed)})
+
+    @rule(place=PLACES, times=st.integers(1, 3))
+    def the_hub_drops(self, place: int, times: int) -> None:
+        self.hub.fault("*.bin", drop_after=place, times=times, host="cdn")
+        self.disturbed = True
+
+    @rule(what=st.sampled_from([{"ignore_range": True}, {"corrupt_at": 9}, {"truncate_to": 9}, {"expire": True}]))
+    def the_hub_lies(self, what: dict[str, Any]) -> None:
+        self.hub.fault("*.bin", host="cdn", **what)
+        self.disturbed = True
+
+    @rule(name=st.sampled_from(["a.bin", "config.json"]))
+    def the_hub_has_lost_a_file(self, name: str) -> None:
+        self.hub.fault(f"*/resolve/*/{name}", status=404)
+        self.disturbed = True
+
+    @rule(place=PLACES)
+    def the_registry_drops_an_upload(self, place: int) -> None:
+        self.sink.break_after.append(place)
+        self.disturbed = True
+
+    @rule(
+        request=st.sampled_from(["PATCH", "POST", "PUT .*/blobs/", "PUT .*/manifests/", "DELETE .*/manifests/"]),
+        status=st.sampled_from([404, 413, 500, 503]),
+    )
+    def the_registry_refuses(self, request: str, status: int) -> None:
+        self.sink.refuse.append((request, status))
+        self.disturbed = True
+
+    @rule(number=st.integers(0, 20))
+    def the_registry_loses_a_blob(self, number: int) -> None:
+        if self.sink.blobs:
+            del self.sink.blobs[sorted(self.sink.blobs)[number % len(self.sink.blobs)]]
+            self.lost = True
+
+    @rule(after=st.integers(0, 2 * LARGE))
+    def carry_and_stop(self, after: int) -> None:
+        self.carry(Stopping(after))
+
+    @rule()
+    def carry(self, heard: Heard | None = None, *, force: bool = False) -> None:
+        with closing(Client()) as client:
+            place = Reference.parse(f"{self.sink.host}/llm/models")
+            store = registries(client).repository(place, write=True)
+            before = self.held(store)
+            try:
+                carrier = Carrier(client, heard or Heard(), jobs=2)
+                carried = carrier.carry(ENTRY, HubClient(client), store, scratch, force=force)
+            except LlmstackError:
+                assert self.disturbed or self.lost
+                assert self.held(store) == before
+            except Stopped:
+                assert self.held(store) == before
+            else:
+                self.lost = self.lost and carried.status == "up-to-date"
+                if not self.lost:
+                    assert self.held(store) == self.listed()
+
+    def held(self, store: Repository) -> dict[str, bytes] | None:
+        """Return the bytes of the files under the tag, None where there is none; an image is never half there."""
+        try:
+            image = open_image(store, "org--model")
+            assert image.index is not None
+            blobs = {file.path: (self.sink.blobs[file.layer], file) for file in image.index.files}
+        except (NotFoundError, KeyError):
+            assert self.lost or "org--model" not in store.tags()
+            return None
+        return {path: b"".join(blob.read(file.offset, file.offset + file.size)) for path, (blob, file) in blobs.items()}
+
+    def listed(self) -> dict[str, bytes]:
+        return {path: file.read(0, file.size) for path, file in self.repo.head().files.items()}
+
+    def teardown(self) -> None:
+        self.hub.faults.clear()
+        self.sink.heal()
+        self.carry(force=self.lost)
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sink]:
+    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)  # shorter waits, the same policy
+    with Sink() as sink:
+        yield sink
+
+
+def test_ferry(sink: Sink, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    point_at(monkeypatch, hub.url)
+    run_state_machine_as_test(
+        lambda: Ferrying(hub, sink),
+        settings=settings(max_examples=6, stateful_step_count=8, suppress_health_check=list(HealthCheck)),
+    )
