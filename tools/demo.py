@@ -49,8 +49,10 @@ def main() -> None:
         say("The hub is gone. On the other side of the gap, the folder becomes a Hugging Face cache")
         isolated = {**os.environ, "HF_HUB_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
         run(work, isolated, "extract", REPO_ID, "--from", "oci:carried", "--layout", "hf-cache")
-        check(model, work, isolated)
+        count = check(model, work, isolated)
+        say(f"huggingface_hub finds the model offline; all {count} files are byte for byte the original ones")
         run_with_docker(work, has_shell=base != "scratch")
+        load_through_the_hub(model, work)
     say(f"Done in {time.monotonic() - began:.0f} s")
 
 
@@ -81,8 +83,8 @@ def run(work: Path, environment: dict[str, str], *arguments: str) -> None:
     subprocess.run([str(LLMSTACK), *arguments], cwd=work, env=environment, check=True)
 
 
-def check(model: Path, work: Path, environment: dict[str, str]) -> None:
-    """Let huggingface_hub find the model offline, and compare every byte with the original."""
+def check(model: Path, work: Path, environment: dict[str, str]) -> int:
+    """Let huggingface_hub find the model, and compare every byte with the original; return how many files it has."""
     find = f"from huggingface_hub import snapshot_download; print(snapshot_download({REPO_ID!r}))"
     found = subprocess.run([sys.executable, "-c", find], env=environment, check=True, capture_output=True, text=True)
     snapshot = Path(found.stdout.strip())
@@ -92,8 +94,24 @@ def check(model: Path, work: Path, environment: dict[str, str]) -> None:
     for path, file in original.items():
         if file.read_bytes() != extracted[path].read_bytes():
             sys.exit(f"{path} came back changed")
-    say(f"huggingface_hub finds the model offline; all {len(original)} files are byte for byte the original ones")
     print(f"  {snapshot.relative_to(work)}")
+    return len(original)
+
+
+def load_through_the_hub(model: Path, work: Path) -> None:
+    """Serve what was carried as a hub, and let the real client fetch the model from there, its cache empty."""
+    say("Or nothing is extracted at all: the folder is served as a hub, and HF_ENDPOINT names it")
+    arguments = ["hub", "--from", "oci:carried", "--listen", "127.0.0.1:0", "--quiet"]
+    print(f"\n$ llmstack {shlex.join(arguments)}", flush=True)
+    with subprocess.Popen([str(LLMSTACK), *arguments], cwd=work, stderr=subprocess.PIPE, text=True) as hub:
+        try:
+            line = hub.stderr.readline() if hub.stderr else ""
+            print(f"  {line.strip()}")
+            environment = {**os.environ, "HF_ENDPOINT": line.split()[-1], "HF_HUB_CACHE": str(work / "fetched")}
+            count = check(model, work, environment)
+        finally:
+            hub.terminate()
+    say(f"huggingface_hub fetched the model from there; all {count} files are byte for byte the original ones")
 
 
 def run_with_docker(work: Path, *, has_shell: bool) -> None:

@@ -52,7 +52,8 @@ class Settings(BuildSettings):
     many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
     `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
     before the second try; each further wait is twice as long. `max_layer` is the bytes that the target takes in one
-    layer (None: what is known of it), `split_large` whether larger files are carried in parts.
+    layer (None: what is known of it), `split_large` whether larger files are carried in parts. `hub_refresh` is how
+    many seconds lie between two looks of the hub at what is there.
     """
 
     namespace: str | None = None
@@ -63,6 +64,7 @@ class Settings(BuildSettings):
     retry_wait: float = 0.5
     max_layer: Size | None = None
     split_large: bool = False
+    hub_refresh: int = 60
 
 
 def load_settings(

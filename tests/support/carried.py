@@ -55,27 +55,31 @@ def carry(
     files: Mapping[str, bytes],
     *,
     repo_id: str = "org/model",
+    repo_type: RepoType = "model",
     revision: str = "main",
+    commit: str = COMMIT,
     selection: Selection = NO_SELECTION,
     base: str = "scratch",
     limits: Limits = LIMITS,
+    incomplete: bool = False,
 ) -> FileIndex:
     """Put an image of `files` into a store under a tag, as ferry would; return its file index."""
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
-    info = RepoInfo(repo_id, "model", revision, COMMIT, "", "mit", gated=False)
+    info = RepoInfo(repo_id, repo_type, revision, commit, "", "mit", gated=False)
     with ThreadPoolExecutor(1) as ahead:
         upload = Upload(_InMemory(files), info, store, make_reporter("none"), ahead, lambda _: None)
         complete = [CompleteLayer(planned, upload.move(planned)) for planned in plan(hub_files, limits)]
     index = FileIndex(
         repo_id=repo_id,
-        repo_type="model",
+        repo_type=repo_type,
         revision=revision,
-        commit=COMMIT,
+        commit=commit,
         created="2024-05-06T07:08:09+00:00",
         license="mit",
         gated=False,
         selection=selection,
         files=tuple(sorted((file for layer in complete for file in layer.files), key=lambda file: file.path.encode())),
+        incomplete=incomplete,
     )
     put_image(store, tag, index, [descriptor for layer in complete for descriptor in layer.descriptors], base)
     return index

@@ -62,6 +62,14 @@ class Daemon:
             # A pause between two questions, not a guess at how long it takes.
             time.sleep(0.02)
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit code of a process that ends by itself."""
+        return self._process.wait(seconds)
+
     def stop(self) -> None:
         """End the process, and what it has started where it does not do so itself."""
         if self._process.poll() is None:

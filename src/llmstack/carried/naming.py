@@ -53,6 +53,16 @@ def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
     return tag
 
 
+def repo_of(tag: str) -> tuple[str, str]:
+    """Read a tag as `tag_for` writes it: the repo id and the revision, as far as a tag tells it.
+
+    A tag of two parts is read as owner and name. Raises UsageError where that makes no repo id.
+    """
+    owner, dashes, rest = tag.partition("--")
+    name, more, revision = rest.partition("--")
+    return check_repo_id(f"{owner}/{name}" if dashes else owner), revision if more else DEFAULT_REVISION
+
+
 def is_leftover(tag: str, repo_id: str, revision: str) -> bool:
     """Tell whether a whole image under `tag` only stands where a registry would not let a partial one be deleted."""
     own = _join(repo_id, revision)

@@ -14,6 +14,7 @@ from llmstack.cli.catalogue import catalogue
 from llmstack.cli.edge import EDGE
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
+from llmstack.cli.hub import hub
 from llmstack.cli.images import images
 from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.squash import squash
@@ -44,6 +45,7 @@ def _main(
 
 app.command()(ferry)
 app.command()(extract)
+app.command()(hub)
 app.command("list")(list_images)
 app.command()(inspect)
 app.command()(verify)

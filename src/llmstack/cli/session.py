@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmstack.carried.naming import Namespace
 from llmstack.cli.edge import EDGE
 from llmstack.engine.credentials import lookup
-from llmstack.net import Client
+from llmstack.net import PATIENT, Client, Patience
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Progress, Reporter, make_reporter
 from llmstack.settings import DEFAULT_NAMESPACE, Settings, load_settings
@@ -30,17 +30,23 @@ def start(
     quiet: bool = False,
     plain_http: bool = False,
     debug: bool = False,
+    connections: int = 0,
+    patience: Patience = PATIENT,
 ) -> Session:
-    """Return the session of a verb; `flags` are options that are settings too. Raises UsageError."""
+    """Return the session of a verb; `flags` are options that are settings too. Raises UsageError.
+
+    `connections` are kept beside those of the jobs, and `patience` is what each request has.
+    """
     EDGE.debug = debug
     settings = load_settings(flags)
     reporter = make_reporter(progress, quiet=quiet)
     # A bundle of small files is read some files ahead, on connections of their own.
     client = Client(
-        connections=settings.jobs + 10,
+        connections=settings.jobs + 10 + connections,
         tell=reporter.note,
         timeout=settings.timeout,
         retry_wait=settings.retry_wait,
+        patience=patience,
     )
     registries = Registries(client, lookup, ("*",) if plain_http else settings.plain_http)
     return Session(settings, client, registries, reporter)

@@ -11,7 +11,6 @@ Names and contents only, as values; who writes them is not this module's busines
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -56,12 +55,6 @@ def tree_listing(files: Iterable[HubFile]) -> Iterator[bytes]:
     for number, file in enumerate(files):
         entry: dict[str, Any] = {"size": file.size, "blob_id": file.oid}
         if file.is_lfs:
-            entry |= {"blob_id": _pointer_oid(file), "lfs_sha256": file.oid, "lfs_size": file.size}
+            entry |= {"blob_id": file.git_oid, "lfs_sha256": file.oid, "lfs_size": file.size}
         yield f"{',' if number else ''}\n  {json.dumps(file.path)}: {json.dumps(entry)}".encode()
     yield b"\n }\n}"
-
-
-def _pointer_oid(file: HubFile) -> str:
-    """Return the git blob sha1 of an LFS file's pointer (git-lfs docs/spec.md), which is what git holds of it."""
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{file.oid}\nsize {file.size}\n".encode()
-    return hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()

@@ -27,6 +27,18 @@ class HubFile:
         """Tell whether the hub keeps the file in LFS, so that its oid is the sha256 of its bytes."""
         return len(self.oid) == 64
 
+    @property
+    def pointer(self) -> bytes:
+        """What git holds of an LFS file (git-lfs docs/spec.md)."""
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n".encode()
+
+    @property
+    def git_oid(self) -> str:
+        """The git blob sha1 of what git holds: the file, or an LFS file's pointer."""
+        if not self.is_lfs:
+            return self.oid
+        return hashlib.sha1(b"blob %d\0" % len(self.pointer) + self.pointer, usedforsecurity=False).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class RepoInfo:

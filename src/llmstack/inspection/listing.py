@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from llmstack.carried.image import INCOMPLETE_LABEL
-from llmstack.carried.locate import parse_location, transport_of
 from llmstack.carried.naming import Namespace, is_leftover
 from llmstack.carried.parallel import run_all
-from llmstack.carried.source import open_reader
-from llmstack.errors import LlmstackError, UsageError
+from llmstack.carried.places import open_places
+from llmstack.errors import LlmstackError
 from llmstack.hub.snapshot import RepoType
 from llmstack.net import Cancelled
-from llmstack.oci.layout import Layout
-from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import INDEX_TYPES, Document, Index, Manifest
 from llmstack.oci.store import BlobReader
@@ -57,27 +53,10 @@ def list_images(
     A source is a namespace, an OCI layout or an archive. Two requests per tag, `jobs` at a time. Raises LlmstackError
     when the tags themselves cannot be listed.
     """
-    tags = [(reader, tag) for reader in _readers(source, namespace, repo_types, registries) for tag in reader.tags()]
+    readers = [place.reader for place in open_places(source, namespace, repo_types, registries)]
+    tags = [(reader, tag) for reader in readers for tag in reader.tags()]
     images = zip(tags, run_all(lambda item: _describe(*item), tags, jobs, cancel), strict=True)
     return [image for (_, tag), image in images if not _is_leftover(tag, image)]
-
-
-def _readers(
-    source: str | None, namespace: Namespace, repo_types: Sequence[RepoType], registries: Registries
-) -> list[BlobReader]:
-    transport = transport_of(source) if source is not None else None
-    if source is not None and transport == "docker-daemon":
-        raise UsageError("the Docker engine lists its images itself", hint="docker image ls")
-    if source is not None and transport in {"oci-archive", "docker-archive"}:
-        return [open_reader(parse_location(source), registries)[0]]
-    if source is not None:
-        namespace = Namespace.parse(source)
-    if namespace.registry is None and (Path(namespace.path) / "index.json").exists():
-        return [Layout(Path(namespace.path))]
-    places = [namespace.repository(repo_type) for repo_type in repo_types]
-    if namespace.registry is None:
-        return [Layout(Path(place)) for place in places]
-    return [registries.repository(Reference.parse(place)) for place in places]
 
 
 def _describe(reader: BlobReader, tag: str) -> ListedImage:

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from llmstack.errors import LlmstackError
 from llmstack.net.cancel import Cancelled
@@ -25,6 +26,17 @@ _RATE_LIMIT = re.compile(r";\s*r=([0-9]{1,9})\s*;\s*t=([0-9]{1,9})")
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often something is tried, and how many seconds a server may ask us to wait at most before the next try."""
+
+    tries: int = TRIES
+    longest_retry_after: float = LONGEST_RETRY_AFTER
+
+
+PATIENT = Patience()
+
+
 class Backoff:
     """Counts failed tries since the last progress and waits between them, longer each time, with jitter.
 
@@ -38,11 +50,13 @@ class Backoff:
         tell: Callable[[str], None],
         tries: int = TRIES,
         first_wait: float = FIRST_WAIT,
+        longest_retry_after: float = LONGEST_RETRY_AFTER,
     ) -> None:
         self._cancel = cancel
         self._tell = tell
         self._tries = tries
         self._first_wait = first_wait
+        self._longest_retry_after = longest_retry_after
         self._failed = 0
 
     def progress(self) -> None:
@@ -56,7 +70,7 @@ class Backoff:
             raise error
         delay = min(LONGEST_WAIT, self._first_wait * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
         if retry_after is not None:
-            delay = max(delay, min(retry_after, LONGEST_RETRY_AFTER))
+            delay = max(delay, min(retry_after, self._longest_retry_after))
         if delay >= WORTH_TELLING:
             self._tell(f"{error}; trying again in {delay:.0f} s ({self._failed} of {self._tries - 1})")
         if self._cancel.wait(delay):

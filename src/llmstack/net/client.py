@@ -18,7 +18,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
 from llmstack.errors import IntegrityError, UnavailableError
-from llmstack.net.backoff import FIRST_WAIT, RETRIED_STATUS, Backoff, asked_wait
+from llmstack.net.backoff import FIRST_WAIT, PATIENT, RETRIED_STATUS, Backoff, Patience, asked_wait
 from llmstack.net.cancel import Cancel, Cancelled
 from llmstack.net.connections import pool_classes
 
@@ -50,10 +50,12 @@ class Client:
         *,
         timeout: float = READ_TIMEOUT,
         retry_wait: float = FIRST_WAIT,
+        patience: Patience = PATIENT,
     ) -> None:
         self.cancel = Cancel()
         self.timeout = timeout
         self._retry_wait = retry_wait
+        self._patience = patience
         self._tell = tell
         self._connections = connections
         self._pools: dict[str | None, urllib3.PoolManager] = {}
@@ -61,7 +63,8 @@ class Client:
 
     def backoff(self) -> Backoff:
         """Return a fresh count of failed tries that tells its waits where this client tells them."""
-        return Backoff(self.cancel, self._tell, first_wait=self._retry_wait)
+        tries, longest = self._patience.tries, self._patience.longest_retry_after
+        return Backoff(self.cancel, self._tell, tries, self._retry_wait, longest)
 
     def close(self) -> None:
         """Close the connections that are kept for the next request."""

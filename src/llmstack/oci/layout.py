@@ -56,6 +56,11 @@ class Layout:
         """Return all tags; see BlobReader."""
         return tags_of(self._index())
 
+    def digests(self) -> dict[str, Digest]:
+        """Return all tags with the digest that each one names; of several under one tag it is the first."""
+        entries = [(item.annotations.get(REF_NAME, ""), item.digest) for item in self._index().manifests]
+        return {tag: digest for tag, digest in reversed(entries) if tag}
+
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob is there: only whole blobs ever carry their name."""
         try:

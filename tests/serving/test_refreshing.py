@@ -1,0 +1,86 @@
+"""What is there changes: new images, moved tags, a registry that is away for a while."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.serving.conftest import OLD
+from tests.support.carried import COMMIT, carry
+from tests.support.registry import Registry
+from tests.support.serving import Door, repository, serving
+
+PATH = "/org/model/resolve/main/config.json"
+
+
+def test_new_images_and_moved_tags_appear_without_a_restart(registry: Registry, tmp_path: Path):
+    namespace = registry.namespace()
+    models = repository(namespace)
+    carry(models, "org--model", {"config.json": b"old"}, commit=OLD)
+    with serving(tmp_path, namespace) as hub:
+        assert hub.get(PATH).body == b"old"
+        assert hub.get("/org/new/resolve/main/a").headers["x-error-code"] == "RepoNotFound"
+        # What was not there a moment ago is looked for again only after a while; another name at once.
+        carry(models, "org--newer", {"a": b"1"}, repo_id="org/newer")
+        assert hub.get("/org/newer/resolve/main/a").body == b"1"
+        carry(models, "org--model", {"config.json": b"new"})
+        answer = hub.get(f"/org/model/resolve/{COMMIT}/config.json")
+        assert (answer.body, answer.headers["x-repo-commit"]) == (b"new", COMMIT)
+        assert hub.get(PATH).body == b"new"
+        # Whoever began with the old commit ends with it.
+        assert hub.get(f"/org/model/resolve/{OLD}/config.json").body == b"old"
+
+
+def test_a_listing_reads_only_what_has_moved(registry: Registry, tmp_path: Path):
+    namespace = registry.namespace()
+    models = repository(namespace)
+    for name in ("a", "b", "c"):
+        carry(models, f"org--{name}", {"config.json": name.encode()}, repo_id=f"org/{name}")
+    carry(models, "org--d--partial", {"config.json": b"{}"}, repo_id="org/d", incomplete=True)
+    registry.served()
+    with serving(tmp_path, namespace, env={"LLMSTACK_HUB_REFRESH": "1"}) as hub:
+        assert [item["id"] for item in json.loads(hub.get("/api/models").body)] == ["org/a", "org/b", "org/c"]
+        carry(models, "org--e", {"config.json": b"e"}, repo_id="org/e")
+        while len(json.loads(hub.get("/api/models").body)) < 4:
+            assert hub.daemon.alive
+        before = hub.metric("refreshed_timestamp_seconds")
+        registry.served()
+        while hub.metric("refreshed_timestamp_seconds") <= before:
+            assert hub.daemon.alive
+        served = [request for request in registry.served() if f"{namespace.partition('/')[2]}/" in request.target]
+    assert {request.method for request in served} == {"HEAD", "GET"}
+    assert all("tags/list" in request.target for request in served if request.method == "GET")
+
+
+def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
+    namespace = registry.namespace()
+    carry(repository(namespace), "org--model", {"config.json": b"{}"})
+    with Door(registry.host) as door:
+        door.shut()
+        behind = namespace.replace(registry.host, door.name)
+        with serving(tmp_path, behind, env={"LLMSTACK_HUB_REFRESH": "1"}) as hub:
+            # It starts all the same, and says when to come back.
+            for target in (PATH, "/api/models/org/model", "/api/models", "/healthz", "/"):
+                answer = hub.get(target)
+                assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            door.open()
+            while hub.get("/healthz").status != 200:
+                assert hub.daemon.alive
+            assert hub.get(PATH).body == b"{}"
+            door.shut()
+            # What is in memory is still told; bytes are not there.
+            assert hub.ask("HEAD", PATH).status == 200
+            assert json.loads(hub.get("/api/models/org/model").body)["sha"] == COMMIT
+            answer = hub.get(PATH)
+            assert (answer.status, answer.headers["x-error-code"]) == (503, "Unavailable")
+            door.open()
+            assert hub.get(PATH).body == b"{}"
+
+
+def test_a_blob_that_the_registry_lost(registry: Registry, tmp_path: Path):
+    namespace = registry.namespace()
+    index = carry(repository(namespace), "org--model", {"config.json": b'{"lost": 1}'})
+    with serving(tmp_path, namespace) as hub:
+        registry.blob_file(index.files[0].layers[0]).unlink()
+        answer = hub.get(PATH)
+        assert (answer.status, answer.headers["x-error-code"]) == (502, "BadGateway")

@@ -1,0 +1,245 @@
+"""`llmstack hub` as a process, a door between it and its registry, and the Hub's real clients in several versions."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
+from llmstack.net import Client
+from llmstack.oci import tar
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.repository import Registries, Repository
+from llmstack.oci.spec import LAYER_TAR, Descriptor
+from tests.support.carried import COMMIT, put_image
+from tests.support.process import Daemon, RigError
+
+# The newest of each line of huggingface_hub; the newest one with datasets, which needs it.
+CLIENTS = {
+    "0.36": ("huggingface_hub==0.36.2",),
+    "1": ("huggingface_hub==1.33.0",),
+    "2": ("huggingface_hub==2.4.0", "datasets==5.2.0"),
+}
+# Git ignores it; the next run finds the clients there.
+CACHE = Path(__file__).parents[2] / ".rig"
+AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+SERVING = re.compile(r"serving .* at (https?)://(.*):(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A hub that runs."""
+
+    url: str
+    port: int
+    daemon: Daemon
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
+        """Send one request, its target as it is."""
+        with self._sent(method, target, headers, body) as response:
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+
+    def open(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        """GET a target, its body to be read as far as one likes; leaving the context hangs up."""
+        return self._sent("GET", target)
+
+    @contextlib.contextmanager
+    def _sent(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, target, body or None, dict(headers or {}))
+            with connection.getresponse() as response:
+                yield response
+
+    def get(self, target: str, **headers: str) -> Answer:
+        """GET a target; a header's name has `_` for `-`."""
+        return self.ask("GET", target, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    def metric(self, name: str) -> float:
+        """Return a number of /metrics that has no labels."""
+        text = self.get("/metrics").body.decode()
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"llmstack_hub_{name} ")))
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.daemon.log.read_text()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, source: str, *options: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Serving]:
+    """Run `llmstack hub --from SOURCE` on a free port until the end."""
+    command = [sys.executable, "-m", "llmstack", "hub", "--from", source, "--listen", "127.0.0.1:0"]
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"hub-{uuid.uuid4().hex}.log"
+    daemon = Daemon([*command, *map(str, options)], log, env={**os.environ, **(env or {})})
+    daemon.wait_until(lambda: SERVING.search(log.read_text()) is not None)
+    match = SERVING.search(log.read_text())
+    if match is None:
+        raise RigError(f"{log} lost a line")
+    try:
+        yield Serving(f"{match[1]}://127.0.0.1:{match[3]}", int(match[3]), daemon)
+    finally:
+        daemon.stop()
+
+
+def repository(namespace: str, kind: str = "model") -> Repository:
+    """Return a namespace's repository, to be filled."""
+    registries = Registries(Client(), lambda _: None)
+    return registries.repository(Reference.parse(f"{namespace}/{kind}s"), write=True)
+
+
+def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
+    """Put a repo `org/big` into a layout, its one file zeros up to `end`: it takes no room on the disk.
+
+    The digest of its layer is not true; nobody reads all of it.
+    """
+    head = tar.header(tar.TarFile("REPO/big.bin", size))
+    digest = Digest("sha256:" + "ab" * 32)
+    blob = layout.folder / "blobs/sha256" / digest.hex
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as file:
+        file.truncate(len(head) + size + 2048)
+        file.seek(len(head) + size - len(end))
+        file.write(end)
+    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
+    files = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
+    put_image(layout, tag, files, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
+
+
+@dataclass
+class Door:
+    """A TCP door on a port of its own before `host`: it can be shut, and counts who and how many bytes go through."""
+
+    host: str
+    is_open: bool = True
+    connections: int = 0
+    moved: int = 0
+    _server: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _inside: set[socket.socket] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return f"127.0.0.1:{self._server.getsockname()[1]}"
+
+    def __enter__(self) -> Door:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shut()
+        self._server.close()
+
+    def shut(self) -> None:
+        """Let nobody in, as a proxy does whose server is away, and throw out who is inside."""
+        with self._lock:
+            self.is_open = False
+            for each in self._inside:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def open(self) -> None:
+        self.is_open = True
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        host, _, port = self.host.rpartition(":")
+        with client, socket.create_connection((host, int(port))) as inner:
+            with self._lock:
+                if not self.is_open:
+                    client.recv(65536)
+                    client.sendall(AWAY)
+                    return
+                self._inside |= {client, inner}
+                self.connections += 1
+            back = threading.Thread(target=self._pump, args=(inner, client), daemon=True)
+            back.start()
+            self._pump(client, inner)
+            back.join()
+            with self._lock:
+                self._inside -= {client, inner}
+                self.connections -= 1
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        """Move bytes until one of the ends is gone, then end both."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(256 * 1024):
+                target.sendall(data)
+                with self._lock:
+                    self.moved += len(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def install(name: str, *packages: str) -> Path:
+    """Return a folder of packages, installed there beside everything else where that was not done before."""
+    folder = CACHE / f"{name}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    if not folder.exists():
+        part = CACHE / f"part-{uuid.uuid4().hex}"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*command, "--target", str(part), *packages], capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(part, ignore_errors=True)
+            raise RigError(f"{packages} cannot be installed:\n{done.stderr[-2000:]}")
+        try:
+            part.rename(folder)
+        except OSError:
+            # Another process of the tests was faster.
+            shutil.rmtree(part)
+    return folder
+
+
+def install_client(version: str) -> Path:
+    """Return the folder of a client's packages."""
+    return install(f"client-{version}", *CLIENTS[version])
+
+
+def run_client(packages: Path | None, url: str, home: Path, *command: str, stdin: str = "") -> str:
+    """Run Python (`-c CODE`, or a script and its arguments) with a client's packages, and an empty cache in `home`."""
+    home.mkdir(parents=True, exist_ok=True)
+    extra = {"PYTHONPATH": str(packages)} if packages else {}
+    env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=env,
+        cwd=home,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    if done.returncode:
+        raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done.stdout
