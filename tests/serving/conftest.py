@@ -63,6 +63,48 @@ def served_layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]
         yield hub
 
 
+RUNS = b"<script>alert('file')</script>"
+SVG = b"""<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30">
+<style>@import url("http://evil.invalid/a.css");</style><image href="http://evil.invalid/a.png"/>
+<script>alert("svg")</script><rect width="40" height="30" onload="alert('svg')"/></svg>"""
+# Each part of it opens a dialog, or asks another host for something, in a page that lets it.
+HOSTILE = b"""---
+license: mit
+---
+# Hostile
+<script>alert("script")</script>
+<img src="x" onerror="alert('handler')">
+<svg onload="alert('svg')"><image href="http://evil.invalid/b.png"/></svg>
+<iframe src="javascript:alert('frame')"></iframe>
+<details open ontoggle="alert('toggle')"><summary>more</summary></details>
+<link rel="stylesheet" href="http://evil.invalid/c.css">
+<style>body { background: url(http://evil.invalid/d.png) }</style>
+<meta http-equiv="refresh" content="0;url=http://evil.invalid/">
+
+[link](javascript:alert('link')) and <a href="javascript:alert('link')" id="bad">another</a>
+
+![remote](http://evil.invalid/e.png) ![own](pictures/own.svg)
+"""
+LONG_NAME = "a-rather-long-organisation-name/An-Extremely-Long-Model-Name-70B-Instruct-v2.5-GPTQ-Int4-128g"
+
+
+@pytest.fixture(scope="session")
+def served_pages(registry: Registry, busybox_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A hub with repos for the pages: READMEs and files that mean harm, long names, an image that runs."""
+    namespace = registry.namespace()
+    models = repository(namespace)
+    names = ("a.html", "a.svg", "a.xhtml", "a.js", "a.png", "a.xml", "a.txt", "LICENSE")
+    carry(models, "bad--files", dict.fromkeys(names, RUNS), repo_id="bad/files")
+    carry(models, "bad--readme", {"README.md": HOSTILE, "pictures/own.svg": SVG}, repo_id="bad/readme")
+    long = {"README.md": b"# Wide\n\n|" + b" a column |" * 20 + b"\n|" + b"-|" * 20, "w" * 120 + ".bin": b"w"}
+    carry(models, LONG_NAME.replace("/", "--"), long, repo_id=LONG_NAME)
+    base = f"oci:{busybox_base}:latest"
+    carry(models, "good--runs", {"README.md": b"# Runs", "data/a.txt": b"a"}, repo_id="good/runs", base=base)
+    carry(repository(namespace, "dataset"), "good--set", {"a.csv": b"a\n1\n"}, repo_id="good/set", repo_type="dataset")
+    with serving(tmp_path_factory.mktemp("hub"), namespace) as hub:
+        yield hub
+
+
 @pytest.fixture(scope="session")
 def clients() -> Mapping[str, Path]:
     """The real clients' packages by their line of versions."""

@@ -77,6 +77,16 @@ def test_compressed_layers_are_listed_and_left_to_extract(hub: Serving, repo_id:
     assert "llmstack extract" in answer.headers["x-error-message"]
 
 
+def test_the_pages_of_such_images(hub: Serving):
+    plain, gzipped, copied = (hub.get(f"/{name}").body.decode() for name in ("other/plain", "other/gzip", "org/copied"))
+    assert "/model.bin" in plain
+    assert "from huggingface_hub" not in gzipped + copied
+    for text, image in ((gzipped, "models:other--gzip--v2"), (copied, "models:org--copied")):
+        assert "lie in compressed layers" in text
+        assert "/resolve/" not in text
+        assert f"{image} ./" in text
+
+
 def test_large_compressed_layers_are_not_read_at_all(tmp_path: Path):
     """The layer is not even there: its size alone tells."""
     layout = Layout(tmp_path / "carried/models")

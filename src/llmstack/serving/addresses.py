@@ -46,10 +46,12 @@ class FileAddress:
 
 @dataclass(frozen=True, slots=True)
 class PageAddress:
-    """`/[datasets/]REPO_ID`: the page of a repo, for people."""
+    """`/[datasets/]REPO_ID[/tree/REVISION[/PATH]]`: a page of a repo, for people; `blob` is read as `tree`."""
 
     kind: RepoType
     repo_id: str
+    revision: str | None = None
+    path: str = ""
 
 
 Address = Listing | ApiCall | FileAddress | PageAddress
@@ -105,6 +107,12 @@ def _file(kind: RepoType, segments: list[str]) -> FileAddress | None:
 
 
 def _page(kind: RepoType, segments: list[str]) -> PageAddress | None:
+    for length in (1, 2):
+        if len(segments) > length + 1 and segments[length] in {"tree", "blob"}:
+            revision, path = _split_revision(segments[length + 1 :])
+            repo_id = _repo_id(segments[:length])
+            if repo_id and revision:
+                return PageAddress(kind, repo_id, revision, "/".join(path).rstrip("/"))
     repo_id = _repo_id(segments) if len(segments) <= 2 else None
     return PageAddress(kind, repo_id) if repo_id else None
 

@@ -18,10 +18,11 @@ from starlette.types import Message, Receive, Scope, Send
 from llmstack.errors import LlmstackError
 from llmstack.hub.snapshot import RepoType
 from llmstack.reporting import printable
-from llmstack.serving import api, pages
+from llmstack.serving import api
 from llmstack.serving.addresses import ApiCall, FileAddress, Listing, parse_address
 from llmstack.serving.errors import AnswerError, answer_for, headers_of, no_route, not_authorised, read_only
 from llmstack.serving.metrics import CONTENT_TYPE, Metrics
+from llmstack.serving.pages import Site, error_page, wants_page
 from llmstack.serving.resolve import resolve
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.threads import Threads
@@ -43,6 +44,7 @@ class Application:
         self._log = log
         self._token = token
         self._metrics = Metrics()
+        self._site = Site(shelf)
         self._fixed: dict[str, Callable[[Request], Response]] = {
             "/healthz": self._healthz,
             "/metrics": self._metrics_page,
@@ -76,12 +78,14 @@ class Application:
             self._check_token(request)
             return await self._dispatch(request)
         except LlmstackError as error:
-            return error_response(answer_for(error))
+            return error_response(request, answer_for(error))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             traceback.print_exc()
-            return error_response(AnswerError(500, "InternalError", "a bug in llmstack: its log has the traceback"))
+            return error_response(
+                request, AnswerError(500, "InternalError", "a bug in llmstack: its log has the traceback")
+            )
 
     def _check_token(self, request: Request) -> None:
         if self._token is None or request.scope["path"] in _OPEN:
@@ -107,10 +111,10 @@ class Application:
             return await self._threads.run(self._list, address.kind, request)
         if fixed := self._fixed.get(path):
             return fixed(request)
-        page = pages.handler(path, address)
+        page = self._site.find(path, address)
         if page is None:
             raise no_route()
-        return await self._threads.run(page, self._shelf, request)
+        return await self._threads.run(page, request)
 
     def _call(self, call: ApiCall, request: Request) -> Response:
         query = request.query_params
@@ -169,9 +173,11 @@ class _Sent:
         self.size += len(message.get("body", b""))
 
 
-def error_response(error: AnswerError) -> Response:
-    """Return an error in the Hub's form."""
+def error_response(request: Request, error: AnswerError) -> Response:
+    """Return an error in the Hub's form, to browsers with a page instead of JSON."""
     headers = headers_of(error)
+    if wants_page(request):
+        return error_page(request, error, headers)
     return _json({"error": headers["X-Error-Message"]}, error.status, headers)
 
 

@@ -24,6 +24,15 @@ MAX_TOLD_SIZE = 50 * 1000**3
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 # Shown by browsers as they are; everything else is offered for saving.
 _TEXT = frozenset({".cfg", ".csv", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
+_IMAGES = {
+    ".avif": "image/avif",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +86,27 @@ def file_headers(found: Found) -> dict[str, str]:
     file = found.file
     etag = f'"{file.oid}"'
     name = quote(posixpath.basename(file.path), safe="", errors="replace")
-    suffix = posixpath.splitext(file.path)[1].lower()
     headers = {
         "X-Repo-Commit": found.revision.commit,
         "ETag": etag,
         "X-Linked-Etag": etag,
         "Accept-Ranges": "bytes",
-        "Content-Type": "text/plain; charset=utf-8" if suffix in _TEXT else "application/octet-stream",
+        "Content-Type": content_type(file.path),
         "Content-Disposition": f"inline; filename*=UTF-8''{name}",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
+        # An SVG is a document: opened by itself it may look as it wants to, and do nothing.
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     }
     if file.size <= MAX_TOLD_SIZE:
         headers["X-Linked-Size"] = str(file.size)
     return headers
+
+
+def content_type(path: str) -> str:
+    """Return what browsers are told of a file: text and images are shown, the rest is for saving; nothing is HTML."""
+    suffix = posixpath.splitext(path)[1].lower()
+    if suffix in _TEXT or posixpath.basename(path) in {"LICENSE", "NOTICE", ".gitattributes"}:
+        return "text/plain; charset=utf-8"
+    return _IMAGES.get(suffix, "application/octet-stream")
 
 
 def wanted_range(request: Headers, etag: str, size: int) -> tuple[int, int] | None:
