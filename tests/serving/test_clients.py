@@ -58,6 +58,7 @@ print(json.dumps({
         refused(RevisionNotFoundError, hf_hub_download, "org/model", "config.json", revision="v2"),
         refused(EntryNotFoundError, hf_hub_download, "org/model", "other.json"),
     ],
+    "expanded": api.model_info("org/model", expand=["sha"]).sha,
     "commits": [c.commit_id for c in api.list_repo_commits("org/model")],
 }))
 try:
@@ -97,6 +98,7 @@ def test_everything_a_client_does(
         "paths": ["sub dir", "config.json"],
         "tags": ["v1.0"],
         "exists": [True, False, False, False],
+        "expanded": COMMIT,
         "commits": [COMMIT],
     }
     assert "405" in written

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest
+from llmstack.oci.spec import CONFIG, LAYER_GZIP, Descriptor, Manifest
 from tests.support import layers
 from tests.support.carried import carry
 from tests.support.process import need
@@ -89,3 +92,18 @@ def test_the_pages_of_such_images(hub: Serving):
         assert "lie in compressed layers" in text
         assert "/resolve/" not in text
         assert f"{image} ./" in text
+
+
+def test_large_compressed_layers_are_not_read_at_all(tmp_path: Path):
+    """The layer is not even there: its size alone tells."""
+    layout = Layout(tmp_path / "carried/models")
+    config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [f"sha256:{'cd' * 32}"]}}).encode()
+    layout.write_blob(lambda: [config])
+    layer = Descriptor(LAYER_GZIP, Digest(f"sha256:{'ab' * 32}"), 100 * 1024 * 1024)
+    manifest = Manifest(Descriptor(CONFIG, Digest.of(config), len(config)), (layer,))
+    layout.put_manifest(manifest.document(), "other--huge")
+    with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
+        assert [item["id"] for item in json.loads(hub.get("/api/models").body)] == ["other/huge"]
+        for target in ("/other/huge/resolve/main/w.bin", "/api/models/other/huge/tree/main"):
+            answer = hub.get(target)
+            assert (answer.status, answer.headers["x-error-code"]) == (501, "NeedsExtract")

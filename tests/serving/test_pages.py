@@ -106,6 +106,15 @@ def test_what_a_page_tells(served_registry: Serving):
     assert "load_dataset(&#34;org/set&#34;)" in served_registry.ask("GET", "/datasets/org/set", HTML).body.decode()
 
 
+@pytest.mark.parametrize("host", ["a.lab/b", "a$(x)", 'a"><script>', "q z", "[::1", "x@y"])
+def test_a_host_that_is_none(host: str, served_layout: Serving):
+    for path in ("/", "/models", "/datasets/org/set"):
+        assert served_layout.ask("GET", path, {"Host": host}).status == 200
+    text = served_layout.ask("GET", "/org/model", {"Host": host}).body.decode()
+    assert "HF_ENDPOINT=http://HOST:PORT\n" in text
+    assert host not in text
+
+
 def test_folders_and_files(served_layout: Serving):
     root = served_layout.ask("GET", "/org/model/tree/main").body.decode()
     assert f'<a href="/org/model/resolve/{COMMIT}/config.json">config.json</a>' in root

@@ -12,7 +12,7 @@ from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.hub.snapshot import HubFile
 from llmstack.serving.addresses import ApiCall
 from llmstack.serving.card import card_of
-from llmstack.serving.errors import entry_not_found
+from llmstack.serving.errors import entry_not_found, needs_extract
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.values import Files, Repo, Revision
 
@@ -118,6 +118,8 @@ def tree(revision: Revision, files: Files, folder: str, *, recursive: bool) -> I
                 yield _directory(path)
         if recursive or not parents:
             yield entry(file)
+    if empty and revision.needs_extract:
+        raise needs_extract(revision.repo_id, folder or "everything", revision.image)
     if empty and folder:
         raise entry_not_found(revision.repo_id, folder, revision.commit)
 

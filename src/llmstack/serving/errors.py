@@ -56,8 +56,8 @@ def not_authorised() -> AnswerError:
 
 
 def needs_extract(repo_id: str, path: str, image: str) -> AnswerError:
-    """Return the answer for a file in a compressed layer, of which no range can be read."""
-    text = f"{path} of {repo_id} lies in a compressed layer: get it with llmstack extract {image}"
+    """Return the answer for what lies in compressed layers, of which no range can be read."""
+    text = f"{path} of {repo_id} is in a compressed layer: get it with llmstack extract {image}"
     return AnswerError(501, "NeedsExtract", text)
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from llmstack.carried.fileindex import IndexedFile
 from llmstack.serving.addresses import FileAddress
-from llmstack.serving.errors import AnswerError, entry_not_found
+from llmstack.serving.errors import AnswerError, entry_not_found, needs_extract
 from llmstack.serving.reading import check_readable, read_range
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.streaming import Streamed
@@ -49,6 +49,8 @@ def find(shelf: Shelf, address: FileAddress) -> Found:
     revision = shelf.revision(address.kind, address.repo_id, address.revision)
     files = shelf.files(revision)
     file = files.files.get(address.path)
+    if file is None and revision.needs_extract and not files.files:
+        raise needs_extract(revision.repo_id, address.path, revision.image)
     if file is None:
         raise entry_not_found(revision.repo_id, address.path, revision.commit)
     check_readable(revision, files, file)
@@ -62,11 +64,11 @@ async def resolve(shelf: Shelf, threads: Threads, address: FileAddress, method: 
     size = found.file.size
     if _names(request.get("If-None-Match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    start, stop = wanted_range(request, headers["ETag"], size)
-    partial = (start, stop) != (0, size)
-    if partial:
+    wanted = wanted_range(request, headers["ETag"], size)
+    start, stop = wanted or (0, size)
+    if wanted:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    status = 206 if partial else 200
+    status = 206 if wanted else 200
     headers["Content-Length"] = str(stop - start)
     if method == "HEAD":
         response = Response(status_code=status, headers=headers)
@@ -107,20 +109,20 @@ def content_type(path: str) -> str:
     return _IMAGES.get(suffix, "application/octet-stream")
 
 
-def wanted_range(request: Headers, etag: str, size: int) -> tuple[int, int]:
-    """Return the range of bytes that a request wants, as start and end (RFC 9110, section 14).
+def wanted_range(request: Headers, etag: str, size: int) -> tuple[int, int] | None:
+    """Return the range of bytes that a request wants, as start and end (RFC 9110, section 14); None for all of them.
 
     Several ranges at once, other units and broken ones mean the whole file, and so does an If-Range that does not
     hold. Raises AnswerError (416) for a range beyond the end.
     """
     match = _RANGE.fullmatch(request.get("Range", "").strip())
     if not match or match[0] == "bytes=-" or request.get("If-Range", etag) != etag:
-        return 0, size
+        return None
     first, last = match[1], match[2]
     if first:
         start, stop = int(first), min(int(last) + 1, size) if last else size
         if last and int(last) < start:
-            return 0, size
+            return None
     else:
         start, stop = max(0, size - int(last)), size
     if start >= stop:
