@@ -101,6 +101,9 @@ def test_what_a_page_tells(served_registry: Serving):
     assert '<h2 id="readme-a-model">A model</h2>' in text
     old = served_registry.ask("GET", "/org/model/tree/v1.0", HTML).body.decode()
     assert OLD in old
+    assert "HF_TOKEN" not in old
+    asked = served_registry.ask("GET", "/org/model", {"Authorization": "Basic eDp5"}).body.decode()
+    assert "export HF_TOKEN=YOUR-TOKEN\n" in asked
     assert "--revision v1.0" in old
     assert "README" not in old
     assert "load_dataset(&#34;org/set&#34;)" in served_registry.ask("GET", "/datasets/org/set", HTML).body.decode()
