@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
@@ -52,7 +53,8 @@ def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # n
 
     def run(*arguments):
         options = ("--to", run.namespace, "--base", f"oci:{busybox_base}", "--json")
-        return run_llmstack("ferry", *arguments, *options, env=environment, cwd=tmp_path)
+        # The first run builds the image that the script runs in.
+        return run_llmstack("ferry", *arguments, *options, env=environment, cwd=tmp_path, timeout=BUILD_TIMEOUT)
 
     run.namespace = registry.namespace()
     run.folder = tmp_path
