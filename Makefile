@@ -28,7 +28,7 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
-	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m images tests/images $(PYTEST_ARGS)
 
 sizes: $(READY) ## measure the memory that very large repos take; a quarter of an hour
 	@$(BIN)/python -m benchmarks.sizes
@@ -46,6 +46,7 @@ lint: $(READY) ## check style, types, the direction of imports, and the workflow
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 format: $(READY) ## put the code into its form

@@ -51,9 +51,9 @@ class Settings(BuildSettings):
     `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
     many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
     `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
-    before the second try; each further wait is twice as long. `hub_refresh` is how many seconds lie between two looks
-    of the hub at what is there. `max_layer` is the bytes that the target takes in one layer (None: what is known of
-    it), `split_large` whether larger files are carried in parts.
+    before the second try; each further wait is twice as long. `max_layer` is the bytes that the target takes in one
+    layer (None: what is known of it), `split_large` whether larger files are carried in parts. `hub_refresh` is how
+    many seconds lie between two looks of the hub at what is there.
     """
 
     namespace: str | None = None
@@ -62,9 +62,9 @@ class Settings(BuildSettings):
     plain_http: tuple[str, ...] = ()
     timeout: float = 90.0
     retry_wait: float = 0.5
-    hub_refresh: int = 60
     max_layer: Size | None = None
     split_large: bool = False
+    hub_refresh: int = 60
 
 
 def load_settings(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +39,24 @@ def test_the_settings_of_a_site_are_read(tmp_path):
     assert "pip.site" not in done.stdout
 
 
+def test_images_fits_the_terminal():
+    """Whole in a pipe; folded between its parts, never within one, on a screen of 80 columns."""
+    whole = run_llmstack("images", env=NO_ENGINE).stdout
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "llmstack", "images"]
+    with subprocess.Popen(command, env={**os.environ, "COLUMNS": "80"}, stdout=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while True:
+                shown += os.read(main, 65536)
+    os.close(main)
+    assert process.returncode == 0
+    assert shown.decode().split() == whole.split()
+    assert max(map(len, whole.splitlines())) > 80
+    assert max(map(len, shown.decode().splitlines())) <= 80
+
+
 def test_images_lists_recipes_variants_and_tags():
     done = run_llmstack("images", "--json", env={**NO_ENGINE, "LLMSTACK_NAMESPACE": "registry.site/llm"})
     assert done.code == 0
@@ -59,6 +82,8 @@ def test_images_lists_recipes_variants_and_tags():
         (["pip-offline"], "pip-offline needs to know which packages"),
         (["hf", "--requirements", "/nowhere"], "the requirements file /nowhere does not exist"),
         (["hf", "--ca-cert", "/nowhere"], "the CA file /nowhere cannot be read"),
+        (["hf", "--tag", "Not This"], "--tag: 'Not This'"),
+        (["hf", "--base", "no!pe"], "--base: 'no!pe'"),
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
     ],
 )
@@ -73,6 +98,13 @@ def test_without_an_engine_it_is_unavailable():
     done = run_llmstack("build", "hf", env=NO_ENGINE)
     assert done.code == 6
     assert "unix:///nowhere/docker.sock" in done.stderr
+
+
+def test_squashing_without_the_library_is_said_before_anything_is_built(tmp_path):
+    (tmp_path / "docker_squash.py").write_text("raise ImportError\n")
+    done = run_llmstack("build", "hf", "--squash", env={**NO_ENGINE, "PYTHONPATH": str(tmp_path)})
+    assert done.code == 6
+    assert "pip install 'llmstack[squash]'" in done.stderr
 
 
 def test_build_squash_and_push(engine, busybox, registry, tmp_path):
@@ -92,6 +124,24 @@ def test_build_squash_and_push(engine, busybox, registry, tmp_path):
     assert len(inspected["RootFS"]["Layers"]) == len(base["RootFS"]["Layers"]) + 1
     assert inspected["Config"]["User"] == "65534:65534"
     assert inspected["Config"]["Labels"]["dev.llmstack.recipe"] == "pip-offline"
+
+
+def test_another_platform_is_built_on_a_base_for_it(engine, busybox, busybox_base, tmp_path):
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{write_wheel(tmp_path, 'thing', '1.0')}\n")
+    arm = "llmstack-test-busybox:arm64"
+    copy = ("skopeo", "--override-arch", "arm64", "copy", "--quiet", "--insecure-policy", f"oci:{busybox_base}:latest")
+    subprocess.run([*copy, "--dest-daemon-host", engine.host, f"docker-daemon:{arm}"], check=True)
+    name = "llmstack-test-platform:latest"
+    arguments = ["build", "pip-offline", "--requirements", requirements, "--tag", name, "--platform", "linux/arm64"]
+    wrong = run_llmstack(*arguments, "--base", busybox, env={"DOCKER_HOST": engine.host})
+    assert wrong.code == 1
+    assert f"{busybox} is for linux/amd64, not for linux/arm64" in wrong.stderr
+    assert engine.docker("image", "inspect", name, check=False).returncode
+    done = run_llmstack(*arguments, "--base", arm, env={"DOCKER_HOST": engine.host})
+    assert done.code == 0, done.stderr
+    built = engine.docker("image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", name).stdout
+    assert built == "linux/arm64\n"
 
 
 def test_squash_says_how_much_it_saved(engine, busybox, tmp_path):

@@ -57,6 +57,15 @@ def test_a_failing_step_shows_its_line_in_the_recipe_and_its_last_words(busybox,
     assert caught.value.exit_code == 1
 
 
+def test_what_a_step_says_in_pieces_is_shown_in_lines_and_without_secrets(busybox, shelf):
+    """The pause lets the engine pass on the first half of a line, and of a password, on its own."""
+    halves = 'printf \'E: %s\' "${http_proxy%sh@*}" >&2; sleep 0.3; echo "${http_proxy#*hu} is wrong" >&2; exit 3'
+    write_recipe(shelf, "one", ONE.format(base=busybox), f"FROM {{{{ base }}}}\nRUN {halves}\n")
+    with pytest.raises(LlmstackError) as caught:
+        build(shelf, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
+    assert caught.value.message.split("\n")[1:] == ["  E: http://***@127.0.0.1:9 is wrong"]
+
+
 def test_a_failing_shared_step_names_the_macro(busybox, shelf):
     write_recipe(shelf, "one", ONE.format(base=busybox), "FROM {{ base }}\n{{ steps.venv() }}\n")
     with pytest.raises(LlmstackError, match=r"images/_shared/macros\.j2, line \d+: exit code 127"):

@@ -48,7 +48,7 @@ def changed(checkout, old, new):
         ("images/model/image.yaml", []),
         ("images/hadolint.yaml", []),
         ("src/llmstack/errors.py", []),
-        ("images/_shared/macros.j2", ["hf", "llama.cpp", "llm-factory", "lmql", "vllm", "hf-dev"]),
+        ("images/_shared/macros.j2", ["hf", "hub", "llama.cpp", "llm-factory", "lmql", "vllm", "hf-dev"]),
     ],
 )
 def test_changes_touch_recipes_and_their_children(checkout, path, recipes):
@@ -59,6 +59,26 @@ def test_changes_touch_recipes_and_their_children(checkout, path, recipes):
 
 def test_without_an_old_commit_everything_is_new(checkout):
     assert changed(checkout, "0" * 40, checkout("README.md")) == ["hf", "hf-dev"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "track", "variants"),
+    [
+        ("hf", "cpu", ["cpu"]),
+        ("llama.cpp", "cuda11.8", ["cuda11.8", "cuda11.8-dev"]),
+        ("pip-offline", "cuda13", []),
+    ],
+)
+def test_a_track_is_all_variants_of_its_name(recipe, track, variants):
+    command = [sys.executable, ROOT / "tools" / "track-variants", recipe, track]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == variants
+
+
+def test_a_recipe_that_is_not_there_has_no_track():
+    command = [sys.executable, ROOT / "tools" / "track-variants", "nope", "cpu"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("there is no recipe 'nope' (there are ")
 
 
 def test_zizmor_finds_nothing_in_the_workflow():

@@ -292,14 +292,14 @@ def test_bytes_that_are_none(data: bytes):
 
 def test_a_hundred_thousand_files_take_no_time():
     files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
-    began = time.monotonic()
+    began = time.process_time()
     data = replace(INDEX, files=files).to_bytes()
     assert FileIndex.parse([data]).files == files
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_paths_of_a_thousand_folders_take_no_time():
     """Each of these lies two thousand folders deep; looking at every folder of every path would take minutes."""
-    began = time.monotonic()
+    began = time.process_time()
     check_paths("a/" * 2000 + str(number) for number in range(5000))
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20

@@ -121,6 +121,31 @@ def test_a_killed_ferry_moves_only_what_was_in_flight_again(hub, target, busybox
     assert fresh.json["results"][0]["digest"] == result["digest"]
 
 
+def test_a_kill_at_any_moment_costs_each_worker_one_file_at_most(hub, registry, busybox_base, tmp_path):
+    """Killed at the very request for another file: those that were done just before need not move again."""
+    hub.add_repo("org/ten", FILES)
+    target = registry.namespace()
+    moved: list[str] = []
+    for _ in range(2):
+        hub.log.clear()
+        process = start(target, busybox_base, "--jobs", "2")
+        wait_until(lambda: len(fetched(hub)) >= 4, process)
+        process.kill()
+        process.communicate()
+        asked = fetched(hub)
+        lost = asked - named(target)
+        assert len(lost) <= 2
+        # What an earlier run was done with, no later one asks for.
+        assert not asked & set(moved)
+        moved += asked - lost
+    assert len(moved) >= 4
+    again = carry_again(hub, target, busybox_base, tmp_path / "elsewhere")
+    assert again.code == 0, again.stderr
+    assert fetched(hub) == set(FILES) - set(moved)
+    assert again.json["results"][0]["bytes_transferred"] == sum(len(FILES[name]) for name in set(FILES) - set(moved))
+    assert run_llmstack("verify", "org/ten", "--from", target).code == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_an_interrupted_ferry_names_what_is_complete_at_once(hub, target, busybox_base, tmp_path, number):
     hub.add_repo("org/ten", FILES)
@@ -183,14 +208,16 @@ def test_another_repos_image_is_left_alone(hub, registry, busybox_base):
     assert len(run_llmstack("list", "--from", target, "--json").json) == 2
 
 
-def test_a_ferry_that_is_soon_done_makes_no_checkpoint(hub, registry, busybox_base):
-    hub.add_repo("org/ten", {name: FILES[name] for name in ("a.bin", "b.bin")})
+@pytest.mark.parametrize("names", ["a", "abc"])
+def test_each_layer_but_the_last_makes_a_checkpoint_at_most(hub, registry, busybox_base, names):
+    hub.add_repo("org/ten", {f"{name}.bin": FILES[f"{name}.bin"] for name in names})
     target = registry.namespace()
     registry.served()
-    for _ in range(2):
-        assert run_llmstack("ferry", "org/ten", "--to", target, "--base", f"oci:{busybox_base}").code == 0
-    about = [(request.method, request.status) for request in registry.served() if PARTIAL in request.target]
-    assert about == [("GET", 404)]
+    assert run_llmstack("ferry", "org/ten", "--to", target, "--base", f"oci:{busybox_base}").code == 0
+    found, *written = [request.method for request in registry.served() if PARTIAL in request.target]
+    assert (found, set(written)) == ("GET", {"PUT"} if len(names) > 1 else set())
+    assert len(written) < len(names)
+    assert models(target).tags() == ["org--ten"]
 
 
 @pytest.mark.parametrize("kind", ["registry", "token_registry"])

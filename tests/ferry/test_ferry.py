@@ -102,8 +102,9 @@ def test_docker_pulls_and_runs_it(port: Port, engine: Engine, busybox_base: Path
     written = moving(port.registry.served())
     mounts = [request for request in written if "mount=" in request.target]
     assert [request.status for request in mounts] == [201, 201]
-    # The large file, the bundle, the file index, and a config for each of two platforms.
-    assert len([request for request in written if request.method == "PATCH"]) == 5
+    # The large file, the bundle, the file index, and a config for each of two platforms; and between the first two a
+    # checkpoint, with an index and a config of its own.
+    assert len([request for request in written if request.method == "PATCH"]) == 5 + 2
 
     image = port.image("org--tiny")
     engine.docker("pull", "--quiet", image)

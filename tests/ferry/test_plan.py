@@ -115,10 +115,10 @@ def test_many_large_files_are_grouped_evenly(large: int, small: int, room: int):
 
 def test_a_hundred_thousand_files_are_planned_in_no_time():
     files = many(100_000, 50_000)
-    began = time.monotonic()
+    began = time.process_time()
     planned = plan(files, LIMITS)
     offsets = sum(len(layer.offsets) for layer in planned)
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
     assert offsets == 100_000
     assert len(planned) <= LIMITS.layers
 

@@ -11,21 +11,31 @@ TOKEN = "hf_" + "t0kenOfTheTests"
 WEIGHTS = b"w" * 20_000
 # One weight format only, and a file of the script's own.
 SCRIPT = """\
-hf download "$REPO_ID" --revision "$REVISION" --exclude '*.bin' --local-dir .
+hf download "$REPO_ID" --repo-type "$REPO_TYPE" --revision "$REVISION" --exclude '*.bin' --local-dir .
 rm -rf .cache
+mkdir -p sub
 echo prepared > sub/note.txt
 ln sub/note.txt twin.txt
 """
 
 
 @pytest.fixture
-def ferry(engine, busybox, debian, build_environment, hub, registry, tmp_path):
+def bases(engine, busybox, debian):
+    """The recipe's own base images, stood in for under their own names."""
+    names = {"debian:bookworm-slim": debian, "busybox:stable": busybox}
+    for name, image in names.items():
+        engine.docker("tag", image, name)
+    yield
+    for name in names:
+        engine.docker("image", "rm", name)
+
+
+@pytest.fixture
+def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # noqa: ARG001 - what builds stand on
     """Return a function that runs ferry with what a script needs, in a folder with wish lists."""
-    # The recipe's own base images, stood in for under their own names.
-    engine.docker("tag", debian, "debian:bookworm-slim")
-    engine.docker("tag", busybox, "busybox:stable")
     hub.add_repo("org/tiny", {"config.json": b"{}", "sub/w.safetensors": WEIGHTS, "w.bin": WEIGHTS}, gated="auto")
-    hub.add_token(TOKEN, access={"org/tiny"})
+    hub.add_repo("org/rows", {"train.csv": b"a,b\n1,2\n"}, repo_type="dataset", gated="auto")
+    hub.add_token(TOKEN, access={"org/tiny", "org/rows"})
     lists = tmp_path / "get_hf"
     lists.mkdir()
     (lists / "prepare.sh").write_text(SCRIPT)
@@ -35,19 +45,37 @@ def ferry(engine, busybox, debian, build_environment, hub, registry, tmp_path):
         "HF_TOKEN": TOKEN,
         "LLMSTACK_BUILD_NETWORK": "host",
         "LLMSTACK_NO_PROXY": "127.0.0.1",
+        # The weights do not fit one layer: they are read out of the container in three parts.
+        "LLMSTACK_MAX_LAYER": "10 KB",
+        "LLMSTACK_SPLIT_LARGE": "true",
     }
 
     def run(*arguments):
-        namespace = f"{registry.host}/prepared"
-        return run_llmstack(
-            "ferry", *arguments, "--to", namespace, "--base", "scratch", "--json", env=environment, cwd=tmp_path
-        )
+        options = ("--to", run.namespace, "--base", f"oci:{busybox_base}", "--json")
+        return run_llmstack("ferry", *arguments, *options, env=environment, cwd=tmp_path)
 
-    run.namespace = f"{registry.host}/prepared"
+    run.namespace = registry.namespace()
     run.folder = tmp_path
-    yield run
-    for name in ("debian:bookworm-slim", "busybox:stable"):
-        engine.docker("image", "rm", name)
+    return run
+
+
+def pulled(engine, image, folder):
+    """Pull an image as people do who have nothing but Docker; return its files as `docker cp` gives them."""
+    engine.docker("pull", "--quiet", image)
+    try:
+        listed = engine.docker("run", "--rm", "--network", "none", image, "find", "/REPO", "-type", "f").stdout
+        created = engine.docker("create", image).stdout.strip()
+        engine.docker("cp", f"{created}:/REPO", str(folder))
+        engine.docker("rm", created)
+    finally:
+        engine.docker("image", "rm", image)
+    files = files_in(folder)
+    assert sorted(listed.split()) == sorted(f"/REPO/{path}" for path in files)
+    return files
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tmp_path):
@@ -59,13 +87,13 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     back = run_llmstack("extract", "org/tiny", out, "--from", ferry.namespace, "--json")
     assert back.code == 0, back.stderr
     assert back.json["commit"] == result["commit"]
-    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert files == {
+    assert files_in(out) == {
         "config.json": b"{}",
         "sub/w.safetensors": WEIGHTS,
         "sub/note.txt": b"prepared\n",
         "twin.txt": b"prepared\n",
     }
+    assert pulled(engine, f"{ferry.namespace}/models:org--tiny", tmp_path / "pulled") == files_in(out)
     assert run_llmstack("verify", "org/tiny", "--from", ferry.namespace).code == 0
     assert result["digest"] in (ferry.folder / "get_hf/models.md").read_text()
     assert TOKEN not in done.stdout + done.stderr
@@ -77,11 +105,17 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     assert again.json["results"][0]["status"] == "up-to-date"
     (ferry.folder / "get_hf/prepare.sh").write_text(SCRIPT + "rm config.json\n")
     (ferry.folder / "get_hf/to_get_models.txt").write_text("org/tiny --prepare get_hf/prepare.sh\n")
+    (ferry.folder / "get_hf/to_get_datasets.txt").write_text("org/rows --prepare get_hf/rows.sh\n")
+    (ferry.folder / "get_hf/rows.sh").write_text(SCRIPT)
     other = ferry()
     assert other.code == 0, other.stderr
-    assert other.json["results"][0]["status"] == "carried"
+    assert [result["status"] for result in other.json["results"]] == ["carried", "carried"]
+    rows = pulled(engine, f"{ferry.namespace}/datasets:org--rows", tmp_path / "rows")
+    assert rows == {"train.csv": b"a,b\n1,2\n", "sub/note.txt": b"prepared\n", "twin.txt": b"prepared\n"}
     inspected = run_llmstack("inspect", "org/tiny", "--from", ferry.namespace, "--json").json
-    assert "config.json" not in [file["path"] for file in inspected["index"]["files"]]
+    listed = {file["path"]: file for file in inspected["index"]["files"]}
+    assert "config.json" not in listed
+    assert len(listed["sub/w.safetensors"]["parts"]) == 3
 
 
 def test_a_script_that_fails_or_leaves_a_link_carries_nothing(ferry):

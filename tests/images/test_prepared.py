@@ -93,6 +93,13 @@ def test_the_script_is_told_what_it_needs_and_the_token_stays_nowhere(prepare, t
     assert engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
 
 
+def test_the_next_script_finds_its_tools_installed(prepare, tmp_path):
+    prepare(write_script(tmp_path, "echo one > file\n"))
+    _, listener = prepare(write_script(tmp_path, "echo two > file\n"), "org/rows", "dataset")
+    [step] = [note.partition(" RUN ")[0] for note in listener.notes if "apt-get" in note]
+    assert f"{step} cached" in listener.notes
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

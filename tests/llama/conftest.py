@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,10 @@ if missing:
         f"tests/llama needs {', '.join(missing)}: install tests/llama/requirements.txt as its head says, "
         "or leave these tests out with --ignore=tests/llama"
     )
+
+# Before torch is imported, here and in the processes that the tests start: the models are too small for more threads,
+# which would wait for one another by spinning, on cores that other tests need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from llama_cases import CASES, TEXTS, Checkpoint  # noqa: E402 - it needs what has been checked for
 

@@ -86,7 +86,7 @@ class Extracting(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["big.bin", "config.json"]), place=PLACES, vanish=st.booleans())
     def a_layer_is_damaged(self, name: str, place: int, vanish: bool) -> None:
-        digest = next(str(file.layer) for file in self.index.files if file.path == name)
+        digest = next(str(file.parts[0].layer) for file in self.index.files if file.path == name)
         blob = self.damaged.setdefault(digest, self.sink.blobs.get(digest) or self.damaged[digest])
         if vanish:
             self.sink.blobs.pop(digest, None)

@@ -130,11 +130,14 @@ class Ferrying(RuleBasedStateMachine):
         try:
             image = open_image(store, "org--model")
             assert image.index is not None
-            blobs = {file.path: (self.sink.blobs[file.layer], file) for file in image.index.files}
+            blobs = {file.path: (self.sink.blobs[file.parts[0].layer], file) for file in image.index.files}
         except (NotFoundError, KeyError):
             assert self.lost or "org--model" not in store.tags()
             return None
-        return {path: b"".join(blob.read(file.offset, file.offset + file.size)) for path, (blob, file) in blobs.items()}
+        starts = {path: file.parts[0].offset for path, (_, file) in blobs.items()}
+        return {
+            path: b"".join(blob.read(starts[path], starts[path] + file.size)) for path, (blob, file) in blobs.items()
+        }
 
     def listed(self) -> dict[str, bytes]:
         return {path: file.read(0, file.size) for path, file in self.repo.head().files.items()}

@@ -25,6 +25,7 @@ from tests.support.token_server import TokenServer
 
 USER = "carrier"
 PASSWORD = "c0rrect-h0rse"
+LOOPBACK = "127.0.0.1"
 STARTS = 5
 CA_FILE = "certs/ca.crt"
 ACCESS_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<target>\S+) HTTP/1\.1" (?P<status>\d{3}) (?P<length>\d+)')
@@ -113,12 +114,12 @@ def plain_registry(folder: Path) -> Iterator[Registry]:
 
 
 @contextlib.contextmanager
-def secure_registry(folder: Path) -> Iterator[Registry]:
-    """Run a registry over HTTPS, with a CA of its own, that wants a name and a password."""
+def secure_registry(folder: Path, address: str = LOOPBACK) -> Iterator[Registry]:
+    """Run a registry over HTTPS, with a CA of its own, that wants a name and a password; containers need an address."""
     # skopeo takes a folder for `--cert-dir`, with the CA in a file *.crt and no keys beside it.
     (folder / "certs").mkdir(parents=True)
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    certificate = authority.issue_cert(address, "localhost")
     certificate.private_key_pem.write_to_path(folder / "server.key")
     certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
     authority.cert_pem.write_to_path(folder / CA_FILE)
@@ -126,7 +127,7 @@ def secure_registry(folder: Path) -> Iterator[Registry]:
     (folder / "htpasswd").write_text(f"{USER}:{hashed}\n")
     tls = {"certificate": str(folder / "server.pem"), "key": str(folder / "server.key")}
     auth = {"htpasswd": {"realm": "rig", "path": str(folder / "htpasswd")}}
-    with _run(folder, {"tls": tls}, auth) as registry:
+    with _run(folder, {"tls": tls}, auth, address) as registry:
         registry.user, registry.password = USER, PASSWORD
         yield registry
 
@@ -151,11 +152,13 @@ def token_registry(folder: Path) -> Iterator[Registry]:
 
 
 @contextlib.contextmanager
-def _run(folder: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any] | None = None) -> Iterator[Registry]:
+def _run(
+    folder: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any] | None = None, address: str = LOOPBACK
+) -> Iterator[Registry]:
     root = folder / "blobs"
     root.mkdir(parents=True, exist_ok=True)
     for start in range(STARTS):
-        registry = _start(folder, root, http_settings, auth)
+        registry = _start(folder, f"{address}:{free_port()}", http_settings, auth)
         try:
             registry.daemon.wait_until(registry.answers)
             break
@@ -170,8 +173,8 @@ def _run(folder: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any]
         shutil.rmtree(root)
 
 
-def _start(folder: Path, root: Path, http_settings: Mapping[str, Any], auth: Mapping[str, Any] | None) -> Registry:
-    host = f"127.0.0.1:{free_port()}"
+def _start(folder: Path, host: str, http_settings: Mapping[str, Any], auth: Mapping[str, Any] | None) -> Registry:
+    root = folder / "blobs"
     config = {
         "version": 0.1,
         "log": {"level": "warn", "accesslog": {"disabled": False}},

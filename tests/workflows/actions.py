@@ -127,9 +127,9 @@ class Machine:
         return dict(line.split("=", 1) for line in self.output.read_text().splitlines())
 
     def _set_up_python(self) -> None:
-        """Make a virtual environment that finds the dependencies where this process has them, and so needs no index."""
+        """Make a virtual environment that finds the dependencies, pip too, where this process has them."""
         folder = self.folder / "python"
-        venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
+        venv.EnvBuilder(symlinks=True).create(folder)
         packages = next((folder / "lib").glob("python3*/site-packages"))
         ours = Path(sysconfig.get_path("purelib"))
         (packages / "ours.pth").write_text(f"{ours}\n")

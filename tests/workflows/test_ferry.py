@@ -83,6 +83,8 @@ class Site:
         return {
             **{f"inputs.{name}": inputs.get(name, "") for name in names},
             "vars.LLMSTACK_NAMESPACE": self.space,
+            "vars.LLMSTACK_MAX_LAYER": "1 MB",
+            "vars.LLMSTACK_SPLIT_LARGE": "true",
             "github.repository": "Octocat/Forked",
             "github.token": TOKEN,
             "secrets.REGISTRY_USER": self.registry.user or "",
@@ -128,7 +130,8 @@ def test_rows_are_added_and_updated_and_a_failure_is_shown(site: Site):
     # A row is added, one is updated, one entry fails, and while all this is carried a person pushes something else.
     before = site.rows()["org/first"]
     first.commit({"config.json": b'{"new": 1}'})
-    site.hub.add_repo("org/second", {"config.json": b"[]"})
+    # Too large for one layer of this registry.
+    site.hub.add_repo("org/second", {"model.gguf": bytes(1_200_000)})
     site.push(models="# ours\norg/first\norg/missing\norg/second\n")
     run = site.start().run(until=RECORD)
     (site.person / "note.txt").write_text("meanwhile")

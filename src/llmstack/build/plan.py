@@ -118,15 +118,24 @@ def _target(
 def _check(recipes: Mapping[str, Recipe], wish: Wish, site: Site) -> None:
     if wish.tag and len(wish.names) > 1:
         raise UsageError("--tag names one image, but several are to be built", hint="build them one after the other")
-    for reference in filter(None, (wish.tag, *wish.bases.values())):
-        Reference.parse(reference)
+    if wish.tag:
+        _check_reference("--tag", wish.tag)
+    for reference in wish.bases.values():
+        _check_reference("--base", reference)
     if site.namespace:
-        Reference.parse(f"{site.namespace.rstrip('/')}/image")
+        _check_reference("the namespace", f"{site.namespace.rstrip('/')}/image")
     chain = {recipe.name: recipe for name in wish.names for recipe in lineage(recipes, name)}
     variants = [variant for recipe in chain.values() for variant in recipe.variants.values()]
     _check_names("--build-arg", wish.args, {name for variant in variants for name in variant.args} | PROXY_ARGS)
     parents = {recipe.parent for recipe in chain.values() if recipe.parent}
     _check_names("--base", wish.bases, {name for variant in variants for name in variant.stages} | parents | {""})
+
+
+def _check_reference(option: str, text: str) -> None:
+    try:
+        Reference.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}", hint=error.hint) from error
 
 
 def _check_names(option: str, given: Iterable[str], known: set[str]) -> None:

@@ -61,7 +61,8 @@ def build_prepared(wish: PrepareWish, site: Site, reporter: Reporter, engine: En
         tag_image(engine, filled, [name])
         return build_image(engine, job_for(_target(wish, site, script, name), site, BuildOptions()), reporter)
     finally:
-        remove_image(engine, name)
+        # The stage below stays, so that the next repo's begins with its tools in place.
+        remove_image(engine, name, keep_parents=True)
 
 
 def _target(wish: PrepareWish, site: Site, script: bytes, prepared: str = "") -> Target:

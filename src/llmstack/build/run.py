@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmstack.build.index import make_index, read_wheel
+from llmstack.build.own_wheel import own_wheel
 from llmstack.build.plan import PROXY_ARGS, Target, Wish, plan
 from llmstack.build.wheels import WheelWish, download_wheels
 from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
 from llmstack.engine.client import Engine
-from llmstack.engine.squash import squash_image
-from llmstack.errors import UsageError
+from llmstack.engine.squash import require_library, squash_image
+from llmstack.errors import LlmstackError, UsageError
 from llmstack.oci.spec import Platform
 from llmstack.recipes.recipe import Recipe
 from llmstack.recipes.shelf import images_folder, load_recipes
@@ -22,6 +23,8 @@ from llmstack.recipes.site import Site
 from llmstack.reporting import Reporter, human_time
 
 PIP_OFFLINE = "pip-offline"
+# The recipe that holds llmstack itself.
+HUB = "hub"
 # The recipes that `llmstack ferry --prepare` builds: they need a repo and a script.
 PREPARED = frozenset({"model", "dataset"})
 
@@ -69,12 +72,17 @@ def build(
     """
     recipes = load_recipes(images_folder())
     _check(wish, recipes, wheels)
+    if options.squash:
+        require_library()
     # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
     for target in plan(recipes, wish, site, lambda _: False):
         target.render()
+    if HUB in wish.names:
+        name, wheel = own_wheel()
+        wish = replace(wish, files={**wish.files, f"wheel/{name}": wheel})
     with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
         if wheels:
-            wish = replace(wish, files=_index_files(wheels, site, Path(folder), reporter))
+            wish = replace(wish, files={**wish.files, **_index_files(wheels, site, Path(folder), reporter)})
         targets = plan(recipes, wish, site, engine.has_image)
         jobs = [job_for(target, site, options) for target in targets]
         built = [_build(engine, target, job, options, reporter) for target, job in zip(targets, jobs, strict=True)]
@@ -113,7 +121,13 @@ def _index_files(wheels: WheelWish, site: Site, folder: Path, reporter: Reporter
 
 def _build(engine: Engine, target: Target, job: BuildJob, options: BuildOptions, reporter: Reporter) -> Built:
     began = time.monotonic()
+    if options.platform and not job.pull:
+        for base in (target.inputs.base, *{**target.variant.stages, **target.inputs.stages}.values()):
+            if engine.has_image(base):
+                _check_platform(engine, base, base, options.platform)
     image = build_image(engine, job, reporter)
+    if options.platform:
+        _check_platform(engine, image, target.title, options.platform)
     if options.squash and target.wanted:
         # The base's own layers stay: other images share them.
         image = squash_image(engine, image, target.tags[0], reporter, from_layer=target.inputs.base).image
@@ -123,6 +137,16 @@ def _build(engine: Engine, target: Target, job: BuildJob, options: BuildOptions,
     pushed = {name: push_image(engine, name, reporter) for name in target.tags} if push else {}
     seconds = round(time.monotonic() - began, 3)
     return Built(target.recipe.name, target.variant.name, image, target.tags, pushed, seconds)
+
+
+def _check_platform(engine: Engine, image: str, name: str, wanted: str) -> None:
+    """Raise LlmstackError if an image is for another platform: the engine takes what it has under a base's name."""
+    platform, found = Platform.parse(wanted), engine.platform(image)
+    if (found.os, found.architecture) != (platform.os, platform.architecture):
+        raise LlmstackError(
+            f"{name} is for {found}, not for {platform}",
+            hint="--pull fetches the base for that platform, --base takes another one",
+        )
 
 
 def _check(wish: Wish, recipes: Mapping[str, Recipe], wheels: WheelWish | None) -> None:

@@ -13,9 +13,9 @@ from llmstack.cli.options import DebugOption, JsonOption, ProgressOption, Progre
 
 
 def build(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Which images; `llmstack images` lists them.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Which images; `llmstack images` lists them.")],
     variant: Annotated[
-        str | None, typer.Option("--variant", metavar="NAME", help="Which variant.  [default: a recipe's first]")
+        str | None, typer.Option("--variant", metavar="NAME", help="Which variant; a recipe's first if none is named.")
     ] = None,
     base: Annotated[
         list[str],

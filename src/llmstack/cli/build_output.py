@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from llmstack.build.plan import image_names
 from llmstack.build.run import Built
+from llmstack.cli.tables import stdout_width
 from llmstack.errors import UsageError
 from llmstack.recipes.recipe import Recipe
 from llmstack.recipes.site import Site
@@ -52,11 +54,13 @@ def print_recipes(recipes: Mapping[str, Recipe], site: Site, *, as_json: bool) -
         ]
         sys.stdout.write(json.dumps(listed, indent=2) + "\n")
         return
-    width = max(len(variant) for recipe in recipes.values() for variant in recipe.variants)
+    width, indent = stdout_width(), max(len(variant) for recipe in recipes.values() for variant in recipe.variants) + 4
     for recipe in recipes.values():
-        sys.stdout.write(f"{recipe.name}: {recipe.description}\n")
+        about = textwrap.fill(f"{recipe.name}: {recipe.description}", width, subsequent_indent="  ")
+        sys.stdout.write(f"{about}\n")
         for variant in recipe.variants.values():
             base = variant.base or f"{recipe.parent}:{variant.parent}"
-            sys.stdout.write(
-                f"  {variant.name:{width}}  from {base}  →  {', '.join(tags[recipe.name][variant.name])}\n"
-            )
+            start = f"  {variant.name}".ljust(indent) + f"from {base}"
+            end = f"→  {', '.join(tags[recipe.name][variant.name])}"
+            fits = len(start) + 2 + len(end) <= width
+            sys.stdout.write(start + ("  " if fits else "\n" + " " * indent) + end + "\n")

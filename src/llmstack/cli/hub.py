@@ -10,7 +10,7 @@ import typer
 
 from llmstack.cli.edge import EDGE, Interrupted
 from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
-from llmstack.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UnavailableError, UsageError
+from llmstack.errors import UnavailableError, UsageError
 
 
 def hub(
@@ -65,9 +65,9 @@ def hub(
     refresher = Refresher(shelf, session.settings.hub_refresh, _note)
     try:
         serve(shelf, refresher, where, _no_line if quiet else _line, _note)
-    except Interrupted as interrupt:
+    except Interrupted:
+        # A server that is told to end and does has done its work: exit code 0.
         _note("stopped")
-        raise typer.Exit(EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED) from None
     finally:
         session.client.cancel.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Collection, Sequence
 
@@ -9,6 +10,11 @@ from llmstack.reporting import printable
 
 # Wide enough that a file or a pipe gets every cell whole.
 _NO_TERMINAL = 100_000
+
+
+def stdout_width() -> int:
+    """Return how many columns a line on stdout may have."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _NO_TERMINAL
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> None:

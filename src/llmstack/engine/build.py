@@ -23,10 +23,12 @@ from llmstack.reporting import Reporter, human_time
 LAST_LINES = 15
 _STDERR = "\x1b[91m"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
-_CHATTER = re.compile(r" ?---> |Removing intermediate container |Successfully (built|tagged) |\s*$")
-# Colours, and the carriage returns of progress bars.
+_CHATTER = re.compile(r" ?---> |Removing intermediate container |Successfully (built|tagged) ")
+# Colours.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_SHOWN = 100
+# With a recipe's name and a step's number before it, this fits 120 columns.
+_SHOWN = 90
+_LONGEST = 10_000
 
 _NOT_FOUND = re.compile(r"not found|manifest unknown|no such image|does not exist|no matching manifest", re.IGNORECASE)
 _DENIED = re.compile(r"denied|unauthorized|authentication required|no basic auth", re.IGNORECASE)
@@ -127,8 +129,8 @@ class _Steps:
         self._instruction = ""
         self._began = 0.0
         self._cached = False
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._errors: deque[str] = deque(maxlen=LAST_LINES)
+        self._lines = _Tail()
+        self._errors = _Tail()
 
     def follow(self, events: Iterable[Mapping[str, Any]]) -> str:
         """Report the steps as they come and return the image's id."""
@@ -155,14 +157,12 @@ class _Steps:
             self._number, self._total = int(step[1]), int(step[2])
             self._instruction = _shorten(self._clean(step[3]))
             self._began, self._cached = time.monotonic(), False
-            self._lines.clear()
-            self._errors.clear()
+            self._lines, self._errors = _Tail(), _Tail()
             self._reporter.note(f"{self._place()} {self._instruction}")
         elif "---> Using cache" in text:
             self._cached = True
         elif not _CHATTER.match(text):
-            lines = self._errors if text.startswith(_STDERR) else self._lines
-            lines += [line.rpartition("\r")[2].rstrip() for line in self._clean(text).split("\n") if line.strip()]
+            (self._errors if text.startswith(_STDERR) else self._lines).add(_CONTROL.sub("", text))
 
     def _end_step(self) -> None:
         if self._number:
@@ -190,8 +190,27 @@ class _Steps:
         if self._instruction.startswith("FROM "):
             return _refused(what, answer, "source", "docker login, or name a mirror of the base with --base")
         code = re.search(r"returned a non-zero code: (\d+)", answer)
-        lines = "".join(f"\n  {line}" for line in [*self._lines, *self._errors])
+        lines = "".join(f"\n  {self._clean(line)}" for line in [*self._lines.shown(), *self._errors.shown()])
         return LlmstackError(f"{what}: {f'exit code {code[1]}' if code else answer}{lines}")
+
+
+class _Tail:
+    """The last lines of an output that comes in pieces, which may end anywhere: also in the middle of a secret."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._rest = ""
+
+    def add(self, piece: str) -> None:
+        """Take a piece, without colours."""
+        *whole, rest = (self._rest + piece).split("\n")
+        self._lines += [line for line in whole if line.strip()]
+        self._rest = rest[-_LONGEST:]
+
+    def shown(self) -> list[str]:
+        """Return the lines; of a progress bar, what it showed last."""
+        lines = [*self._lines, self._rest]
+        return [line.rstrip().rpartition("\r")[2] for line in lines if line.strip()]
 
 
 def _refused(what: str, answer: str, side: str, hint: str) -> LlmstackError:

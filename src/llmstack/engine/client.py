@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+from llmstack.oci.spec import Platform
 
 if TYPE_CHECKING:
     from docker.errors import APIError
@@ -53,6 +54,11 @@ class Engine:
         with engine_errors(f"looking for the image {image}", "see which there are: docker image ls"):
             found: dict[str, Any] = self.client.images.get(image).attrs
         return found
+
+    def platform(self, image: str) -> Platform:
+        """Return what an image that the engine holds is for; raises NotFoundError."""
+        found = self.inspect(image)
+        return Platform(found["Os"], found["Architecture"], found.get("Variant") or None)
 
     @contextlib.contextmanager
     def container(self, image: str) -> Iterator[str]:

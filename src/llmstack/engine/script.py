@@ -59,10 +59,13 @@ def run_script(engine: Engine, job: ScriptJob, reporter: Reporter) -> str:
             api.remove_container(container, force=True, v=True)
 
 
-def remove_image(engine: Engine, image: str) -> None:
-    """Remove an image that is not needed any more; one that cannot be removed is left."""
+def remove_image(engine: Engine, image: str, *, keep_parents: bool = False) -> None:
+    """Remove an image that is not needed any more; one that cannot be removed is left.
+
+    The untagged images that it stands on go too, unless `keep_parents`: those of a build stage are Docker's cache.
+    """
     with suppress(LlmstackError), engine_errors(f"removing {image}"):
-        engine.client.api.remove_image(image, force=True)
+        engine.client.api.remove_image(image, force=True, noprune=keep_parents)
 
 
 def _stdin(secrets: Mapping[str, str]) -> bytes:

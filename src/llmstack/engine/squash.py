@@ -19,18 +19,25 @@ class Squashed:
     after: int
 
 
+def require_library() -> None:
+    """Raise UnavailableError if docker-squash is not installed."""
+    try:
+        import docker_squash.squash  # noqa: F401 - whether it can be imported is the question
+    except ImportError as error:
+        raise UnavailableError(
+            "squashing needs the docker-squash library, which is not installed", hint="pip install 'llmstack[squash]'"
+        ) from error
+
+
 def squash_image(engine: Engine, image: str, tag: str, reporter: Reporter, from_layer: str | None = None) -> Squashed:
     """Squash an image's layers (those above `from_layer`, all by default) and name the result `tag`.
 
     Raises NotFoundError if there is no such image, UnavailableError without the library, LlmstackError if it fails.
     """
-    try:
-        from docker_squash.errors import SquashError
-        from docker_squash.squash import Squash
-    except ImportError as error:
-        raise UnavailableError(
-            "squashing needs the docker-squash library, which is not installed", hint="pip install 'llmstack[squash]'"
-        ) from error
+    require_library()
+    from docker_squash.errors import SquashError
+    from docker_squash.squash import Squash
+
     before = engine.inspect(image)["Size"]
     log = logging.getLogger("docker_squash")
     log.setLevel(logging.ERROR)

@@ -98,9 +98,11 @@ class Destination:
                     os.unlink(entry.name, dir_fd=self._work)
         with contextlib.suppress(OSError):
             os.unlink(_LOCK, dir_fd=self._work)
+        # NFS and FUSE keep a file that is open under another name until it is closed, and the folder with it.
+        os.close(self._lock)
         with contextlib.suppress(OSError):
             os.rmdir(WORK_FOLDER, dir_fd=self._root)
-        for descriptor in (*(last for _, last in self._last.values()), self._lock, self._work, self._root):
+        for descriptor in (*(last for _, last in self._last.values()), self._work, self._root):
             os.close(descriptor)
 
     def free(self) -> int:

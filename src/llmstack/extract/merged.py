@@ -30,9 +30,9 @@ class LayerSource:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What an image held: how many files were written, and their bytes; and links that lead to nothing."""
+    """What an image held: the paths of the files that were written, and their bytes; and links that lead to nothing."""
 
-    files: int
+    paths: tuple[str, ...]
     size: int
     dangling: tuple[str, ...]
 
@@ -64,7 +64,7 @@ class _Merging:
         self._write_links([link for link in links if self._wanted(link.path)])
         if not self._sizes:
             raise NotFoundError("no file of the image is selected by --include and --exclude", side="source")
-        return Merged(len(self._sizes), sum(self._sizes.values()), tuple(self._rootfs.dangling))
+        return Merged(tuple(self._sizes), sum(self._sizes.values()), tuple(self._rootfs.dangling))
 
     def _read(self, layer: LayerSource) -> None:
         """Write a layer's files that are wanted and that no higher layer hides."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ class _Work:
         planned = list({path: PlannedFile(path, file) for file in files for path in [layout.place(file)]}.values())
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:
-            self._warn_of_case(planned, worker.destination)
+            self._warn_of_case((file.path for file in planned), worker.destination)
             missing = worker.missing(planned)
             reused = total - sum(file.size for file in missing)
             if isinstance(image, DaemonImage):
@@ -151,11 +151,12 @@ class _Work:
             layers = self._layers(image)
         with self._worker(folder, size) as worker:
             merged = extract_merged(layers, self.request.selection, worker)
+            self._warn_of_case(merged.paths, worker.destination)
         if merged.dangling:
             self.reporter.warn(
                 f"{len(merged.dangling)} links lead to nothing and were left out: {merged.dangling[0]!r} …"
             )
-        return self._result(str(folder), merged.files, merged.size, 0, None)
+        return self._result(str(folder), len(merged.paths), merged.size, 0, None)
 
     def _layers(self, image: Image) -> list[LayerSource]:
         """Return the layers from the highest down, each telling its progress."""
@@ -186,8 +187,8 @@ class _Work:
             finally:
                 self.reporter.end()
 
-    def _warn_of_case(self, files: list[PlannedFile], destination: Destination) -> None:
-        groups = folded(file.path for file in files)
+    def _warn_of_case(self, paths: Iterable[str], destination: Destination) -> None:
+        groups = folded(paths)
         if groups and destination.folds_case():
             names = ", ".join(repr(path) for path in groups[0])
             self.reporter.warn(f"this disk takes names that differ only in case for the same: {names}; one is lost")

@@ -119,10 +119,9 @@ class Carrier:
         self._reporter.begin(wanted.repo_id, moving)
         complete = [CompleteLayer(entry.layer, entry.held) for entry in layers if entry.held]
         head = _head(snapshot, wanted.selection)
-        checkpoint = Checkpoint(head, store, tag, unfinished, complete, self._reporter)
+        checkpoint = Checkpoint(head, store, tag, unfinished, complete, len(layers) - len(complete), self._reporter)
         try:
-            with checkpoint:
-                moved = self._move(source, info, layers, store, checkpoint)
+            moved = self._move(source, info, layers, store, checkpoint)
             document = publish(head, moved, store, base, tag)
             checkpoint.remove(document)
         except BaseException as error:
@@ -158,7 +157,7 @@ class Carrier:
         """Upload the layers that have to move, the largest first, and return all layers in order."""
         moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
         with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
-            upload = Upload(source, info, store, self._reporter, ahead)
+            upload = Upload(source, info, store, self._reporter, ahead, checkpoint.add_part)
 
             def move(layer: PlannedLayer | SplitFile) -> CompleteLayer:
                 complete = CompleteLayer(layer, upload.move(layer))

@@ -2,7 +2,8 @@
 
 What no manifest names a registry may clean away, and nobody could find it again. So the complete layers are kept as an
 image of their own, `<tag>--partial`, whose file index says that it is incomplete: the next run, on whatever machine,
-finds them there.
+finds them there. A worker takes its next layer when its last one has been named: what a kill costs is never more than
+one layer for each worker.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from llmstack.carried.fileindex import FileIndex
 from llmstack.carried.naming import partial_tag
@@ -20,18 +19,16 @@ from llmstack.ferry.base import scratch
 from llmstack.ferry.previous import Earlier
 from llmstack.ferry.publish import CompleteLayer, publish
 from llmstack.net import Cancelled
-from llmstack.oci.spec import Document
+from llmstack.oci.spec import Descriptor, Document
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
 
-# Some ten requests each. A ferry that is done sooner makes no checkpoint.
-INTERVAL = 15.0
-
 
 class Checkpoint:
-    """Keeps `<tag>--partial` while its `with` block runs.
+    """Keeps `<tag>--partial`; safe in threads.
 
-    `found` is what that tag names already, `complete` the layers that are there from the beginning.
+    `found` is what that tag names already, `complete` the layers that are there from the beginning, `moving` how many
+    more there will be.
     """
 
     def __init__(
@@ -41,6 +38,7 @@ class Checkpoint:
         tag: str,
         found: Earlier | None,
         complete: Sequence[CompleteLayer],
+        moving: int,
         reporter: Reporter,
     ) -> None:
         self._head = replace(head, incomplete=True)
@@ -48,46 +46,43 @@ class Checkpoint:
         self._tag = partial_tag(tag)
         self._reporter = reporter
         self._layers = list(complete)
-        self._named = len(complete)
+        self._missing = moving
+        self._parts: list[Descriptor] = []
         # Another repo's whole image may happen to have that name: `gpt2/partial` beside `gpt2`.
         self._free = found is None or _is_of(found, head)
         self._digest = found.digest if found and self._free and found.index.incomplete else None
         self._outdated = found is not None and self._free
-        self._news = threading.Event()
-        self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._news.set()
-        self._thread.join()
+        self._news = 0
+        # Held by whoever writes; what came meanwhile is written by the next one, at once for all that wait.
+        self._writing = threading.Lock()
+        self._written = 0
+        self._warned = False
 
     def add(self, layer: CompleteLayer) -> None:
-        """Take note of a layer that is in the store; safe in threads."""
+        """Take note of a layer that is in the store; return when it has been named, or was the last one."""
         with self._lock:
             self._layers.append(layer)
-        self._news.set()
+            self._missing -= 1
+            self._news += 1
+            news, is_last = self._news, not self._missing
+        if not is_last:
+            self._write(news)
+
+    def add_part(self, part: Descriptor) -> None:
+        """Name a layer with a part of a file that is not whole yet, so that the registry keeps it.
+
+        The file index does not list it: nobody may rely on it before the file's hash has proved right.
+        """
+        with self._lock:
+            self._parts.append(part)
+            self._news += 1
+            news = self._news
+        self._write(news)
 
     def save(self) -> None:
-        """Name all that is complete now, if anything is new; what goes wrong is said and passed by."""
-        with self._lock:
-            layers = list(self._layers)
-        if len(layers) == self._named or not self._free:
-            return
-        try:
-            self._digest = publish(self._head, layers, self._store, scratch(1), self._tag).digest
-            self._named = len(layers)
-        except Cancelled:
-            return
-        except LlmstackError as error:
-            self._reporter.warn(f"what is complete of {self._head.repo_id} could not be named: {error}")
+        """Name all that is complete now, if anything is new."""
+        self._write(self._news)
 
     def remove(self, finished: Document) -> None:
         """Delete the partial image; where the registry does not allow it, let its tag name the finished one."""
@@ -99,13 +94,22 @@ class Checkpoint:
         except LlmstackError as error:
             self._reporter.warn(f"{self._store.name}:{self._tag} could not be removed: {error}")
 
-    def _run(self) -> None:
-        while not self._stopped.wait(INTERVAL):
-            self._news.wait()
-            if self._stopped.is_set():
+    def _write(self, news: int) -> None:
+        """Write what is known at the latest, unless that has been done since `news`; what goes wrong is passed by."""
+        with self._writing:
+            if self._written >= news or not self._free:
                 return
-            self._news.clear()
-            self.save()
+            with self._lock:
+                layers, parts, news = list(self._layers), list(self._parts), self._news
+            try:
+                self._digest = publish(self._head, layers, self._store, scratch(1), self._tag, parts).digest
+            except Cancelled:
+                return
+            except LlmstackError as error:
+                if not self._warned:
+                    self._reporter.warn(f"what is complete of {self._head.repo_id} could not be named: {error}")
+                self._warned = True
+            self._written = news
 
 
 def _is_of(earlier: Earlier, head: FileIndex) -> bool:

@@ -12,6 +12,7 @@ from llmstack.ferry.assemble import FILEPATH, PART_OF, assemble
 from llmstack.ferry.base import Base
 from llmstack.ferry.plan import PlannedLayer, SplitFile
 from llmstack.oci import tar
+from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor, Document
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 
@@ -26,25 +27,41 @@ class CompleteLayer:
     @property
     def descriptors(self) -> list[Descriptor]:
         """The layers as a manifest lists them."""
-        first = self.files[0]
-        notes = {PART_OF if first.is_split else FILEPATH: first.path} if self.layer.is_single else {}
-        sizes = zip(first.layers, self.layer.layer_sizes, strict=True)
-        return [Descriptor(LAYER_TAR, digest, size, notes) for digest, size in sizes]
+        sizes = zip(self.files[0].layers, self.layer.layer_sizes, strict=True)
+        return [Descriptor(LAYER_TAR, digest, size, layer_annotations(self.layer)) for digest, size in sizes]
 
 
-def publish(head: FileIndex, layers: Sequence[CompleteLayer], store: BlobStore, base: Base, tag: str) -> Document:
+def layer_annotations(planned: PlannedLayer | SplitFile) -> dict[str, str]:
+    """Return what a manifest says of a layer of what is planned."""
+    if isinstance(planned, SplitFile):
+        return {PART_OF: planned.file.path}
+    return {FILEPATH: planned.files[0].path} if planned.is_single else {}
+
+
+def publish(
+    head: FileIndex,
+    layers: Sequence[CompleteLayer],
+    store: BlobStore,
+    base: Base,
+    tag: str,
+    others: Sequence[Descriptor] = (),
+) -> Document:
     """Write what makes an image of the layers: base, file index, configs, manifests, index; return the last, tagged.
 
-    `head` is the file index without its files. Raises LlmstackError, and then the tag is what it was.
+    `head` is the file index without its files; `others` are layers that it does not speak of. Raises LlmstackError, and
+    then the tag is what it was.
     """
     files = sorted((file for layer in layers for file in layer.files), key=lambda file: file.path.encode())
     index = replace(head, files=tuple(files))
+    # Split files of the same bytes have the same layers.
+    data: dict[Digest, Descriptor] = {}
+    for descriptor in (*(found for layer in layers for found in layer.descriptors), *others):
+        data.setdefault(descriptor.digest, descriptor)
     with on_side("destination"):
         if base.source:
             for blob in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
                 copy_blob(blob, base.source, store)
-        data = [descriptor for layer in layers for descriptor in layer.descriptors]
-        assembled = assemble(index, base, [*data, _write_index(index, store)])
+        assembled = assemble(index, base, [*data.values(), _write_index(index, store)])
         for config in assembled.configs:
             write_bytes(store, config)
         for document in assembled.manifests:

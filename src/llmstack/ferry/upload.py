@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -9,22 +10,28 @@ from functools import partial
 from llmstack.carried.fileindex import FilePart, IndexedFile
 from llmstack.errors import on_side
 from llmstack.ferry.plan import PlannedLayer, SplitFile
+from llmstack.ferry.publish import layer_annotations
 from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import LayerStream, PartStream
 from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo
+from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """From where to where; `ahead` opens small files before their turn."""
+    """From where to where; `ahead` opens small files before their turn.
+
+    `part_done` hears of each part of a file that is in the store before the whole file is.
+    """
 
     source: FileSource
     info: RepoInfo
     store: BlobStore
     reporter: Reporter
     ahead: Executor
+    part_done: Callable[[Descriptor], None]
 
     def move(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...]:
         """Upload the bytes and return what the file index says of the files.
@@ -54,7 +61,7 @@ class Upload:
     def _parts(self, split: SplitFile, task: Task) -> IndexedFile:
         """Upload a file's parts in order, for one hash goes through all of them.
 
-        The last part is not whole before the file's hash has proved right, and no part has a name before that.
+        The last part is not whole before the file's hash has proved right.
         """
         file, parts, start = split.file, [], 0
         seen = FileHash(file)
@@ -63,7 +70,9 @@ class Upload:
             read = partial(self.source.read_range, self.info, file, start, stop)
             stream = PartStream(layer, read, seen, task, is_last=stop == file.size)
             with on_side("destination", split.name):
-                digest, _ = self.store.write_blob(stream)
+                digest, size = self.store.write_blob(stream)
+            if stop < file.size:
+                self.part_done(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))
             seen, start = stream.seen, stop
             parts.append(FilePart(digest, offset, layer.size))
         return IndexedFile(file.path, file.size, file.oid, seen.check(), tuple(parts))
