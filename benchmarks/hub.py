@@ -31,6 +31,10 @@ from llmstack.oci.layout import Layout
 
 PIECE = 1024 * 1024
 FILE = "/bench/big/resolve/main/big.bin"
+BIG = "/org/big/resolve/main/big.bin"
+MUCH = 50 * 1000**3
+CLIENTS = 200
+MINUTE = 60.0
 NGINX = """
 worker_processes auto; daemon off; pid {work}/nginx.pid; error_log {work}/nginx.err;
 events {{ worker_connections 1024; }}
@@ -147,31 +151,36 @@ def _table(title: str, seconds: Mapping[str, float], size: int) -> None:
 
 
 def _soak(work: Path) -> None:
-    size, clients, minute = 50 * 1000**3, 200, 60.0
-    sparse_repo(Layout(work / "carried/models"), "org--big", size)
+    sparse_repo(Layout(work / "carried/models"), "org--big", MUCH)
     with serving(work, f"oci:{work}/carried", "--quiet") as hub:
-        url = f"{hub.url}/org/big/resolve/main/big.bin"
-        idle = _memory(hub)
-        began = time.perf_counter()
-        subprocess.run(["curl", "--silent", "--fail", "--output", "/dev/null", url], check=True)
-        rate = size / (time.perf_counter() - began) / 1e6
-        grown = f"{idle / 1e6:.0f} MB of memory before, {_memory(hub) / 1e6:.0f} at most"
-        print(f"50 GB through one hub at {rate:.0f} MB/s: {grown}", flush=True)
-        stop, asked = threading.Event(), [0] * clients
-        with ThreadPoolExecutor(clients) as pool:
-            threading.Timer(minute, stop.set).start()
-            list(pool.map(lambda number: _ask_until(hub, stop, asked, number), range(clients)))
-        print(
-            f"{clients} clients for a minute, a range of 1 MiB each time: {sum(asked)} answers, all whole; "
-            f"the slowest client had {min(asked)}; {_memory(hub) / 1e6:.0f} MB at most"
-        )
+        _much(hub)
+        _many(hub)
+
+
+def _much(hub: Serving) -> None:
+    idle, began = _memory(hub), time.perf_counter()
+    subprocess.run(["curl", "--silent", "--fail", "--output", "/dev/null", f"{hub.url}{BIG}"], check=True)
+    rate = MUCH / (time.perf_counter() - began) / 1e6
+    grown = f"{idle / 1e6:.0f} MB of memory before, {_memory(hub) / 1e6:.0f} at most"
+    print(f"{MUCH / 1e9:.0f} GB through one hub at {rate:.0f} MB/s: {grown}", flush=True)
+
+
+def _many(hub: Serving) -> None:
+    stop, asked = threading.Event(), [0] * CLIENTS
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        threading.Timer(MINUTE, stop.set).start()
+        list(pool.map(lambda number: _ask_until(hub, stop, asked, number), range(CLIENTS)))
+    print(
+        f"{CLIENTS} clients for {MINUTE:.0f} s, a range of 1 MiB each time: {sum(asked)} answers, all whole; "
+        f"the slowest client had {min(asked)}; {_memory(hub) / 1e6:.0f} MB at most"
+    )
 
 
 def _ask_until(hub: Serving, stop: threading.Event, asked: list[int], number: int) -> None:
     while not stop.is_set():
-        start = (number * 1_000_003 + asked[number] * 7919) * 512
-        answer = hub.get("/org/big/resolve/main/big.bin", Range=f"bytes={start}-{start + PIECE - 1}")
-        if len(answer.body) != PIECE:
+        start = (number * 1_000_003 + asked[number] * 7919) * 4096 % (MUCH - PIECE)
+        answer = hub.get(BIG, Range=f"bytes={start}-{start + PIECE - 1}")
+        if answer.status != 206 or len(answer.body) != PIECE:
             raise SystemExit(f"client {number} got {answer.status} and {len(answer.body)} bytes")
         asked[number] += 1
 

@@ -91,6 +91,11 @@ def test_it_comes_back(paths, sizes, texts, gated, globs):
     assert FileIndex.parse([index.to_bytes()]) == index
 
 
+def test_the_order_of_its_members_does_not_matter():
+    value = json.loads(INDEX.to_bytes())
+    assert FileIndex.parse([json.dumps(dict(reversed(value.items()))).encode()]) == INDEX
+
+
 HOSTILE = [
     "",
     "/",

@@ -122,8 +122,12 @@ def test_bytes_that_are_not_the_hubs_get_no_name(port):
     failed = port.ferry("org/big", "--split-large", env=CAP)
     assert failed.code == 5
     assert "big.gguf" in failed.stderr
-    assert port.tags() == []
     assert port.uploads() == []
+    # The first two parts are kept from being cleaned away, but no index says that they are the file's.
+    assert port.tags() == ["org--big--partial"]
+    assert len(port.manifest("org--big--partial")["layers"]) == 3
+    assert carry(port)["bytes_reused"] == 0
+    assert port.tags() == ["org--big"]
 
 
 def test_a_ferry_that_is_killed_in_the_midst_of_a_file_goes_on_to_the_same_image(port, tmp_path):

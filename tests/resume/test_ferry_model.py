@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +29,25 @@ from tests.support.sink import Sink
 LARGE = Limits().large + 7
 PLACES = st.integers(0, LARGE)
 ENTRY = WishEntry("org/model", "model")
+
+
+# What goes wrong at the hub and at the registry, in the next run.
+WRONG: dict[str, Callable[[Hub, Sink, int], None]] = {
+    "the hub drops": lambda hub, _, place: hub.fault("*.bin", host="cdn", drop_after=place, times=1 + place % 3),
+    "the hub ignores ranges": lambda hub, _, place: [
+        hub.fault("*.bin", host="cdn", drop_after=place),
+        hub.fault("*.bin", host="cdn", ignore_range=True),
+    ],
+    "the hub sends a wrong byte": lambda hub, _, place: hub.fault("*.bin", host="cdn", corrupt_at=place),
+    "the hub sends too little": lambda hub, _, place: hub.fault("*.bin", host="cdn", truncate_to=place),
+    "a signed address expires": lambda hub, _, place: hub.fault("*.bin", host="cdn", drop_after=place, expire=True),
+    "the hub has lost a file": lambda hub, *_: hub.fault("*/resolve/*.bin", status=404),
+    "the registry drops an upload": lambda _, sink, place: sink.break_after.append(place),
+    "the registry has lost an upload": lambda _, sink, __: sink.refuse.append(("PATCH", 404)),
+    "the registry is down for a moment": lambda _, sink, __: sink.refuse.append(("PUT .*/blobs/", 503)),
+    "the registry does not take a manifest": lambda _, sink, __: sink.refuse.append(("PUT .*/manifests/", 413)),
+    "the registry deletes nothing": lambda _, sink, __: sink.refuse.append(("DELETE .*/manifests/", 405)),
+}
 
 
 class Stopped(BaseException):
@@ -68,33 +86,17 @@ class Ferrying(RuleBasedStateMachine):
     def a_file_changes(self, name: str, seed: int) -> None:
         self.repo.commit({name: Generated(LARGE if name != "config.json" else seed, seed)})
 
-    @rule(place=PLACES, times=st.integers(1, 3))
-    def the_hub_drops(self, place: int, times: int) -> None:
-        self.hub.fault("*.bin", drop_after=place, times=times, host="cdn")
-        self.disturbed = True
-
-    @rule(what=st.sampled_from([{"ignore_range": True}, {"corrupt_at": 9}, {"truncate_to": 9}, {"expire": True}]))
-    def the_hub_lies(self, what: dict[str, Any]) -> None:
-        self.hub.fault("*.bin", host="cdn", **what)
-        self.disturbed = True
-
-    @rule(name=st.sampled_from(["a.bin", "config.json"]))
-    def the_hub_has_lost_a_file(self, name: str) -> None:
-        self.hub.fault(f"*/resolve/*/{name}", status=404)
-        self.disturbed = True
-
-    @rule(place=PLACES)
-    def the_registry_drops_an_upload(self, place: int) -> None:
-        self.sink.break_after.append(place)
-        self.disturbed = True
-
     @rule(
-        request=st.sampled_from(["PATCH", "POST", "PUT .*/blobs/", "PUT .*/manifests/", "DELETE .*/manifests/"]),
-        status=st.sampled_from([404, 413, 500, 503]),
+        name=st.sampled_from(["a.bin", "b.bin"]),
+        seed=st.integers(4, 9),
+        what=st.sampled_from(sorted(WRONG)),
+        place=PLACES,
     )
-    def the_registry_refuses(self, request: str, status: int) -> None:
-        self.sink.refuse.append((request, status))
+    def a_file_changes_and_something_goes_wrong(self, name: str, seed: int, what: str, place: int) -> None:
+        self.a_file_changes(name, seed)
+        WRONG[what](self.hub, self.sink, place)
         self.disturbed = True
+        self.carry()
 
     @rule(number=st.integers(0, 20))
     def the_registry_loses_a_blob(self, number: int) -> None:

@@ -19,7 +19,7 @@ from llmstack.oci.layout import Layout
 from tests.support.carried import carry
 from tests.support.cli import run_llmstack
 from tests.support.registry import Registry
-from tests.support.serving import Serving, serving, sparse_repo
+from tests.support.serving import Serving, push, serving, sparse_repo
 
 TOKEN = "hf_s3cret"
 LINE = re.compile(
@@ -97,7 +97,7 @@ def test_a_transfer_under_way_is_ended_before_the_hub_is(tmp_path: Path):
             assert len(response.read(1000)) == 1000
             os.kill(hub.daemon.pid, signal.SIGINT)
             assert len(response.read()) == size - 1000
-        assert hub.daemon.wait(30) == 130
+        assert hub.daemon.wait(30) == 0
 
 
 def test_a_registry_that_wants_a_login(secure_registry: Registry, tmp_path: Path):
@@ -108,6 +108,20 @@ def test_a_registry_that_wants_a_login(secure_registry: Registry, tmp_path: Path
     login = {**env, "DOCKER_CONFIG": str(secure_registry.docker_config(tmp_path / "docker"))}
     with serving(tmp_path, secure_registry.namespace(), env=login) as hub:
         assert hub.get("/api/models").body == b"[]"
+
+
+def test_a_namespace_of_models_alone_where_what_is_not_there_is_refused(token_registry: Registry, tmp_path: Path):
+    """As on Docker Hub."""
+    namespace = token_registry.namespace()
+    env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
+    carry(Layout(tmp_path / "carried"), "org--model", {"config.json": b"{}"})
+    login = ["--dest-creds", f"{token_registry.user}:{token_registry.password}", "--preserve-digests"]
+    push(f"oci:{tmp_path}/carried:org--model", f"{namespace}/models:org--model", *login)
+    assert token_registry.tokens
+    token_registry.tokens.refused.add(f"{namespace.partition('/')[2]}/datasets")
+    with serving(tmp_path, namespace, env=env) as hub:
+        assert hub.get("/org/model/resolve/main/config.json").body == b"{}"
+        assert hub.get("/datasets/org/other/resolve/main/a").headers["x-error-code"] == "RepoNotFound"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from llmstack.oci.reference import Digest
 from llmstack.oci.spec import CONFIG, LAYER_GZIP, Descriptor, Manifest
 from tests.support import layers
 from tests.support.carried import carry
-from tests.support.process import need
 from tests.support.registry import Registry
-from tests.support.serving import Serving, serving
+from tests.support.serving import Serving, push, serving
 
 BIG = os.urandom(2_000_000)
 LOWER = layers.tar(
@@ -32,11 +30,6 @@ UPPER = layers.tar(
     layers.hardlink("REPO/twin.json", "REPO/config.json"),
     layers.symlink("REPO/link.bin", "model.bin"),
 )
-
-
-def push(source: str, image: str, *options: str) -> None:
-    command = [need("skopeo", "skopeo"), "copy", "--quiet", "--dest-tls-verify=false", *options, source]
-    subprocess.run([*command, f"docker://{image}"], check=True)
 
 
 @pytest.fixture(scope="module")

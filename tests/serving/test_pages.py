@@ -101,9 +101,21 @@ def test_what_a_page_tells(served_registry: Serving):
     assert '<h2 id="readme-a-model">A model</h2>' in text
     old = served_registry.ask("GET", "/org/model/tree/v1.0", HTML).body.decode()
     assert OLD in old
+    assert "HF_TOKEN" not in old
+    asked = served_registry.ask("GET", "/org/model", {"Authorization": "Basic eDp5"}).body.decode()
+    assert "export HF_TOKEN=YOUR-TOKEN\n" in asked
     assert "--revision v1.0" in old
     assert "README" not in old
     assert "load_dataset(&#34;org/set&#34;)" in served_registry.ask("GET", "/datasets/org/set", HTML).body.decode()
+
+
+@pytest.mark.parametrize("host", ["a.lab/b", "a$(x)", 'a"><script>', "q z", "[::1", "x@y"])
+def test_a_host_that_is_none(host: str, served_layout: Serving):
+    for path in ("/", "/models", "/datasets/org/set"):
+        assert served_layout.ask("GET", path, {"Host": host}).status == 200
+    text = served_layout.ask("GET", "/org/model", {"Host": host}).body.decode()
+    assert "HF_ENDPOINT=http://HOST:PORT\n" in text
+    assert host not in text
 
 
 def test_folders_and_files(served_layout: Serving):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.serving.conftest import OLD
 from tests.support.carried import COMMIT, carry
 from tests.support.registry import Registry
-from tests.support.serving import Door, repository, serving
+from tests.support.serving import Door, Serving, repository, serving
 
 PATH = "/org/model/resolve/main/config.json"
 
@@ -43,13 +43,20 @@ def test_a_listing_reads_only_what_has_moved(registry: Registry, tmp_path: Path)
         carry(models, "org--e", {"config.json": b"e"}, repo_id="org/e")
         while len(json.loads(hub.get("/api/models").body)) < 4:
             assert hub.daemon.alive
-        before = hub.metric("refreshed_timestamp_seconds")
+        # The listing that found it may not have ended yet.
+        wait_for_listing(hub)
         registry.served()
-        while hub.metric("refreshed_timestamp_seconds") <= before:
-            assert hub.daemon.alive
+        wait_for_listing(hub)
         served = [request for request in registry.served() if f"{namespace.partition('/')[2]}/" in request.target]
     assert {request.method for request in served} == {"HEAD", "GET"}
     assert all("tags/list" in request.target for request in served if request.method == "GET")
+
+
+def wait_for_listing(hub: Serving) -> None:
+    """Wait until a listing has ended."""
+    before = hub.metric("refreshed_timestamp_seconds")
+    while hub.metric("refreshed_timestamp_seconds") <= before:
+        assert hub.daemon.alive
 
 
 def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):

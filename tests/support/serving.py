@@ -24,7 +24,7 @@ from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.support.carried import COMMIT, put_image
-from tests.support.process import Daemon, RigError
+from tests.support.process import Daemon, RigError, need
 
 # The newest of each line of huggingface_hub; the newest one with datasets, which needs it.
 CLIENTS = {
@@ -111,6 +111,12 @@ def repository(namespace: str, kind: str = "model") -> Repository:
     """Return a namespace's repository, to be filled."""
     registries = Registries(Client(), lambda _: None)
     return registries.repository(Reference.parse(f"{namespace}/{kind}s"), write=True)
+
+
+def push(source: str, image: str, *options: str) -> None:
+    """Copy an image into a registry by skopeo, which is no code of ours."""
+    command = [need("skopeo", "skopeo"), "copy", "--quiet", "--dest-tls-verify=false", *options, source]
+    subprocess.run([*command, f"docker://{image}"], check=True)
 
 
 def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:

@@ -26,6 +26,8 @@ REFRESH_TOKEN = "rig-identity-token"
 class TokenServer:
     """Hands out tokens for whatever scopes are asked for, to one user; `scopes` records what was asked for.
 
+    Nothing may be done in the repositories that are `refused`: so Docker Hub answers where there is none.
+
     A GET with Basic credentials and a POST with a refresh token (`refresh_token`) are understood.
     """
 
@@ -35,6 +37,7 @@ class TokenServer:
 
     def __init__(self, user: str, password: str) -> None:
         self.scopes: list[list[str]] = []
+        self.refused: set[str] = set()
         self._basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self._user = user
         self._authority = trustme.CA()
@@ -88,7 +91,7 @@ class TokenServer:
             "nbf": now - 10,
             "iat": now,
             "jti": uuid.uuid4().hex,
-            "access": [_access(scope) for scope in scopes],
+            "access": [access for scope in scopes if (access := _access(scope))["name"] not in self.refused],
         }
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"x5c": self._chain})  # type: ignore[arg-type]  # its types know only text headers
 

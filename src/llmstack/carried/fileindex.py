@@ -165,7 +165,9 @@ class FileIndex:
         layers: dict[str, Digest] = {}
         try:
             for item in parse_items(chunks, "files", value, "file index"):
-                _check_format(value)
+                if "format" in value:
+                    # Where it comes first, the files of a format that is not known are not looked at.
+                    _check_format(value)
                 files.append(_parse_file(item, layers))
             _check_format(value)
             value["files"]
@@ -220,7 +222,6 @@ def check_path(path: str) -> str:
 
 
 def _check_format(value: dict[str, Any]) -> None:
-    # It comes first, so that the files of a format yet unknown are not looked at.
     if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
         raise IntegrityError(
             f"file index: format {str(value.get('format'))[:20]!r} is not known",

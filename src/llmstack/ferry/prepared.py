@@ -58,9 +58,10 @@ class PreparedRepo:
     ) -> Generator[bytes, None, None]:
         """Yield a file's bytes; raises IntegrityError if they are not those that were listed."""
         seen = FileHash(file)
-        for chunk in self.read_range(info, file, 0, file.size):
-            seen.update(chunk)
-            yield chunk
+        with contextlib.closing(self.read_range(info, file, 0, file.size)) as chunks:
+            for chunk in chunks:
+                seen.update(chunk)
+                yield chunk
         verified(file, seen.check())
 
     def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:

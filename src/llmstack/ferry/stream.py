@@ -73,11 +73,12 @@ class PartStream:
 
     def _hashed(self) -> Chunks:
         seen = self._before.copy()
-        for chunk in self._read():
-            seen.update(chunk)
-            self._passed += len(chunk)
-            self._task.advance(len(chunk))
-            yield chunk
+        with contextlib.closing(self._read()) as chunks:
+            for chunk in chunks:
+                seen.update(chunk)
+                self._passed += len(chunk)
+                self._task.advance(len(chunk))
+                yield chunk
         if self._is_last:
             seen.check()
         self.seen = seen

@@ -13,7 +13,7 @@ from threading import Event
 from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.carried.parallel import run_all
 from llmstack.carried.places import Place
-from llmstack.errors import LlmstackError, UnavailableError
+from llmstack.errors import LlmstackError, NotAuthorisedError, UnavailableError
 from llmstack.hub.snapshot import RepoType
 from llmstack.oci.reference import Digest
 from llmstack.serving.cache import Cache
@@ -23,7 +23,7 @@ from llmstack.serving.opening import open_files, open_revision
 from llmstack.serving.reading import read_range
 from llmstack.serving.values import Files, Repo, Revision, make_repo
 
-# What is kept in memory: files of indexes (about half a kilobyte each), and bytes of small files.
+# What is kept in memory: files of indexes (about 750 bytes each), and bytes of small files.
 _MAX_FILES = 200_000
 _MAX_SMALL = 32 * 1024 * 1024
 # Images whose tag has moved on while a client was still fetching them.
@@ -112,13 +112,23 @@ class Shelf:
     def refresh(self) -> None:
         """List the places; images are only read when their tag names another digest than before.
 
+        A namespace may hold repos of one type alone, and some registries say of a repository that is not there that
+        this login may not read it. So that is an error only where it is said of all places.
+
         Raises LlmstackError when a place cannot be listed or an image not be read for now: what was known stays.
         """
         known = set(self._seen)
         present: set[tuple[int, str]] = set()
         failed: list[LlmstackError] = []
+        refused: list[NotAuthorisedError] = []
         for number, place in enumerate(self._places):
-            named = digests(place.reader, self._jobs)
+            try:
+                named = digests(place.reader, self._jobs)
+            except NotAuthorisedError as error:
+                refused.append(error)
+                if len(refused) == len(self._places):
+                    raise
+                continue
             present |= {(number, tag) for tag in named}
             moved = [item for item in named.items() if not self._knows(number, *item)]
             failed += filter(None, run_all(partial(self._read, number), moved, self._jobs, Event()))
@@ -126,6 +136,7 @@ class Shelf:
             for key in known - present:
                 self._retire(self._seen.pop(key))
         self._publish()
+        self.refreshed = time.time()
         if failed:
             raise failed[0]
 
@@ -148,12 +159,17 @@ class Shelf:
             for number, place in enumerate(self._places):
                 if place.repo_type in {None, kind}:
                     self._look_at(number, place, tags_of(repo_id, name))
-        self._publish()
 
     def _look_at(self, number: int, place: Place, tags: Sequence[str]) -> None:
-        for tag, digest in digests(place.reader, self._jobs, tags).items():
-            if not self._knows(number, tag, digest) and (error := self._read(number, (tag, digest))):
-                raise error
+        try:
+            named = digests(place.reader, self._jobs, tags)
+        except NotAuthorisedError:
+            return
+        for tag, digest in named.items():
+            if not self._knows(number, tag, digest):
+                if error := self._read(number, (tag, digest)):
+                    raise error
+                self._publish()
 
     def _knows(self, number: int, tag: str, digest: Digest) -> bool:
         seen = self._seen.get((number, tag))
@@ -171,7 +187,7 @@ class Shelf:
                     self._files.put(revision.digest, files)
         except LlmstackError as error:
             self._note(f"{place.reader.name}:{tag} is left out: {error}")
-            if isinstance(error, UnavailableError):
+            if isinstance(error, UnavailableError | NotAuthorisedError):
                 return error
         with self._lock:
             self._retire(self._seen.get((number, tag)))
@@ -191,4 +207,3 @@ class Shelf:
                 if seen.revision:
                     revisions[seen.revision.kind, seen.revision.repo_id].append(seen.revision)
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
-            self.refreshed = time.time()

@@ -102,7 +102,7 @@ def is_locked(revision: Revision, files: Files) -> bool:
 def endpoint_of(request: Request) -> str:
     """Return the address that the hub was reached at, as the browser named it; a name that is none is left out."""
     host = request.headers.get("Host", "")
-    return f"{request.url.scheme}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
+    return f"{request.scope['scheme']}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
 
 
 def _facts(card: Mapping[str, Any]) -> dict[str, object]:

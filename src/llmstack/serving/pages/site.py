@@ -86,7 +86,7 @@ class Site:
 
     def _catalogue(self, request: Request) -> Response:
         """Return the list of repos; raises UnavailableError before the first listing."""
-        values = catalogue.values(self._shelf.repos(), request.url.path.rstrip("/"), request.query_params)
+        values = catalogue.values(self._shelf.repos(), request.scope["path"].rstrip("/"), request.query_params)
         return _page(request, "catalogue.html", {**values, "source": self._shelf.name})
 
     def _repo(self, address: PageAddress, request: Request) -> Response:
@@ -99,7 +99,7 @@ class Site:
 
 def wants_page(request: Request) -> bool:
     """Tell whether an error is for a person to read: a browser's request, and none for the API."""
-    return "text/html" in request.headers.get("Accept", "") and not request.url.path.startswith("/api/")
+    return "text/html" in request.headers.get("Accept", "") and not request.scope["path"].startswith("/api/")
 
 
 def error_page(request: Request, error: AnswerError, headers: Mapping[str, str]) -> Response:
