@@ -354,6 +354,11 @@ def test_an_unknown_ca_stops_it_before_a_password_is_sent(
         ("https://[::1]/token", "https://registry.example"),
         ("https://169.254.169.254/latest", "https://registry.example"),
         ("https://localhost/token", "https://registry.example"),
+        ("https://127.1/token", "https://registry.example"),
+        ("https://2130706433/token", "https://registry.example"),
+        ("https://0x7f.0.0.1/token", "https://registry.example"),
+        ("https://[::ffff:10.0.0.1]/token", "https://registry.example"),
+        ("https://auth.localhost/token", "https://registry.example"),
         ("https://user:pass@auth.example/token", "https://registry.example"),
         ("", "https://registry.example"),
         ("https://[::1/token", "https://registry.example"),
@@ -536,6 +541,18 @@ def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, c
     with pytest.raises(IntegrityError):
         odd.repository(client).put_manifest(document, "x")
     assert odd.seen.count("PUT") == 2 + 5
+
+
+def test_a_manifest_that_arrived_damaged_is_written_again(odd: OddRegistry, client: Client):
+    """By its tag alone a registry cannot tell; the digest that it answers with does."""
+    document = Index(()).document()
+    damaged = {"Docker-Content-Digest": Digest.of(b"damaged")}
+    odd.answers["PUT"] = [Response(201, damaged), Response(201, {"Docker-Content-Digest": document.digest})]
+    odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2
+    odd.answers["PUT"] = [Response(201, damaged) for _ in range(100)]
+    with pytest.raises(IntegrityError, match="other bytes than were sent"):
+        odd.repository(client).put_manifest(document, "x")
 
 
 def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client):
