@@ -57,7 +57,7 @@ class Worker:
         if part.size != file.size or part.sha256 != file.sha256:
             self.destination.discard(part)
             raise IntegrityError(
-                f"{file.path!r} does not match its sha256 in the file index",
+                f"{file.name!r} does not match its sha256 in the file index",
                 hint="the image is damaged, or was tampered with: carry it anew",
                 side="source",
             )
@@ -163,4 +163,5 @@ class _Reading:
 
 
 def _name(files: Sequence[PlannedFile]) -> str:
-    return files[0].path if len(files) == 1 else f"{len(files)} files"
+    """Return what people know the files by: paths in the repo, wherever they are written."""
+    return files[0].name if len(files) == 1 else f"{len(files)} files, {files[0].name} …"

@@ -14,7 +14,7 @@ from llmstack.carried.image import Image, all_manifests
 from llmstack.carried.parallel import run_all
 from llmstack.carried.source import Source
 from llmstack.engine.daemon import DaemonImage
-from llmstack.errors import IntegrityError, UsageError
+from llmstack.errors import IntegrityError, UsageError, on_side
 from llmstack.net import Cancelled
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor
@@ -80,7 +80,7 @@ def _verify_layer(
 ) -> list[str]:
     task = reporter.task(f"layer {blob.digest[:19]}", blob.size)
     try:
-        with open_layer(image.reader, blob, task.advance) as tar:
+        with on_side("source", f"layer {blob.digest}"), open_layer(image.reader, blob, task.advance) as tar:
             return _compare(tar, files, blob.digest[:19], cancel)
     except IntegrityError as error:
         return [error.message]
