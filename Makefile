@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images torch lint format clean
+.PHONY: help system demo test test-images soak torch lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
 	@$(BIN)/python -m pytest -m images $(PYTEST_ARGS)
+
+soak: system $(READY) ## carry and extract in a loop under random faults; SOAK_MINUTES=3
+	@$(BIN)/python -m tests.faults.soak
 
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)
