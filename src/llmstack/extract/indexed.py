@@ -37,7 +37,8 @@ class Worker:
         """Return the files that are not there whole; those that are count as done."""
         wanted = list(files)
         groups = [[file] for file in wanted if file.size > SMALL]
-        groups.append([file for file in wanted if file.size <= SMALL])
+        if small := [file for file in wanted if file.size <= SMALL]:
+            groups.append(small)
         return [file for group in run_all(self._missing, groups, self.jobs, self.cancel) for file in group]
 
     def _missing(self, group: list[PlannedFile]) -> list[PlannedFile]:
