@@ -49,8 +49,16 @@ def _faults(verb: Verb, moment: str, *, many: bool) -> Iterator[Case]:
     yield case("lost", Rule(*at, lose_answer=True))
     yield case("cut", Rule(*at, cut_answer=cut, reset=True))
     yield case("cut-ever", Rule(*at, times=None, cut_answer=0), 6)
-    # What a manifest or a layer does not match is its digest; a file of the index, its hash.
-    yield case("flipped", Rule(*at, corrupt_answer=place(f"{verb}-{moment}-flipped", size)), 5)
+    # What a manifest or a layer does not match is its digest; a file of the index, its hash. Between the files of a
+    # bundle lie headers that extract reads over; the second file lies behind them.
+    flipped = place(f"{verb}-{moment}-flipped", size) + (1100 if moment == "bundle" else 0)
+    yield Case(
+        f"{verb}-{moment}-flipped",
+        "registry",
+        registry=(Rule(*at, corrupt_answer=flipped),),
+        code=5,
+        words=("source: ", "onnx/vocab.txt" if moment == "bundle" else named),
+    )
     # A range that is answered with less than was asked for is gone on from; a whole blob that is too short is none.
     yield case("short", Rule(*at, truncate_answer=cut), 0 if named else 5)
     if not many:
