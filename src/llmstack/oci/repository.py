@@ -157,7 +157,9 @@ class Repository:
         while True:
             stream = _HashedStream(make_chunks())
             try:
-                return self._upload(stream, backoff)
+                # What the bytes come from, a connection to the hub say, is not left open while this one waits.
+                with contextlib.closing(stream):
+                    return self._upload(stream, backoff)
             except (_UploadBrokenError, ConnectionLostError) as broken:
                 if stream.error:
                     raise stream.error from None
@@ -309,6 +311,11 @@ class _HashedStream:
             self.error = error
         else:
             self._whole = True
+
+    def close(self) -> None:
+        """End what the chunks come from, if it can be ended."""
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
 
     def check(self, what: str) -> None:
         """Raise what the chunks raised; ConnectionLostError when not all of them were asked for."""
