@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images sizes fuzz torch lint format clean
+.PHONY: help system demo test test-images sizes fuzz soak torch lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ sizes: $(READY) ## measure the memory that very large repos take; a quarter of a
 fuzz: $(READY) ## let a fuzzer look for bytes that break the parsers; FUZZ_SECONDS=3600 for longer
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+soak: system $(READY) ## carry and extract in a loop under random faults; SOAK_MINUTES=3
+	@$(BIN)/python -m tests.faults.soak
 
 # Torch is large, and not every machine can have it: then its tests are left out, aloud. In CI that is a failure.
 torch: $(READY)

@@ -130,7 +130,7 @@ def test_a_hub_address_that_is_none(port: Port, endpoint: str):
 def test_a_full_disk(port: Port, tiny_disk: Path):
     port.hub.add_repo("org/tiny", {"weights.bin": bytes(3_000_000)})
     run = port.ferry("org/tiny", "--to", f"oci:{tiny_disk}/carried", "--base", "scratch")
-    check(run, 6, "destination: writing to oci:", "the disk is full", "free some space")
+    check(run, 6, "destination: weights.bin: writing to oci:", "the disk is full", "free some space")
     assert not [path for path in tiny_disk.rglob("*") if "part" in path.name]
     assert not (tiny_disk / "carried/models/index.json").exists()
 
@@ -141,7 +141,7 @@ def test_a_limit_on_the_size_of_files(port: Port, tmp_path: Path):
     with port.start("org/tiny", "--to", target) as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
         out, err = process.communicate(timeout=60)
-    check(Run(process.returncode, out, err), 6, "destination: writing to oci:", "File too large")
+    check(Run(process.returncode, out, err), 6, "destination: weights.bin: writing to oci:", "File too large")
 
 
 def test_a_file_in_the_way(port: Port, tmp_path: Path):

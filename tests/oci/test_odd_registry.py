@@ -173,6 +173,18 @@ def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, c
     assert odd.seen.count("PUT") == 2 + 5
 
 
+def test_a_manifest_that_arrived_damaged_is_written_again(odd: OddRegistry, client: Client):
+    """By its tag alone a registry cannot tell; the digest that it answers with does."""
+    document = Index(()).document()
+    damaged = {"Docker-Content-Digest": Digest.of(b"damaged")}
+    odd.answers["PUT"] = [Response(201, damaged), Response(201, {"Docker-Content-Digest": document.digest})]
+    odd.repository(client).put_manifest(document, "x")
+    assert odd.seen.count("PUT") == 2
+    odd.answers["PUT"] = [Response(201, damaged) for _ in range(100)]
+    with pytest.raises(IntegrityError, match="other bytes than were sent"):
+        odd.repository(client).put_manifest(document, "x")
+
+
 def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client):
     """The registry carried the PUT out, its gateway answered 502, and the repeated PUT finds no session."""
     odd.blobs.add(Digest.of(b"data"))

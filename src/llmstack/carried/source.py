@@ -13,7 +13,7 @@ from llmstack.carried.image import Image, open_image
 from llmstack.carried.locate import Location, Wanted
 from llmstack.engine.client import local_engine_holds
 from llmstack.engine.daemon import DaemonImage, open_daemon_image
-from llmstack.errors import NotFoundError
+from llmstack.errors import NotFoundError, on_side
 from llmstack.oci import tar
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.layout import Layout
@@ -46,7 +46,8 @@ def open_source(wanted: Wanted, registries: Registries, note: Callable[[str], No
         with open_daemon_image(location.place) as daemon:
             yield _checked(Source(str(location), daemon, _daemon_index(daemon)), wanted)
     else:
-        image = _open(location, wanted, registries)
+        with on_side("source", str(location)):
+            image = _open(location, wanted, registries)
         yield _checked(Source(str(location), image, image.index), wanted)
 
 

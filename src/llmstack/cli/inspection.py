@@ -98,5 +98,7 @@ def verify(
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")
         raise IntegrityError(
-            f"{found.image}: {len(found.problems)} of its layers and files are damaged", hint="carry it again: --force"
+            f"{found.image}: {len(found.problems)} of its layers and files are damaged",
+            hint="carry it again: --force",
+            side="source",
         )

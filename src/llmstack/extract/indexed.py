@@ -39,7 +39,8 @@ class Worker:
         """Return the files that are not there whole; those that are count as done."""
         wanted = list(files)
         groups = [[file] for file in wanted if file.size > SMALL]
-        groups.append([file for file in wanted if file.size <= SMALL])
+        if small := [file for file in wanted if file.size <= SMALL]:
+            groups.append(small)
         return [file for group in run_all(self._missing, groups, self.jobs, self.cancel) for file in group]
 
     def _missing(self, group: list[PlannedFile]) -> list[PlannedFile]:
@@ -59,7 +60,7 @@ class Worker:
         if part.size != file.size or part.sha256 != file.file.sha256:
             self.destination.discard(part)
             raise IntegrityError(
-                f"{file.path!r} does not match its sha256 in the file index",
+                f"{file.file.path!r} does not match its sha256 in the file index",
                 hint="the image is damaged, or was tampered with: carry it anew",
                 side="source",
             )
@@ -188,4 +189,5 @@ class _Reading:
 
 
 def _name(files: Sequence[PlannedFile]) -> str:
-    return files[0].path if len(files) == 1 else f"{len(files)} files"
+    """Return what people know the files by: paths in the repo, wherever they are written."""
+    return files[0].file.path if len(files) == 1 else f"{len(files)} files, {files[0].file.path} …"

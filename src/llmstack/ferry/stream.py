@@ -39,10 +39,11 @@ class LayerStream:
         return tar.layer(self._layer.tar_files, (self._counted(chunks) for chunks in contents))
 
     def _counted(self, chunks: Chunks) -> Chunks:
-        for chunk in chunks:
-            self._passed += len(chunk)
-            self._task.advance(len(chunk))
-            yield chunk
+        with contextlib.closing(chunks):
+            for chunk in chunks:
+                self._passed += len(chunk)
+                self._task.advance(len(chunk))
+                yield chunk
 
 
 class PartStream:
@@ -109,7 +110,8 @@ def _started(chunks: Chunks) -> Chunks:
     first = next(chunks, b"")
 
     def rest() -> Chunks:
-        yield first
-        yield from chunks
+        with contextlib.closing(chunks):
+            yield first
+            yield from chunks
 
     return rest()

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 
 # Which HTTP library raises it depends on the version of huggingface_hub, which takes it from there too.
 from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]  # it has no __all__
-from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # documented, no __all__
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, no __all__
 
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError, on_side
@@ -72,16 +72,19 @@ class Hub:
         self._headers = build_hf_headers(
             token=self.token or False, library_name="llmstack", library_version=__version__
         )
-        # huggingface_hub waits for ever on a server that fell silent.
-        get_session().timeout = client.timeout
 
     def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
         """Resolve a revision to its commit: one request.
 
         Raises NotFoundError for an unknown repo or revision, NotAuthorisedError, UnavailableError.
         """
+        # Without a timeout of its own it waits for ever, whatever its session's is.
+        timeout = self._client.timeout
         found = self._ask(
-            repo_id, repo_type, revision, lambda: self._api.repo_info(repo_id, revision=revision, repo_type=repo_type)
+            repo_id,
+            repo_type,
+            revision,
+            lambda: self._api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=timeout),
         )
         if not _COMMIT.fullmatch(str(found.sha)):
             raise UnavailableError(f"{self.endpoint} names no commit for {repo_id}@{revision}", side="source")
@@ -236,6 +239,8 @@ class Hub:
                 raise UsageError(f"{repo_id!r} is not a Hugging Face repo id") from error
             except TransportError as error:
                 backoff.wait(UnavailableError(f"{what}: {error}", side="source"))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise UnavailableError(f"{what}: its answer cannot be understood", side="source") from error
 
     def _not_found(self, repo_id: str, repo_type: RepoType) -> LlmstackError:
         if self.token and not self._token_is_good():

@@ -14,7 +14,7 @@ from llmstack.carried.image import Image, all_manifests
 from llmstack.carried.parallel import run_all
 from llmstack.carried.source import Source
 from llmstack.engine.daemon import DaemonImage
-from llmstack.errors import IntegrityError, UsageError
+from llmstack.errors import IntegrityError, UsageError, on_side
 from llmstack.net import Cancelled
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor
@@ -96,7 +96,8 @@ class _Checks:
         for number, blob in enumerate(blobs):
             task = reporter.task(f"layer {blob.digest[:19]}", blob.size)
             try:
-                with open_layer(image.reader, blob, task.advance) as tar:
+                what = f"layer {blob.digest}"
+                with on_side("source", what), open_layer(image.reader, blob, task.advance) as tar:
                     self.compare(tar, number, self._at(number), in_layer=True)
             except IntegrityError as error:
                 damaged.append(error.message)

@@ -136,6 +136,9 @@ class Client:
                 backoff.wait(failed, asked_wait(response.headers))
             except UnavailableError:
                 return response
+            except BaseException:
+                discard(response)
+                raise
             discard(response)
 
     def _follow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -171,12 +172,18 @@ def login_hint(registry: str) -> str:
 
 
 def _is_private(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        try:
+            # The resolver takes `127.1` and `2130706433` for addresses, too (inet_aton(3)).
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
     return address.is_private or address.is_loopback or address.is_link_local
 
 

@@ -157,7 +157,9 @@ class Repository:
         while True:
             stream = _HashedStream(make_chunks())
             try:
-                return self._upload(stream, backoff)
+                # What the bytes come from, a connection to the hub say, is not left open while this one waits.
+                with contextlib.closing(stream):
+                    return self._upload(stream, backoff)
             except (_UploadBrokenError, ConnectionLostError) as broken:
                 if stream.error:
                     raise stream.error from None
@@ -174,10 +176,15 @@ class Repository:
             response = self._registry.request(
                 "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data, backoff
             )
+            what = f"writing {self.name}:{tag or document.digest}"
             if response.status in {200, 201, 202}:
                 discard(response)
-                return
-            error = self._registry.error(response, f"writing {self.name}:{tag or document.digest}")
+                # Under a tag a registry takes whatever arrives.
+                if response.headers.get("Docker-Content-Digest") in {None, document.digest}:
+                    return
+                error: LlmstackError = IntegrityError(f"{what}: {self._registry.host} got other bytes than were sent")
+            else:
+                error = self._registry.error(response, what)
             if not isinstance(error, IntegrityError):
                 raise error
             # Where two write the same manifest at once, distribution may read back what the other has half written.
@@ -247,10 +254,15 @@ class Repository:
         if self._client.cancel.expired:
             # It has been silent for as long as an interrupted run may wait.
             return
+        once = Backoff(self._client.cancel, lambda _: None, tries=1)
+        timeout = min(GRACE, self._client.timeout)
+        # distribution wants the right to delete for it, whoever's upload it is; others need not know that right.
         with contextlib.suppress(LlmstackError):
-            once = Backoff(self._client.cancel, lambda _: None, tries=1)
-            timeout = min(GRACE, self._client.timeout)
-            discard(self._registry.stream("DELETE", location, self._scopes, b"", once, timeout))
+            for scopes in (self._scopes, (f"repository:{self._repository}:pull,push,delete",)):
+                response = self._registry.stream("DELETE", location, scopes, b"", once, timeout)
+                discard(response)
+                if response.status not in {401, 403}:
+                    return
 
     def _location(self, response: Response, base: str) -> str:
         """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
@@ -299,6 +311,11 @@ class _HashedStream:
             self.error = error
         else:
             self._whole = True
+
+    def close(self) -> None:
+        """End what the chunks come from, if it can be ended."""
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
 
     def check(self, what: str) -> None:
         """Raise what the chunks raised; ConnectionLostError when not all of them were asked for."""

@@ -21,7 +21,7 @@ class Fault:
     response that carries a file's bytes and leave every other alone: `drop_after` closes the connection after so
     many bytes of the body, `stall_after` falls silent there, `bytes_per_second` is slow, `truncate_to` serves a
     shorter file as if it were whole, `corrupt_at` changes the byte at that offset of the file, `ignore_range`
-    answers 200 to a Range, `expire` makes every URL that is signed so far worthless.
+    answers 200 to a Range, `expire` makes every URL that is signed so far worthless. `taken` counts.
     """
 
     pattern: str
@@ -38,6 +38,7 @@ class Fault:
     corrupt_at: int | None = None
     ignore_range: bool = False
     expire: bool = False
+    taken: int = 0
 
     @property
     def disturbance(self) -> Disturbance:
@@ -74,5 +75,6 @@ class Faults:
                 ):
                     if fault.times is not None:
                         fault.times -= 1
+                    fault.taken += 1
                     return fault
         return None

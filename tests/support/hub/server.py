@@ -121,9 +121,11 @@ class Hub:
         self.accounts[token] = Account(name, frozenset(access))
         return token
 
-    def fault(self, pattern: str, **what: Any) -> None:
+    def fault(self, pattern: str, **what: Any) -> Fault:
         """Do something wrong for the next request (`times`) whose path matches the glob; see Fault."""
-        self.faults.add(Fault(pattern, **what))
+        fault = Fault(pattern, **what)
+        self.faults.add(fault)
+        return fault
 
     def expire_signed_urls(self) -> None:
         """Make every CDN URL that was given out so far worthless."""

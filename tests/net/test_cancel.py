@@ -1,0 +1,130 @@
+"""Cancelling reaches what waits for a silent server, and a pause of a server is not its silence."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from llmstack.net import Cancelled, Client, Response, read_limited, read_resuming
+from llmstack.net.backoff import Backoff
+
+SOON = 30
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+
+@contextlib.contextmanager
+def serving(serve: Callable[[socket.socket], object], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Hand each connection to `serve`, and keep it open until the end; yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as connections:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = listener.accept()[0]
+                    if context:
+                        connection = context.wrap_socket(connection, server_side=True)
+                    connections.enter_context(connection)
+                    serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(SOON)
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return the scheme, and what the server needs for it."""
+    if request.param == "http":
+        return "http", None
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return "https", context
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + bytes(10)], ids=["no answer", "no body", "half a body"])
+def test_a_cancel_wakes_who_waits_for_bytes(scheme, sent: bytes):
+    from llmstack.net.client import tls_context
+
+    tls_context.cache_clear()
+    silent = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(sent)
+        silent.set()
+
+    ended: list[BaseException] = []
+    client = Client(timeout=600)
+
+    def read(url: str) -> None:
+        def open_range(_: str | None, backoff: Backoff) -> Response:
+            return client.request("GET", url, backoff=backoff)
+
+        try:
+            list(read_resuming(client, open_range, what="x", size=1000))
+        except BaseException as error:
+            ended.append(error)
+
+    with serving(serve, scheme[1]) as host:
+        reader = threading.Thread(target=read, args=(f"{scheme[0]}://{host}/x",))
+        reader.start()
+        assert silent.wait(SOON)
+        client.cancel.set()
+        reader.join(SOON)
+        assert not reader.is_alive()
+    client.cancel.clear()
+    tls_context.cache_clear()
+    assert [type(error) for error in ended] == [Cancelled]
+
+
+def test_the_same_client_goes_on_after_a_cancel():
+    """Its kept connection was shut down, and is made again."""
+    answer = HEAD.replace(b"1000", b"2") + b"ok"
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    client = Client()
+    with serving(serve) as host:
+        for _ in range(2):
+            assert read_limited(client.request("GET", f"http://{host}/"), 10) == b"ok"
+            client.cancel.set()
+            client.cancel.clear()
+
+
+def test_work_that_takes_too_long_is_ended():
+    client = Client(timeout=600)
+    with serving(lambda connection: connection.recv(65536)) as host:
+        with client.cancel.within(0.2), pytest.raises(Cancelled):
+            client.request("PUT", f"http://{host}/", body=b"x")
+        assert not client.cancel.is_set()
+
+
+def test_a_server_may_pause_longer_than_connecting_may_take(monkeypatch: pytest.MonkeyPatch):
+    """One that writes to a slow disk stops reading now and then."""
+    monkeypatch.setattr("llmstack.net.client.CONNECT_TIMEOUT", 0.2)  # a shorter one, the same policy
+    paused = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        paused.wait(1)
+        with connection.makefile("rb") as stream:
+            while stream.readline() != b"0\r\n":
+                pass
+        connection.sendall(HEAD.replace(b"1000", b"0"))
+
+    with serving(serve) as host:
+        response = Client().send("PATCH", f"http://{host}/", body=(bytes(1 << 20) for _ in range(20)))
+        assert response.status == 200
