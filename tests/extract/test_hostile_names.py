@@ -37,7 +37,7 @@ def evil(tmp_path: Path) -> str:
     (one,) = index.files
     lying = replace(one, path=f"sub/{ESCAPES}", sha256="0" * 64)
     hostile = replace(index, repo_id=ESCAPES, revision=ESCAPES, created=ESCAPES, license=ESCAPES, files=(lying,))
-    put_image(store, f"t{ESCAPES}", hostile, [Descriptor(LAYER_TAR, one.layer, 2048)])
+    put_image(store, f"t{ESCAPES}", hostile, [Descriptor(LAYER_TAR, one.parts[0].layer, 2048)])
     return f"oci:{tmp_path}/carried"
 
 

@@ -17,6 +17,8 @@ from llama_cases import ROOT, SCRIPT
 
 import llmstack
 
+pytestmark = pytest.mark.xdist_group("llama")
+
 
 def script(*arguments):
     return [sys.executable, str(SCRIPT), *map(str, arguments)]
@@ -84,10 +86,6 @@ def test_without_the_package_installed_the_script_finds_its_source(tmp_path):
     installed = str(Path(llmstack.__file__).resolve().parents[1])
     code = f"""
 import runpy, sys
-
-pytestmark = pytest.mark.xdist_group("llama")
-
-
 sys.path = [path for path in sys.path if path != {installed!r}]
 runpy.run_path({str(tmp_path / "checkout/tools/convert_llama_weights_to_hf.py")!r}, run_name="__main__")
 """
