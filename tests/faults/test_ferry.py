@@ -14,6 +14,8 @@ from tests.faults.conftest import selected
 from tests.faults.ferry_cases import hub_cases, registry_cases
 from tests.support.registry import Registry
 
+# What all cases share runs once, in one process, and may take its time.
+pytestmark = [pytest.mark.xdist_group("faults-ferry"), pytest.mark.timeout(900)]
 INTO_A_REGISTRY = [*registry_cases(), *hub_cases()]
 INTO_A_LAYOUT = list(hub_cases())
 LOT = 40

@@ -13,6 +13,8 @@ from tests.faults.read_cases import Verb, read_cases
 from tests.faults.reading import Carried, Ended, attempt
 from tests.support.registry import Registry
 
+# What all cases share runs once, in one process, and may take its time.
+pytestmark = [pytest.mark.xdist_group("faults-reading"), pytest.mark.timeout(900)]
 CASES = list(read_cases())
 VERBS = {"dir": "extract to a folder", "hf-cache": "extract to a cache", "verify": "verify"}
 # The machine has two cores in CI; a run waits now and then.

@@ -27,6 +27,8 @@ from tests.faults.stored import layout_files, layout_tags
 from tests.support.proxy import Proxy, Rule
 from tests.support.registry import Registry
 
+# What all cases share runs once, in one process, and may take its time.
+pytestmark = [pytest.mark.xdist_group("faults-signals"), pytest.mark.timeout(900)]
 SIGNALS = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}
 CODES = {"kill": -signal.SIGKILL, "int": 130, "term": 143}
 # Far more than it may take to end, far less than the timeout of whoever waits for bytes.

@@ -14,7 +14,7 @@ from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import LlmstackError, UsageError, on_side
 from llmstack.ferry.base import Base
-from llmstack.ferry.checkpoint import Checkpoint
+from llmstack.ferry.checkpoint import Checkpoint, remove_leftover
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
 from llmstack.ferry.previous import HeldLayers, read_earlier
 from llmstack.ferry.publish import CompleteLayer, publish
@@ -100,6 +100,8 @@ class Carrier:
         with on_side("destination"):
             own = None if force else read_earlier(store, tag)
         if own and _is_current(own.index, info, wanted.selection):
+            if not dry_run:
+                remove_leftover(own, store, tag, self._reporter)
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)

@@ -8,15 +8,16 @@ one layer for each worker.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llmstack.carried.fileindex import FileIndex
 from llmstack.carried.naming import partial_tag
 from llmstack.errors import LlmstackError
 from llmstack.ferry.base import scratch
-from llmstack.ferry.previous import Earlier
+from llmstack.ferry.previous import Earlier, read_earlier
 from llmstack.ferry.publish import CompleteLayer, publish
 from llmstack.net import Cancelled
 from llmstack.oci.spec import Descriptor, Document
@@ -86,13 +87,11 @@ class Checkpoint:
 
     def remove(self, finished: Document) -> None:
         """Delete the partial image; where the registry does not allow it, let its tag name the finished one."""
-        try:
+        with _warned(self._store, self._tag, self._reporter):
             if self._digest and self._store.delete_manifest(self._digest):
                 return
             if self._digest or self._outdated:
                 self._store.put_manifest(finished, self._tag)
-        except LlmstackError as error:
-            self._reporter.warn(f"{self._store.name}:{self._tag} could not be removed: {error}")
 
     def _write(self, news: int) -> None:
         """Write what is known at the latest, unless that has been done since `news`; what goes wrong is passed by."""
@@ -110,6 +109,30 @@ class Checkpoint:
                     self._reporter.warn(f"what is complete of {self._head.repo_id} could not be named: {error}")
                 self._warned = True
             self._written = news
+
+
+def remove_leftover(finished: Earlier, store: BlobStore, tag: str, reporter: Reporter) -> None:
+    """Remove the partial image beside a finished one: a run that ends just after it wrote the tag leaves it."""
+    tag = partial_tag(tag)
+    with _warned(store, tag, reporter):
+        found = read_earlier(store, tag)
+        if (
+            found
+            and found.index.incomplete
+            and _is_of(found, finished.index)
+            and (found.index.commit, found.index.selection) == (finished.index.commit, finished.index.selection)
+            and not store.delete_manifest(found.digest)
+        ):
+            store.put_manifest(finished.document, tag)
+
+
+@contextlib.contextmanager
+def _warned(store: BlobStore, tag: str, reporter: Reporter) -> Iterator[None]:
+    """Let a partial image that cannot be removed be no more than a warning: the finished one is there."""
+    try:
+        yield
+    except LlmstackError as error:
+        reporter.warn(f"{store.name}:{tag} could not be removed: {error}")
 
 
 def _is_of(earlier: Earlier, head: FileIndex) -> bool:

@@ -11,15 +11,21 @@ from llmstack.carried.image import open_image
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.ferry.plan import PlannedLayer, SplitFile
 from llmstack.oci.reference import Digest
+from llmstack.oci.spec import Document
 from llmstack.oci.store import BlobReader
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A carried image that is there already: its digest, and its file index."""
+    """A carried image that is there already: what its tag names, and its file index."""
 
-    digest: Digest
+    document: Document
     index: FileIndex
+
+    @property
+    def digest(self) -> Digest:
+        """The image's digest."""
+        return self.document.digest
 
 
 def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
@@ -29,7 +35,7 @@ def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
     except (NotFoundError, IntegrityError):
         # Whatever it is, it is not in our way: a whole image is going to replace it.
         return None
-    return Earlier(image.document.digest, image.index) if image.index else None
+    return Earlier(image.document, image.index) if image.index else None
 
 
 class HeldLayers:
