@@ -21,7 +21,8 @@ from llmstack.serving.values import Files, Revision
 
 # huggingface_hub refuses to fetch more than this over HTTP where a HEAD tells it the length (MAX_HTTP_DOWNLOAD_SIZE).
 MAX_TOLD_SIZE = 50 * 1000**3
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+# Numbers of more digits mean nothing, and Python does not read those of thousands.
+_RANGE = re.compile(r"bytes=(\d{0,100})-(\d{0,100})", re.ASCII)
 # Shown by browsers as they are; everything else is offered for saving.
 _TEXT = frozenset({".cfg", ".csv", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
 _IMAGES = {
