@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -22,12 +22,12 @@ AT_ONCE = 3
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, registry: Registry, tmp_path_factory) -> Iterator[dict[str, Future[Ended]]]:
-    """All runs, begun together: a test waits for its own."""
+def runs(request: pytest.FixtureRequest, registry: Registry, tmp_path_factory) -> dict[str, Future[Ended]]:
+    """All runs; they have ended: pytest changes the environment from test to test, and each run reads it."""
     carried = Carried(registry, tmp_path_factory.mktemp("faults"))
     wanted = selected(request)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {case.name: pool.submit(attempt, carried, verb, case) for verb, case in CASES if case.name in wanted}
+        return {case.name: pool.submit(attempt, carried, verb, case) for verb, case in CASES if case.name in wanted}
 
 
 @pytest.mark.parametrize(("verb", "case"), [pytest.param(verb, case, id=case.name) for verb, case in CASES])

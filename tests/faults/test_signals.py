@@ -185,7 +185,7 @@ Runs = dict[str, Future[Stopped]]
 
 @pytest.fixture(scope="module")
 def runs(request, registry: Registry, tmp_path_factory) -> Runs:
-    """All runs, begun together: a test waits for its own."""
+    """All runs; they have ended: pytest changes the environment from test to test, and each run reads it."""
     wanted = selected(request)
     folder = tmp_path_factory.mktemp("signals")
     carried = Carried(registry, folder)
@@ -194,7 +194,7 @@ def runs(request, registry: Registry, tmp_path_factory) -> Runs:
         jobs |= {case.name: lambda case=case: stop_ferry(made, registry, case) for case in INTO_A_REGISTRY}
         jobs |= {case.name: lambda case=case: stop_layout(made, case) for case in ONTO_A_DISK}
         jobs |= {case.name: lambda case=case: stop_extract(carried, case) for case in READING}
-        yield {name: pool.submit(job) for name, job in jobs.items() if name in wanted}
+        return {name: pool.submit(job) for name, job in jobs.items() if name in wanted}
 
 
 @pytest.mark.parametrize("case", INTO_A_REGISTRY, ids=str)
