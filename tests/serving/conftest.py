@@ -12,7 +12,7 @@ from llmstack.ferry.plan import Limits
 from llmstack.oci.layout import Layout
 from llmstack.oci.store import BlobStore
 from tests.support.carried import carry
-from tests.support.registry import Registry
+from tests.support.registry import Registry, plain_registry
 from tests.support.serving import Serving, install_client, repository, serving
 
 OLD = "00000000000000000000000000000000000000aa"
@@ -46,9 +46,16 @@ def fill(models: BlobStore, datasets: BlobStore) -> None:
 
 
 @pytest.fixture(scope="session")
-def served_registry(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def polled_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry for hubs that last: they list it again and again, which a test that counts requests must not see."""
+    with plain_registry(tmp_path_factory.mktemp("polled-registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def served_registry(polled_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A hub before a registry."""
-    namespace = registry.namespace()
+    namespace = polled_registry.namespace()
     fill(repository(namespace), repository(namespace, "dataset"))
     with serving(tmp_path_factory.mktemp("hub"), namespace) as hub:
         yield hub
@@ -89,9 +96,11 @@ LONG_NAME = "a-rather-long-organisation-name/An-Extremely-Long-Model-Name-70B-In
 
 
 @pytest.fixture(scope="session")
-def served_pages(registry: Registry, busybox_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def served_pages(
+    polled_registry: Registry, busybox_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
     """A hub with repos for the pages: READMEs and files that mean harm, long names, an image that runs."""
-    namespace = registry.namespace()
+    namespace = polled_registry.namespace()
     models = repository(namespace)
     names = ("a.html", "a.svg", "a.xhtml", "a.js", "a.png", "a.xml", "a.txt", "LICENSE")
     carry(models, "bad--files", dict.fromkeys(names, RUNS), repo_id="bad/files")
