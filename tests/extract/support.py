@@ -66,7 +66,7 @@ def run(argument: str, destination: Path | None, *, heard: Heard | None = None, 
     selection = Selection(options.pop("include", ()), options.pop("exclude", ()))
     namespace = Namespace.parse(options.pop("namespace", "oci:/nowhere"))
     request = ExtractRequest(argument, destination, namespace, selection=selection, **options)
-    with closing(Client()) as client:
+    with closing(Client(retry_wait=0.001)) as client:
         return extract(request, registries(client), client.cancel, heard or Heard())
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from llmstack.hub.api import Hub
-from llmstack.hub.snapshot import RepoInfo
+from llmstack.hub.snapshot import RepoInfo, verifying
 
 DATA = random.Random(3).randbytes(200_000)
 TOKEN = "hf_s3cr3tT0kenOfTheTest"
@@ -17,15 +17,14 @@ TOKEN = "hf_s3cr3tT0kenOfTheTest"
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Do what HF_ENDPOINT would have done when huggingface_hub was imported, which was long ago."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # it reads its variables at import
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template
-    )  # it reads its variables at import
+    name = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
+    monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # as above
 
 
 def read(hub: Hub, info: RepoInfo, path: str) -> bytes:
     file = next(file for file in hub.snapshot(info).files if file.path == path)
     seen: dict[str, str] = {}
-    data = b"".join(hub.read(info, file, lambda file, sha256: seen.update({file.path: sha256})))
+    chunks = hub.read(info, file, 0, file.size)
+    data = b"".join(verifying(file, chunks, lambda file, sha256: seen.update({file.path: sha256})))
     assert seen == {path: hashlib.sha256(data).hexdigest()}
     return data

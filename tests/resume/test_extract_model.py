@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -17,6 +15,7 @@ from llmstack.extract.destination import WORK_FOLDER
 from llmstack.net import Client
 from llmstack.oci.reference import Digest, Reference
 from tests.extract.support import Heard, contents, registries, run
+from tests.resume.support import Stopped, Stopping
 from tests.support.carried import carry
 from tests.support.sink import Blob, Sink
 
@@ -33,23 +32,6 @@ VERSIONS = [
     for number in range(3)
 ]
 PLACES = st.integers(0, BIG)
-
-
-class Stopped(BaseException):
-    """What a person's Ctrl-C is, at any byte."""
-
-
-class Stopping(Heard):
-    """A reporter that breaks the run off when so many bytes have come."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self._left = after
-
-    def advance(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise Stopped
 
 
 class Extracting(RuleBasedStateMachine):
@@ -141,13 +123,6 @@ class Extracting(RuleBasedStateMachine):
         self.mend()
         self.sink.heal()
         self.extract()
-
-
-@pytest.fixture
-def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sink]:
-    monkeypatch.setattr("llmstack.net.backoff.FIRST_WAIT", 0.001)  # shorter waits, the same policy
-    with Sink() as sink:
-        yield sink
 
 
 def test_extract(sink: Sink, tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, Selection
@@ -39,13 +39,7 @@ class _InMemory:
     def snapshot(self, info: RepoInfo) -> Snapshot:
         raise NotImplementedError
 
-    def read(
-        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
-    ) -> Generator[bytes, None, None]:
-        yield from self.read_range(info, file, 0, file.size)
-        verified(file, hashlib.sha256(self._files[file.path]).hexdigest())
-
-    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:  # noqa: ARG002 - there is one repo
+    def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:  # noqa: ARG002 - there is one repo
         yield self._files[file.path][start:stop]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from llmstack.build.prepared import PrepareWish, build_prepared
@@ -14,7 +14,7 @@ from llmstack.engine.daemon import DaemonImage
 from llmstack.engine.script import remove_image
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hub.api import Hub
-from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.oci.untar import TarEntry, TarReader
 from llmstack.recipes.site import Site
 from llmstack.reporting import Reporter
@@ -53,18 +53,7 @@ class PreparedRepo:
             files = tuple(sorted(_files(tar), key=lambda file: file.path.encode()))
         return Snapshot(info, self._hub.commit_date(info), files)
 
-    def read(
-        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
-    ) -> Generator[bytes, None, None]:
-        """Yield a file's bytes; raises IntegrityError if they are not those that were listed."""
-        seen = FileHash(file)
-        with contextlib.closing(self.read_range(info, file, 0, file.size)) as chunks:
-            for chunk in chunks:
-                seen.update(chunk)
-                yield chunk
-        verified(file, seen.check())
-
-    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+    def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
         """Yield a file's bytes from `start` up to `stop`; the engine knows no ranges, what comes before is skipped."""
         with self._prepare(info).open_tar(f"/{ROOT}/{file.path}") as tar:
             for entry in tar:

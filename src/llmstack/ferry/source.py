@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Protocol
 
 from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
@@ -15,12 +15,7 @@ class FileSource(Protocol):
         """Resolve a revision to its commit; raises what LlmstackError there is to it."""
 
     def snapshot(self, info: RepoInfo) -> Snapshot:
-        """List the files of a commit, with the hashes that `read` will hold them to."""
+        """List the files of a commit, with the hashes that their bytes must have."""
 
-    def read(
-        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
-    ) -> Generator[bytes, None, None]:
-        """Yield a file's bytes and call `verified` with its sha256; raises IntegrityError if they are not its own."""
-
-    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
-        """Yield a file's bytes from `start` up to `stop`, not verified: whoever joins the parts hashes the whole."""
+    def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified: whoever joins them hashes the whole."""

@@ -12,8 +12,8 @@ from llmstack.errors import on_side
 from llmstack.ferry.plan import PlannedLayer, SplitFile
 from llmstack.ferry.publish import layer_annotations
 from llmstack.ferry.source import FileSource
-from llmstack.ferry.stream import LayerStream, PartStream
-from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo
+from llmstack.ferry.stream import Chunks, LayerStream, PartStream
+from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, verifying
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter, Task
@@ -50,7 +50,10 @@ class Upload:
         def verified(file: HubFile, digest: str) -> None:
             sha256[file.path] = digest
 
-        stream = LayerStream(layer, lambda file: self.source.read(self.info, file, verified), self.ahead, task)
+        def read(file: HubFile) -> Chunks:
+            return verifying(file, self.source.read(self.info, file, 0, file.size), verified)
+
+        stream = LayerStream(layer, read, self.ahead, task)
         with on_side("destination", layer.name):
             digest, _ = self.store.write_blob(stream)
         return tuple(
@@ -67,7 +70,7 @@ class Upload:
         seen = FileHash(file)
         for layer, offset in zip(split.tar_files, split.offsets, strict=True):
             stop = start + layer.size
-            read = partial(self.source.read_range, self.info, file, start, stop)
+            read = partial(self.source.read, self.info, file, start, stop)
             stream = PartStream(layer, read, seen, task, is_last=stop == file.size)
             with on_side("destination", split.name):
                 digest, size = self.store.write_blob(stream)

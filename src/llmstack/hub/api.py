@@ -31,7 +31,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorisedError, NotFoundError, UnavailableError, UsageError, on_side
-from llmstack.hub.snapshot import FileHash, HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import (
     Backoff,
     Client,
@@ -104,23 +104,11 @@ class Hub:
             files = sorted(self._tree(info), key=lambda file: file.path.encode(errors="surrogatepass"))
             return Snapshot(info, self.commit_date(info), tuple(files))
 
-    def read(
-        self, info: RepoInfo, file: HubFile, verified: Callable[[HubFile, str], None]
-    ) -> Generator[bytes, None, None]:
-        """Yield a file's bytes, hashed on the way, and call `verified` with its sha256 at the end.
+    def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified.
 
-        Raises IntegrityError instead of ending when the hub's hash does not match; NotFoundError, NotAuthorisedError,
-        UnavailableError as the hub answers.
+        Raises NotFoundError, NotAuthorisedError, UnavailableError as the hub answers.
         """
-        seen = FileHash(file)
-        with contextlib.closing(self.read_range(info, file, 0, file.size)) as chunks:
-            for chunk in chunks:
-                seen.update(chunk)
-                yield chunk
-        verified(file, seen.check())
-
-    def read_range(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
-        """Yield a file's bytes from `start` up to `stop`, not verified; raises as `read` does."""
         for begin in range(start, stop, RANGE_WINDOW):
             chunks = read_resuming(
                 self._client,

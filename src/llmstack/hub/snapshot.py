@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,3 +105,18 @@ class FileHash:
                 side="source",
             )
         return sha256
+
+
+def verifying(
+    file: HubFile, chunks: Generator[bytes, None, None], verified: Callable[[HubFile, str], None]
+) -> Generator[bytes, None, None]:
+    """Pass a file's bytes on, hashed on the way, and call `verified` with its sha256 at the end.
+
+    Raises IntegrityError instead of ending when the hub's hash does not match. Closing it closes `chunks`.
+    """
+    seen = FileHash(file)
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            seen.update(chunk)
+            yield chunk
+    verified(file, seen.check())

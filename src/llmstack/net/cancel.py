@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from weakref import WeakKeyDictionary
 
 from llmstack.errors import LlmstackError
@@ -84,8 +84,8 @@ class Cancel(threading.Event):
         return shut
 
 
-def _timer(seconds: float, do: object) -> threading.Timer:
-    timer = threading.Timer(seconds, do)  # type: ignore[arg-type]
+def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, do)
     timer.daemon = True
     timer.start()
     return timer
