@@ -16,9 +16,10 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
 from llmstack.serving.pages import catalogue
 from llmstack.serving.pages.language import TEXTS, choose_language
+from llmstack.serving.pages.repo import ENTRIES
 from llmstack.serving.values import Repo, Revision, make_repo
 from tests.serving.conftest import OLD
-from tests.support.carried import COMMIT
+from tests.support.carried import COMMIT, carry
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving
 
@@ -128,6 +129,17 @@ def test_folders_and_files(served_layout: Serving):
     for verb in ("tree", "blob"):
         answer = served_layout.ask("GET", f"/org/model/{verb}/main/config.json")
         assert (answer.status, answer.headers["location"]) == (307, f"/org/model/resolve/{COMMIT}/config.json")
+
+
+def test_pages_of_a_folder(tmp_path: Path):
+    files = {f"{number:04}": b"x" for number in range(ENTRIES + 1)}
+    carry(Layout(tmp_path / "carried/models"), "org--many", files, repo_id="org/many")
+    with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
+        first, second = (hub.ask("GET", f"/org/many{query}", HTML).body.decode() for query in ("", "?page=2"))
+    (onward,), (back,) = (re.findall(r'<a rel="(\w+)" href="([^"]+)"', page) for page in (first, second))
+    assert (onward, back) == (("next", "?page=2#files"), ("prev", "?page=1#files"))
+    assert ("Page 1 of 2" in first, "Page 2 of 2" in second) == (True, True)
+    assert [len(re.findall("resolve/", page)) for page in (first, second)] == [ENTRIES, 1]
 
 
 def test_a_folders_image_is_copied_into_a_registry(served_layout: Serving, registry: Registry):

@@ -83,6 +83,8 @@ def values(shelf: Shelf, readmes: Readmes, address: PageAddress, request: Reques
         "entries": entries[(number - 1) * ENTRIES : number * ENTRIES],
         "page": number,
         "last": last,
+        "previous_url": f"?page={number - 1}#files" if number > 1 else None,
+        "next_url": f"?page={number + 1}#files" if number < last else None,
         "snippets": []
         if address.path
         else snippets(revision, files, card, None if locked else endpoint_of(request), token=token),
