@@ -1,10 +1,12 @@
-"""File systems of their own: one that is soon full, and one that takes `a` and `A` for the same name."""
+"""File systems of their own: one that is soon full, one that takes `a` and `A` for the same name, one without power."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,12 +33,70 @@ def folding_disk(folder: Path) -> Iterator[Path]:
         yield folder
 
 
+class FragileDisk:
+    """An ext4 that can lose its power: what the kernel has not written by then is gone.
+
+    Names reach the disk all the time, and what they name much later, as on a machine where other programs sync: that
+    is when a file is found under its name, and empty. The kernel's help against that (auto_da_alloc) is off.
+    """
+
+    # Of linux/fs/ext4/ioctl.h: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, which xfstests uses for this too.
+    _SHUTDOWN = "import fcntl, os, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, b'\\2\\0\\0\\0')"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._image = folder.with_suffix(".img")
+        self._stop = threading.Event()
+        self._other = threading.Thread(target=self._write_names)
+
+    def __enter__(self) -> FragileDisk:
+        with self._image.open("wb") as file:
+            file.truncate(96 * 1024 * 1024)
+        owner = f"root_owner={os.getuid()}:{os.getgid()}"
+        subprocess.run([need("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-E", owner, self._image], check=True)
+        self.folder.mkdir()
+        self._mount()
+        self._other.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._other.join()
+        subprocess.run([*_as_root(), need("umount", "mount"), "--lazy", self.folder], check=True)
+
+    def lose_power(self, *processes: subprocess.Popen[str]) -> None:
+        """Stop the disk at once, end the processes that work on it, and look what is there after the next start."""
+        subprocess.run([*_as_root(), sys.executable, "-c", self._SHUTDOWN, self.folder], check=True)
+        for process in processes:
+            process.kill()
+            process.wait()
+        self._other.join()
+        subprocess.run([*_as_root(), need("umount", "mount"), self.folder], check=True)
+        self._mount()
+
+    def _write_names(self) -> None:
+        # A sync of any file commits the journal, in which all names are, but no bytes that have no place yet. Without
+        # power it fails, and that is the end.
+        with contextlib.suppress(OSError), (self.folder / ".other").open("wb") as other:
+            while not self._stop.wait(0.01):
+                other.write(b".")
+                other.flush()
+                os.fsync(other.fileno())
+
+    def _mount(self) -> None:
+        options = "loop,data=ordered,noauto_da_alloc"
+        subprocess.run([*_as_root(), need("mount", "mount"), "-o", options, self._image, self.folder], check=True)
+
+
 @contextlib.contextmanager
 def _mounted(folder: Path, mount: list[str]) -> Iterator[None]:
-    as_root = [] if os.geteuid() == 0 else [need("sudo", "sudo"), "-n"]
     folder.mkdir()
-    subprocess.run([*as_root, *mount], check=True)
+    subprocess.run([*_as_root(), *mount], check=True)
     try:
         yield
     finally:
-        subprocess.run([*as_root, need("umount", "mount"), "--lazy", folder], check=True)
+        subprocess.run([*_as_root(), need("umount", "mount"), "--lazy", folder], check=True)
+
+
+def _as_root() -> list[str]:
+    return [] if os.geteuid() == 0 else [need("sudo", "sudo"), "-n"]
