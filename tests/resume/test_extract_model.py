@@ -6,7 +6,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -32,6 +32,8 @@ VERSIONS = [
     for number in range(3)
 ]
 PLACES = st.integers(0, BIG)
+# To look for fewer steps would take minutes, and there are fifteen.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
 class Extracting(RuleBasedStateMachine):
@@ -78,6 +80,12 @@ class Extracting(RuleBasedStateMachine):
         self.sink.blobs[digest] = Blob(self.sink.shelf)
         self.sink.blobs[digest].append(bytes(data))
 
+    @rule(number=st.integers(0, len(VERSIONS) - 1), name=st.sampled_from(["big.bin", "config.json"]), place=PLACES)
+    def a_damaged_version_is_extracted(self, number: int, name: str, place: int) -> None:
+        self.carry(number)
+        self.a_layer_is_damaged(name, place, vanish=False)
+        self.extract()
+
     @rule()
     def mend(self) -> None:
         self.sink.blobs |= self.damaged
@@ -85,14 +93,24 @@ class Extracting(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 20), place=PLACES, what=st.sampled_from(["cut", "flip", "append", "remove"]))
     def a_file_or_a_part_is_changed(self, number: int, place: int, what: str) -> None:
-        files = sorted(path for path in self.out.rglob("*") if path.is_file())
+        self.change(number, place, what, "*")
+
+    @rule(after=PLACES, number=st.integers(0, 20), place=PLACES, what=st.sampled_from(["cut", "flip", "append"]))
+    def a_part_is_left_and_changed(self, after: int, number: int, place: int, what: str) -> None:
+        self.carry(number % len(VERSIONS))
+        self.extract(Stopping(after))
+        self.change(number, place, what, "*.part")
+        self.extract()
+
+    def change(self, number: int, place: int, what: str, pattern: str) -> None:
+        files = sorted(path for path in self.out.rglob(pattern) if path.is_file())
         if not files:
             return
         path = files[number % len(files)]
         old = bytearray(path.read_bytes())
         if what == "flip" and old:
             old[place % len(old)] ^= 0x55
-        new = {"cut": old[:place], "append": old + b"more"}.get(what, old)
+        new = {"cut": old[:place], "append": old + b"more" * BIG}.get(what, old)
         if what == "remove":
             path.unlink()
         else:
@@ -128,6 +146,8 @@ class Extracting(RuleBasedStateMachine):
 def test_extract(sink: Sink, tmp_path: Path):
     run_state_machine_as_test(
         lambda: Extracting(sink, tmp_path),
-        settings=settings(max_examples=15, stateful_step_count=15, suppress_health_check=list(HealthCheck)),
+        settings=settings(
+            max_examples=20, stateful_step_count=15, suppress_health_check=list(HealthCheck), phases=PHASES
+        ),
     )
     assert all(Digest.parse(digest) == blob.digest for digest, blob in sink.blobs.items())
