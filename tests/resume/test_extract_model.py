@@ -147,7 +147,7 @@ def test_extract(sink: Sink, tmp_path: Path):
     run_state_machine_as_test(
         lambda: Extracting(sink, tmp_path),
         settings=settings(
-            max_examples=20, stateful_step_count=15, suppress_health_check=list(HealthCheck), phases=PHASES
+            max_examples=40, stateful_step_count=15, suppress_health_check=list(HealthCheck), phases=PHASES
         ),
     )
     assert all(Digest.parse(digest) == blob.digest for digest, blob in sink.blobs.items())
