@@ -1,4 +1,4 @@
-"""Folders that may not be written to, many writers, tokens that expire, a blob that vanishes, a commit that is gone."""
+"""Folders closed to writing, full disks, many writers, old tokens, blobs that vanish, a commit that is gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.bench import QUICK, Bench, bench
 from tests.faults.cases import FILES, Case
 from tests.faults.reading import Carried, placed
 from tests.faults.stored import layout_files
-from tests.support.cli import Run
+from tests.support.cli import Run, run_llmstack
 from tests.support.process import need
 from tests.support.proxy import Rule, Seen
 from tests.support.registry import Registry
@@ -51,6 +51,15 @@ def without_powers(*command: str | Path, cwd: Path, env: dict[str, str]) -> Run:
         whole, env={**os.environ, **QUICK, **env}, cwd=cwd, capture_output=True, text=True, check=False
     )
     return Run(done.returncode, done.stdout, done.stderr)
+
+
+def filled(disk: Path, room: int) -> Path:
+    """Fill a disk up to the last `room` bytes, with a file that may be removed."""
+    other = disk / "other"
+    with other.open("wb") as file:
+        state = os.statvfs(disk)
+        file.write(bytes(state.f_bavail * state.f_frsize - room))
+    return other
 
 
 def refused(run: Run, code: int, *words: str) -> None:
@@ -93,6 +102,49 @@ def test_a_folder_that_may_not_be_extracted_into(registry: Registry, closed: Pat
     assert carried.read(verb, closed / "out", registry.host, QUICK).code == 0
     assert placed(closed / "out", verb) == FILES
     tell("extract to a folder" if verb == "dir" else "extract to a cache", Case("closed", "the machine", code=2))
+
+
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_a_layout_on_a_full_disk(made: Bench, tiny_disk: Path, room: int, tell: Tell):
+    other = filled(tiny_disk, room)
+    to = f"oci:{tiny_disk}/carried"
+    refused(made.ferry("org/tiny", env=QUICK, to=to), 6, f"writing to {to}/models: the disk is full")
+    assert not (tiny_disk / "carried/models/index.json").exists()
+    other.unlink()
+    assert made.ferry("org/tiny", env=QUICK, to=to).code == 0
+    assert layout_files(tiny_disk / "carried/models", "org--tiny") == FILES
+    tell("ferry to a layout", Case(f"full-{room}", "the machine", code=6))
+
+
+@pytest.mark.parametrize("verb", ["dir", "hf-cache"])
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_a_folder_on_a_full_disk(registry: Registry, tiny_disk: Path, tmp_path: Path, verb, room: int, tell: Tell):
+    carried = Carried(registry, tmp_path)
+    other = filled(tiny_disk, room)
+    run = carried.read(verb, tiny_disk / "out", registry.host, QUICK)
+    refused(run, 6, f"writing to {tiny_disk}/out", "bytes are needed")
+    assert placed(tiny_disk / "out", verb) == {}
+    other.unlink()
+    assert carried.read(verb, tiny_disk / "out", registry.host, QUICK).code == 0
+    assert placed(tiny_disk / "out", verb) == FILES
+    tell("extract to a folder" if verb == "dir" else "extract to a cache", Case(f"full-{room}", "the machine", code=6))
+
+
+def test_a_catalogue_on_a_full_disk(made: Bench, tiny_disk: Path, tell: Tell):
+    """The image is there; what the catalogue held stays, and the row comes when there is room for it."""
+    lists = tiny_disk / "get_hf"
+    lists.mkdir()
+    (lists / "models.md").write_text(old := "# Models\n\nMine.\n" * 300)
+    other = filled(tiny_disk, 0)
+    command = ["ferry", "org/tiny", "--base", "scratch", "--to", made.target]
+    run = run_llmstack(*command, cwd=tiny_disk, env={**QUICK, "HF_ENDPOINT": made.hub.url})
+    refused(run, 6, f"catalogue {lists}/models.md: ", "No space left on device")
+    assert ((lists / "models.md").read_text(), sorted(lists.iterdir())) == (old, [lists / "models.md"])
+    other.unlink()
+    run = run_llmstack(*command, cwd=tiny_disk, env={**QUICK, "HF_ENDPOINT": made.hub.url})
+    assert run.code == 0, run.stderr
+    assert "org/tiny" in (lists / "models.md").read_text()
+    tell("ferry to a registry", Case("catalogue-full", "the machine", code=6))
 
 
 def test_many_ferries_into_one_layout(made: Bench, tmp_path: Path, tell: Tell):
