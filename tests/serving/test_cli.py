@@ -80,6 +80,9 @@ def test_a_token_is_wanted(secured: tuple[Serving, ssl.SSLContext]):
 def test_a_line_for_each_request_and_an_end_in_order(carried: str, tmp_path: Path):
     with serving(tmp_path, carried) as hub:
         assert hub.get("/org/model/resolve/main/config.json?token=hf_x").body == b"{}"
+        # It is counted and told when it has ended, which the client knows a moment earlier.
+        while not LINE.findall(hub.output):
+            assert hub.daemon.alive
         assert hub.get("/metrics").body.count(b'requests_total{method="GET",status="200"} 1') == 1
         os.kill(hub.daemon.pid, signal.SIGTERM)
         hub.daemon.wait(30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 from tests.serving.conftest import OLD
@@ -82,6 +83,16 @@ def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
             assert (answer.status, answer.headers["x-error-code"]) == (503, "Unavailable")
             door.open()
             assert hub.get(PATH).body == b"{}"
+
+
+def test_a_registry_that_says_nothing(tmp_path: Path):
+    """It is not waited for: whoever asks hears that it is away, until it is there."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        behind = f"127.0.0.1:{silent.getsockname()[1]}/t"
+        with serving(tmp_path, behind, env={"LLMSTACK_TIMEOUT": "3600"}) as hub:
+            answer = hub.get("/healthz")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert "has not been listed yet" in hub.get(PATH).headers["x-error-message"]
 
 
 def test_a_blob_that_the_registry_lost(registry: Registry, tmp_path: Path):

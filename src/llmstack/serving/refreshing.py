@@ -10,6 +10,10 @@ from llmstack.errors import LlmstackError, UnavailableError
 from llmstack.serving.errors import RETRY_AFTER
 from llmstack.serving.shelf import Shelf
 
+# How long the first listing is waited for: who asks for a page meanwhile hears that there is none yet, and a probe does
+# not have to guess whether the hub lives.
+LONGEST_START = 5.0
+
 
 class Refresher:
     """Refreshes a shelf every `interval` seconds until it is closed, and sooner after one that failed.
@@ -21,29 +25,29 @@ class Refresher:
         self._shelf = shelf
         self._interval = interval
         self._note = note
-        self._failing = False
+        self._error: LlmstackError | None = None
+        self._tried = threading.Event()
+        self._started = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
 
     def start(self) -> None:
-        """List what is there, and begin; raises what a person has to put right before that can work."""
-        try:
-            self._shelf.refresh()
-        except UnavailableError as error:
-            self._failed(error)
+        """Begin, and return when all is listed or a place is away, at the latest after LONGEST_START seconds.
+
+        Raises what a person has to put right before listing can work, as far as it is known by then.
+        """
         self._thread.start()
+        self._tried.wait(LONGEST_START)
+        if self._error and not isinstance(self._error, UnavailableError):
+            raise self._error
+        self._started = True
 
     def close(self) -> None:
         """End; a listing that is under way is not waited for."""
         self._stop.set()
 
-    def _failed(self, error: LlmstackError) -> None:
-        if not self._failing and not self._stop.is_set():
-            self._note(f"listing what is there: {error}; trying again, what was known stays")
-        self._failing = True
-
     def _run(self) -> None:
-        while not self._stop.wait(min(RETRY_AFTER, self._interval) if self._failing else self._interval):
+        while True:
             try:
                 self._shelf.refresh()
             except LlmstackError as error:
@@ -52,6 +56,16 @@ class Refresher:
                 # A bug here must not end the listing for good.
                 traceback.print_exc()
             else:
-                if self._failing:
+                if self._error:
                     self._note("listing what is there works again")
-                self._failing = False
+                self._error = None
+            self._tried.set()
+            if self._stop.wait(min(RETRY_AFTER, self._interval) if self._error else self._interval):
+                return
+
+    def _failed(self, error: LlmstackError) -> None:
+        # What `start` is going to raise is not said twice.
+        said = self._error is not None or not (self._started or isinstance(error, UnavailableError))
+        if not said and not self._stop.is_set():
+            self._note(f"listing what is there: {error}; trying again, what was known stays")
+        self._error = error
