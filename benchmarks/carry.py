@@ -215,6 +215,7 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
         for title, write in {
             "curl | cat > file, two at a time": f"{url}/$1 | cat > {out}/$0",
             "curl -o file, two at a time": f"-o {out}/$0 {url}/$1",
+            "curl | tee file | sha256sum, two at a time": f"{url}/$1 | tee {out}/$0 | sha256sum",
         }.items():
             candidates[title] = fresh(f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f {write}'")
     return candidates
