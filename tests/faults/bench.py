@@ -7,7 +7,10 @@ it carries one after the other.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,3 +146,15 @@ def bench(registry: Registry, folder: Path, hub: Hub | None = None) -> Iterator[
         stack.enter_context(made.hub_proxy)
         stack.enter_context(made.proxy)
         yield made
+
+
+def start(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
+    """Start llmstack without waiting for its end; what it says goes to a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmstack", *command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -5,10 +5,8 @@ The disk forgets all that the kernel had not written, so this is more than the e
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.oci.layout import Layout
-from tests.faults.bench import QUICK
+from tests.faults.bench import QUICK, start
 from tests.faults.cases import SEED, Case
 from tests.faults.reading import placed
 from tests.faults.stored import layout_files, layout_tags
@@ -41,17 +39,6 @@ def disk(tmp_path: Path) -> Iterator[FragileDisk]:
         yield disk
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "llmstack", *arguments],
-        cwd=cwd,
-        env={**os.environ, **QUICK},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 def wait_for_first(folder: Path, process: subprocess.Popen[str]) -> None:
     """Wait until a program has written its first byte below a folder."""
     while process.poll() is None and not any(path.is_file() and path.stat().st_size for path in folder.rglob("*")):
@@ -67,7 +54,7 @@ def carried_before(hub: Hub, disk: FragileDisk) -> bytes:
     (disk.folder / "work/get_hf").mkdir(parents=True)
     hub.add_repo("org/tiny", OLD)
     assert run_llmstack(*ferry(disk), cwd=disk.folder / "work").code == 0
-    os.sync()
+    disk.flush()
     return (disk.folder / "work/get_hf/models.md").read_bytes()
 
 
@@ -78,11 +65,11 @@ def test_ferry_into_a_layout(disk: FragileDisk, hub: Hub, moment: int, tell: Tel
     before = layout_tags(layout)
     repo = hub.repos["model", "org/tiny"]
     repo.commit(NEW)
-    process = start(*ferry(disk), cwd=work)
-    while process.poll() is None and not list(layout.glob("blobs/sha256/.part-*")):
-        time.sleep(0.001)
-    time.sleep(random.Random(f"{SEED} {moment}").uniform(0, 0.5))
-    disk.lose_power(process)
+    with start(ferry(disk), QUICK, work) as process:
+        while process.poll() is None and not list(layout.glob("blobs/sha256/.part-*")):
+            time.sleep(0.001)
+        time.sleep(random.Random(f"{SEED} {moment}").uniform(0, 0.5))
+        disk.lose_power(process)
     found = layout_tags(layout)
     assert layout_files(layout, "org--tiny") == (OLD if found["org--tiny"] == before["org--tiny"] else {**OLD, **NEW})
     if "org--tiny--partial" in found:
@@ -111,10 +98,10 @@ def test_extract(disk: FragileDisk, tmp_path: Path, verb: str, moment: int, tell
     carry(Layout(tmp_path / "carried/models"), "org--model", NEW)
     out = disk.folder / "out"
     command = ["extract", "org/model", str(out), "--layout", verb, "--from", f"oci:{tmp_path}/carried"]
-    process = start(*command, cwd=tmp_path)
-    wait_for_first(out, process)
-    time.sleep(random.Random(f"{SEED} {verb} {moment}").uniform(0, 0.25))
-    disk.lose_power(process)
+    with start(command, QUICK, tmp_path) as process:
+        wait_for_first(out, process)
+        time.sleep(random.Random(f"{SEED} {verb} {moment}").uniform(0, 0.25))
+        disk.lose_power(process)
     assert run_llmstack(*command).code == 0
     assert placed(out, verb) == NEW
     assert not list(out.rglob(".llmstack-partial"))

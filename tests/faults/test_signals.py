@@ -5,10 +5,8 @@ The request itself triggers the signal, and where it comes in the middle of a bo
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bench import QUICK, Bench, bench
+from tests.faults.bench import QUICK, Bench, bench, start
 from tests.faults.cases import FILES, Case, place
 from tests.faults.conftest import selected
 from tests.faults.ferry_cases import HUB, REGISTRY
@@ -85,17 +83,6 @@ class Stopped:
     tags: set[str]
     left: set[str]
     files: dict[str, bytes]
-
-
-def start(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "llmstack", *command],
-        cwd=cwd,
-        env={**os.environ, **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 class Trigger:

@@ -74,6 +74,10 @@ class FragileDisk:
         subprocess.run([*_as_root(), need("umount", "mount"), self.folder], check=True)
         self._mount()
 
+    def flush(self) -> None:
+        """Let all that was written reach the disk."""
+        subprocess.run(["sync", "--file-system", self.folder], check=True)
+
     def _write_names(self) -> None:
         # A sync of any file commits the journal, in which all names are, but no bytes that have no place yet. Without
         # power it fails, and that is the end.
