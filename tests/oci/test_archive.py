@@ -139,3 +139,38 @@ def test_an_archive_of_another_tar_format(tmp_path):
         for member in old:
             new.addfile(member, old.extractfile(member))
     assert DockerArchive(tmp_path / "gnu.tar").tags() == ["a/b:c"]
+
+
+def lying(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a header with a size in GNU's binary form, which may be negative or larger than any disk."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (b"\x80" if size >= 0 else b"\xff") + (size % 256**11).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("kind", [OciArchive, DockerArchive])
+@pytest.mark.parametrize("entry", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [2**70, 2**63, 2**63 - 1, 2**40, -1, -511, -512, -1024, -5000])
+def test_sizes_that_lie(tmp_path, size, entry, kind):
+    path = tmp_path / "archive.tar"
+    with path.open("wb") as archive:
+        archive.write(lying("first", 0) + lying("second", size, entry) + bytes(1024))
+        # Reading it whole would be noticed.
+        archive.truncate(2**40)
+    with pytest.raises(LlmstackError):
+        kind(path).tags()
+
+
+@pytest.mark.parametrize("size", ["-512", str(2**70), "9" * 30])
+def test_extended_sizes_that_lie(tmp_path, size):
+    path = tmp_path / "archive.tar"
+    record = f"size={size}\n"
+    pax = f"{len(record) + 3} {record}".encode()
+    padding = bytes(-len(pax) % 512)
+    path.write_bytes(lying("pax", len(pax), tarfile.XHDTYPE) + pax + padding + lying("file", 0) + bytes(1024))
+    with pytest.raises(LlmstackError):
+        OciArchive(path).tags()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import os
 import posixpath
 import tarfile
 from collections.abc import Generator, Iterator
@@ -38,6 +40,10 @@ from llmstack.oci.store import CHUNK
 # A docker archive of many images lists them all in one file.
 _MAX_MANIFEST_JSON = 16 * 1024 * 1024
 
+# A long name or a set of extended attributes: PATH_MAX is 4096.
+_MAX_HEADER = 1024 * 1024
+_MAX_OFFSET = 2**63
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -45,6 +51,22 @@ class Member:
 
     offset: int
     size: int
+
+
+class _Forward(io.FileIO):
+    """What tarfile reads headers from, onwards only: a size that lies neither makes it turn in circles nor read all."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go on to a position; raises tarfile.ReadError for one that lies behind, or that no file has."""
+        if whence != os.SEEK_SET or not self.tell() <= offset < _MAX_OFFSET:
+            raise tarfile.ReadError("the size in a header leads out of it")
+        return super().seek(offset)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes; raises tarfile.ReadError for more than a header may take."""
+        if size is None or not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return super().read(size)
 
 
 class TarFolder:
@@ -65,7 +87,7 @@ class TarFolder:
             if compression:
                 raise UsageError(f"{self.name} is compressed with {compression}", hint=_unpack_hint(compression))
             try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
+                with tarfile.open(fileobj=_Forward(file.fileno(), closefd=False), mode="r:") as tar:
                     for info in tar:
                         path = posixpath.normpath(info.name)
                         links.pop(path, None)
