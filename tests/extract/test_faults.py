@@ -34,7 +34,8 @@ def start(source: str, out: Path, *options: str) -> subprocess.Popen[str]:
 
 def wait_for_files(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Return as soon as that many files have got their places, or the process has ended."""
-    while process.poll() is None and sum(1 for _ in out.rglob("*.*")) < count:
+    # Folders may vanish while they are walked through; os.walk passes that by.
+    while process.poll() is None and sum("." in name for *_, names in os.walk(out) for name in names) < count:
         pass
 
 

@@ -5,6 +5,7 @@ The disk forgets all that the kernel had not written, so this is more than the e
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -40,8 +41,8 @@ def disk(tmp_path: Path) -> Iterator[FragileDisk]:
 
 
 def wait_for_first(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a program has written its first byte below a folder."""
-    while process.poll() is None and not any(path.is_file() and path.stat().st_size for path in folder.rglob("*")):
+    """Wait until extract has begun to write its first file."""
+    while process.poll() is None and not any(set(names) - {"lock"} for *_, names in os.walk(folder)):
         time.sleep(0.001)
 
 
