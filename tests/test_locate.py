@@ -96,3 +96,9 @@ def test_folders(tmp_path):
 def test_what_is_refused(argument, source):
     with pytest.raises(UsageError):
         find(argument, source)
+
+
+def test_names_that_no_disk_takes():
+    assert find("oci-archive:" + "x" * 5000 + ":t", None).location == Location("oci-archive", "x" * 5000, "t")
+    with pytest.raises(NotFoundError, match="holds no models"):
+        find("o/m", "oci:" + "x" * 5000)

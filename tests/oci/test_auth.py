@@ -111,6 +111,7 @@ def test_an_unknown_ca_stops_it_before_a_password_is_sent(
         ("https://user:pass@auth.example/token", "https://registry.example"),
         ("", "https://registry.example"),
         ("https://[::1/token", "https://registry.example"),
+        (" https://auth.example/token", "https://registry.example"),
     ],
 )
 def test_credentials_do_not_go_to_just_any_token_server(realm: str, registry: str):

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from llmstack.carried.naming import DEFAULT_REVISION, Namespace, split_revision, tag_for
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.hub.snapshot import RepoType
+from llmstack.oci.layout import exists
 from llmstack.oci.reference import Reference, is_registry
 
 Transport = Literal["docker", "docker-daemon", "docker-archive", "oci", "oci-archive"]
@@ -121,7 +122,7 @@ def _split(text: str) -> tuple[Transport, str]:
 def _split_path(text: str) -> tuple[str, str]:
     """Split `PATH[:NAME]` at the first colon, as skopeo does, unless all of it is a path that exists."""
     path, colon, name = text.partition(":")
-    return (text, "") if not colon or Path(text).exists() else (path, name)
+    return (text, "") if not colon or exists(Path(text)) else (path, name)
 
 
 def _image(argument: str, source: str | None) -> Wanted:
@@ -146,9 +147,9 @@ def _in_namespace(namespace: Namespace, repo_type: RepoType, tag: str) -> Locati
 def _in_folder(place: str, repo_type: RepoType, tag: str) -> Location:
     """Find a tag's layout in a folder that is a namespace (`models/`, `datasets/`) or a layout itself."""
     path, reference = _split_path(place)
-    if (Path(path) / "index.json").exists():
+    if exists(Path(path) / "index.json"):
         return Location("oci", path, reference or tag)
     inner = Namespace(None, path).repository(repo_type)
-    if not (Path(inner) / "index.json").exists():
+    if not exists(Path(inner) / "index.json"):
         raise NotFoundError(f"oci:{path} holds no {repo_type}s", hint="is it the folder that ferry --to named?")
     return Location("oci", inner, tag)

@@ -11,7 +11,7 @@ from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_reader
 from llmstack.errors import UsageError
 from llmstack.hub.snapshot import RepoType
-from llmstack.oci.layout import Layout
+from llmstack.oci.layout import Layout, exists
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.store import BlobReader
@@ -39,7 +39,7 @@ def open_places(
         return [Place(open_reader(parse_location(source), registries)[0])]
     if source is not None:
         namespace = Namespace.parse(source)
-    if namespace.registry is None and (Path(namespace.path) / "index.json").exists():
+    if namespace.registry is None and exists(Path(namespace.path) / "index.json"):
         return [Place(Layout(Path(namespace.path)))]
     names = [(repo_type, namespace.repository(repo_type)) for repo_type in repo_types]
     if namespace.registry is None:

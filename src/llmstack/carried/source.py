@@ -16,7 +16,7 @@ from llmstack.engine.daemon import DaemonImage, open_daemon_image
 from llmstack.errors import NotFoundError, on_side
 from llmstack.oci import tar
 from llmstack.oci.archive import DockerArchive, OciArchive
-from llmstack.oci.layout import Layout
+from llmstack.oci.layout import Layout, exists
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.store import BlobReader
@@ -58,7 +58,7 @@ def open_reader(location: Location, registries: Registries) -> tuple[BlobReader,
         return registries.repository(reference), reference.locator
     path = Path(location.place)
     if location.transport == "oci":
-        if not (path / "index.json").exists():
+        if not exists(path / "index.json"):
             raise NotFoundError(f"{location} is not an OCI layout", hint="it would hold a file index.json")
         return Layout(path), location.reference
     return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.reference

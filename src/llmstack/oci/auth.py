@@ -156,8 +156,9 @@ def check_realm(realm: str, registry_url: str) -> str:
         parts = urlsplit(realm)
     except ValueError:
         parts = urlsplit("")
-    # urlsplit passes over control characters, which no server's address has.
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or not realm.isprintable():
+    # urlsplit passes over spaces and control characters, which no server's address has.
+    bare = realm.isprintable() and " " not in realm
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or not bare:
         raise UnavailableError(f"{registry.netloc}: its token server's address is not an http(s) URL")
     if parts.scheme == "http" and registry.scheme != "http":
         raise UnavailableError(f"{registry.netloc}: its token server {display_url(realm)} is not secure (plain HTTP)")
