@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.support.base import write_busybox_layout  # noqa: E402 - needs the path above
-from tests.support.hub import Hub  # noqa: E402 - the same
-from tests.support.process import RigError  # noqa: E402 - the same
+from tests.support.hub import Hub  # noqa: E402 - needs the path above
+from tests.support.process import RigError  # noqa: E402 - needs the path above
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
 TAG = REPO_ID.replace("/", "--")

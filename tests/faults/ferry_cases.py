@@ -94,9 +94,13 @@ def _uploads() -> Iterator[Case]:
             yield _registry(f"{moment}-{status}-once", Rule(*at, status=status))
     yield _registry("open-404", Rule("POST", UPLOADS, status=404), code=3, words=(*DESTINATION, BUNDLE, "404"))
     yield _registry(
-        "stream-stall-ever", Rule("PATCH", UPLOADS, times=None, stall_request=9), code=6, leaves=True, slow=True,
+        "stream-stall-ever",
+        Rule("PATCH", UPLOADS, times=None, stall_request=9),
+        code=6,
+        leaves=True,
+        slow=True,
         words=(*DESTINATION, BUNDLE, "silent"),
-    )  # fmt: skip
+    )
 
 
 def _manifests() -> Iterator[Case]:

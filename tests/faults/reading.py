@@ -32,9 +32,7 @@ class Carried:
         self._folder = folder
         self._numbers = itertools.count()
         with closing(Client()) as client:
-            store = Registries(client, lambda _: None).repository(
-                Reference.parse(f"{self.space}/models"), write=True
-            )  # fmt: skip
+            store = Registries(client, lambda _: None).repository(Reference.parse(f"{self.space}/models"), write=True)
             carry(store, "org--model", FILES)
         stored = Stored(registry, f"{self.space.partition('/')[2]}/models")
         index = stored.document("org--model")

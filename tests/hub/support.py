@@ -18,7 +18,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Do what HF_ENDPOINT would have done when huggingface_hub was imported, which was long ago."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # it reads its variables at import
     name = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
-    monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # as above
+    monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # it reads its variables at import
 
 
 def read(hub: Hub, info: RepoInfo, path: str) -> bytes:

@@ -33,8 +33,13 @@ def start(*arguments, cwd=ROOT, **variables):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MODEL_"))}
     return subprocess.run(
         [sys.executable, str(EXAMPLE), *arguments, "--max-new-tokens", "8"],
-        check=False, capture_output=True, text=True, timeout=240, cwd=cwd, env=environment | variables,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        env=environment | variables,
+    )
 
 
 def test_a_folder_is_loaded_and_the_text_streamed(make):

@@ -151,8 +151,12 @@ def test_without_the_extra_it_says_what_to_install(carried: str, tmp_path: Path)
     (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('no', name='starlette')\n")
     done = subprocess.run(
         [sys.executable, "-m", "llmstack", "hub", "--from", carried],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 6
     assert "needs the package starlette" in done.stderr
     assert "pip install 'llmstack[hub]'" in done.stderr

@@ -108,8 +108,16 @@ def test_everything_a_client_does(
 def test_hf_download(clients: Mapping[str, Path], served_registry: Serving, tmp_path: Path):
     packages = clients["2"]
     run_client(
-        packages, served_registry.url, tmp_path / "home", str(packages / "bin/hf"), "download", "org/model",
-        "--include", "*.safetensors", "--local-dir", str(tmp_path / "here"),
-    )  # fmt: skip
+        packages,
+        served_registry.url,
+        tmp_path / "home",
+        str(packages / "bin/hf"),
+        "download",
+        "org/model",
+        "--include",
+        "*.safetensors",
+        "--local-dir",
+        str(tmp_path / "here"),
+    )
     assert (tmp_path / "here/model.safetensors").read_bytes() == WEIGHTS
     assert not (tmp_path / "here/config.json").exists()

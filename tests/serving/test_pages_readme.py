@@ -74,7 +74,7 @@ def html(text: str) -> str:
         ("```js\n<script>\n```", '<pre tabindex="0"><code>&lt;script&gt;\n</code></pre>'),
         ("<details><summary>a</summary>\n\n**b**\n\n</details>", "<summary>a</summary>"),
     ],
-)  # fmt: skip
+)
 def test_links_images_and_headings(text: str, expected: str):
     assert expected in html(text)
 
@@ -116,7 +116,7 @@ FRAGMENTS = st.sampled_from(
         *("![a](", "[a](", ")", "pic.png", "`", "```", "|a|\n|-|\n", "# ", "> ", "<noscript>", "<title>", "<textarea>"),
         *("</a>", "<table>", "<td>", "<mglyph>", "<template>", "<xmp>", "<plaintext>", "\x00", "https://", "#"),
     ]
-)  # fmt: skip
+)
 
 
 class Judge(HTMLParser):

@@ -41,10 +41,22 @@ START = st.sampled_from(
 )
 PATH = st.builds(lambda start, parts: start + "/" + "/".join(parts), START, st.lists(SEGMENT, max_size=6))
 QUERY = st.sampled_from(
-    ["", "recursive=true", "recursive=true&limit=1&x=%3E%0d", "limit=0", "limit=-1&cursor=99999999999", "cursor=2",
-     "expand=sha", "search=%0d%0a",
-     "blobs=1", "author=%ff", "recursive=%00&recursive=", "&&=&", "limit=%D9%A3"]
-)  # fmt: skip
+    [
+        "",
+        "recursive=true",
+        "recursive=true&limit=1&x=%3E%0d",
+        "limit=0",
+        "limit=-1&cursor=99999999999",
+        "cursor=2",
+        "expand=sha",
+        "search=%0d%0a",
+        "blobs=1",
+        "author=%ff",
+        "recursive=%00&recursive=",
+        "&&=&",
+        "limit=%D9%A3",
+    ]
+)
 HEADER = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 HEADERS = st.dictionaries(
     st.sampled_from(["Range", "If-None-Match", "If-Range", "Authorization", "Accept-Language", "Cookie"]),
@@ -55,11 +67,29 @@ HOST = st.sampled_from(["hub", "hub", "[::1]:80", "][", "a>b", "é", "x/y?z#"])
 METHOD = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
 STATUSES = {200, 206, 304, 400, 401, 404, 405, 416}
 OWN = {
-    "accept-ranges", "allow", "cache-control", "connection", "content-disposition", "content-language",
-    "content-length", "content-range", "content-security-policy", "content-type", "date", "etag", "link",
-    "referrer-policy", "transfer-encoding", "vary", "x-content-type-options", "x-error-code", "x-error-message",
-    "x-linked-etag", "x-linked-size", "x-repo-commit",
-}  # fmt: skip
+    "accept-ranges",
+    "allow",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-language",
+    "content-length",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "etag",
+    "link",
+    "referrer-policy",
+    "transfer-encoding",
+    "vary",
+    "x-content-type-options",
+    "x-error-code",
+    "x-error-message",
+    "x-linked-etag",
+    "x-linked-size",
+    "x-repo-commit",
+}
 
 
 def raw(hub: Serving, request: bytes) -> tuple[int, list[str], bytes]:

@@ -28,7 +28,7 @@ def build(
     tag: Annotated[str | None, typer.Option("--tag", metavar="REF", help="The image's name.")] = None,
     build_arg: Annotated[
         list[str], typer.Option("--build-arg", metavar="K=V", help="Another value for a recipe's argument. Repeatable.")
-    ] = [],  # noqa: B006 - the same
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     ca_cert: Annotated[
         Path | None, typer.Option("--ca-cert", metavar="FILE", help="Certificate authorities to trust, as PEM.")
     ] = None,
@@ -41,14 +41,14 @@ def build(
     push: Annotated[bool, typer.Option("--push", help="Push the images that were named.")] = False,
     requirements: Annotated[
         list[Path], typer.Option("--requirements", "-r", metavar="FILE", help="pip-offline: what to hold. Repeatable.")
-    ] = [],  # noqa: B006 - the same
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     python: Annotated[
         list[str], typer.Option("--python", metavar="3.N", help="pip-offline: for which Python. Repeatable.")
-    ] = [],  # noqa: B006 - the same
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     platform_tag: Annotated[
         list[str],
         typer.Option("--platform-tag", metavar="TAG", help="pip-offline: for what machine, manylinux_2_28_x86_64."),
-    ] = [],  # noqa: B006 - the same
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the Dockerfiles, and do nothing.")] = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressStyle.AUTO,

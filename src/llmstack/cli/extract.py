@@ -45,7 +45,7 @@ def extract(
         LayoutStyle, typer.Option("--layout", help="A folder, or a Hugging Face cache.")
     ] = LayoutStyle.DIR,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
-    exclude: ExcludeOption = [],  # noqa: B006 - the same
+    exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,

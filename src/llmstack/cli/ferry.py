@@ -34,7 +34,7 @@ def ferry(
     ] = None,
     kind: TypeOption = Kind.MODEL,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
-    exclude: ExcludeOption = [],  # noqa: B006 - the same
+    exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     prepare: Annotated[
         Path | None,
         typer.Option("--prepare", metavar="SCRIPT", help="Carry what this script makes of the repo, in a container."),
