@@ -84,6 +84,9 @@ def _uploads() -> Iterator[Case]:
             too_large = Rule(*at, times=None, status=413, early=early)
             when = "early" if early else "late"
             yield _registry(f"{moment}-413-{when}", too_large, code=1, words=(*what, "413"))
+        # As where a server hangs up after an answer that came early, and the connection is used again before that.
+        refused, hung_up = Rule(*at, status=413), Rule("DELETE", UPLOADS, drop=True)
+        yield _registry(f"{moment}-413-hung-up", refused, hung_up, code=1, words=(*what, "413"))
         full = Rule(*at, status=507)
         yield _registry(f"{moment}-507", full, code=1, words=(*what, "507"))
         stalled = Rule(*at, stall_request=place(f"{moment}-stall", size))

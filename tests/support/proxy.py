@@ -35,12 +35,12 @@ class _Gone(Exception):  # noqa: N818 - a state
 class Rule:
     """One thing that goes wrong: for requests whose method and target match, after `skip` of them, `times` times.
 
-    `status` answers instead of the server, once the request's body is read; with `early` before that. All others talk
-    to the server. Counting bytes of a body: `cut_request` and `cut_answer` close both connections there (with `reset`
-    by a RST), `stall_request` and `stall_answer` let nothing more through, `corrupt_request` and `corrupt_answer`
-    change a byte, `truncate_answer` ends the answer there as if that were all. `lose_answer` closes the connection
-    when the server has answered, `silent` keeps the answer back. `then` is called at that moment, and makes a fault by
-    itself. `fired` counts.
+    `status` answers instead of the server, once the request's body is read; with `early` before that. `drop` closes the
+    connection in place of passing the request on. All others talk to the server. Counting bytes of a body:
+    `cut_request` and `cut_answer` close both connections there (with `reset` by a RST), `stall_request` and
+    `stall_answer` let nothing more through, `corrupt_request` and `corrupt_answer` change a byte, `truncate_answer`
+    ends the answer there as if that were all. `lose_answer` closes the connection when the server has answered,
+    `silent` keeps the answer back. `then` is called at that moment, and makes a fault by itself. `fired` counts.
     """
 
     method: str
@@ -51,6 +51,7 @@ class Rule:
     code: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     early: bool = False
+    drop: bool = False
     cut_request: int | None = None
     stall_request: int | None = None
     corrupt_request: int | None = None
@@ -208,6 +209,8 @@ class _Exchange:
         if rule.status is not None:
             self._answer(head, rule, rule.status)
             return
+        if rule.drop:
+            self._cut(rule)
         self.server.sendall(head.raw)
         body = _pieces(self.requests, head.headers, until_close=False)
         self._pass(body, self.server, rule, rule.cut_request, rule.stall_request, rule.corrupt_request)
