@@ -316,6 +316,19 @@ def test_a_private_ca(tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatc
     assert text(Client(), url) == "safe"
 
 
+def test_plain_http_reads_no_ca(serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    site = serve(lambda _: Response(200, body=b"plain"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    assert text(Client(), site.url) == "plain"
+
+
+def test_a_proxy_behind_tls(tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch):
+    url, ca_file = tls_site
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    monkeypatch.setenv("http_proxy", url)
+    assert text(Client(), "http://model.example/x") == "safe"
+
+
 def test_an_unknown_ca_is_refused_with_what_to_do(tls_site: tuple[str, Path]):
     with pytest.raises(ConnectionLostError, match="TLS") as raised:
         Client().send("GET", tls_site[0])
@@ -343,4 +356,4 @@ def test_a_server_without_tls_is_told_apart():
 def test_a_bundle_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
     with pytest.raises(UnavailableError, match=r"REQUESTS_CA_BUNDLE=/nowhere\.pem"):
-        Client().send("GET", "http://127.0.0.1:1/")
+        Client().send("GET", "https://127.0.0.1:1/")

@@ -58,7 +58,7 @@ class Client:
         self._patience = patience
         self._tell = tell
         self._connections = connections
-        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
     def backoff(self) -> Backoff:
@@ -157,13 +157,15 @@ class Client:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         proxy = _proxy_for(url)
+        # Whoever speaks plain HTTP alone need not wait until all the CAs are read.
+        secure = any(urlsplit(address).scheme == "https" for address in (url, proxy or ""))
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = self._make_pool(proxy)
-            return self._pools[proxy]
+            if (proxy, secure) not in self._pools:
+                self._pools[proxy, secure] = self._make_pool(proxy, tls_context() if secure else None)
+            return self._pools[proxy, secure]
 
-    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        options: dict[str, Any] = {"num_pools": 32, "maxsize": self._connections, "ssl_context": tls_context()}
+    def _make_pool(self, proxy: str | None, tls: ssl.SSLContext | None) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"num_pools": 32, "maxsize": self._connections, "ssl_context": tls}
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         else:
@@ -250,7 +252,8 @@ def tls_context() -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if bundle := os.environ.get(name):
+        bundle = os.environ.get(name)
+        if bundle and bundle != paths.cafile:
             try:
                 context.load_verify_locations(cafile=bundle)
             except OSError as error:
