@@ -96,8 +96,10 @@ def _rig(work: Path, repos: Mapping[str, Path]) -> Iterator[Rig]:
     ):
         if process.stdout is None or not process.stdout.readline():
             raise SystemExit("the loopback hub did not start")
+        # Where it is set, llmstack would be compiled at each start, which an installed one is not.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment = {
-            **os.environ,
+            **inherited,
             "DOCKER_HOST": engine.host,
             "HF_ENDPOINT": hub,
             "HF_HOME": str(work / "hf"),
