@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,31 @@ def test_another_platform_is_built_on_a_base_for_it(engine, busybox, busybox_bas
     assert done.code == 0, done.stderr
     built = engine.docker("image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", name).stdout
     assert built == "linux/arm64\n"
+
+
+def test_no_cache_and_pull(engine, busybox, registry, tmp_path):
+    """What was built before is used again, and so is the base that is here: unless asked otherwise."""
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{write_wheel(tmp_path, 'thing', '1.0')}\n")
+    base = f"{registry.namespace()}/base:latest"
+    (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nLABEL newer=yes\n")
+    engine.docker("build", "--network", "none", "--tag", base, str(tmp_path))
+    engine.docker("push", base)
+    engine.docker("tag", busybox, base)
+
+    def build(*arguments: str) -> dict[str, Any]:
+        name = "llmstack-test-again:latest"
+        common = ["build", "pip-offline", "--base", base, "--requirements", requirements, "--tag", name]
+        done = run_llmstack(*common, *arguments, env={"DOCKER_HOST": engine.host})
+        assert done.code == 0, done.stderr
+        [image] = json.loads(engine.docker("image", "inspect", name).stdout)
+        return image
+
+    first = build()
+    assert build()["Id"] == first["Id"]
+    assert build("--no-cache")["Id"] != first["Id"]
+    assert "newer" not in first["Config"]["Labels"]
+    assert build("--pull")["Config"]["Labels"]["newer"] == "yes"
 
 
 def test_squash_says_how_much_it_saved(engine, busybox, tmp_path):
