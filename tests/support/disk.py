@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.process import need
+from tests.support.process import PATIENCE, RigError, need
 
 
 @contextlib.contextmanager
@@ -62,21 +63,32 @@ class FragileDisk:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._other.join()
-        subprocess.run([*_as_root(), need("umount", "mount"), "--lazy", self.folder], check=True)
+        subprocess.run([*as_root(), need("umount", "mount"), "--lazy", self.folder], check=True)
 
     def lose_power(self, *processes: subprocess.Popen[str]) -> None:
         """Stop the disk at once, end the processes that work on it, and look what is there after the next start."""
-        subprocess.run([*_as_root(), sys.executable, "-c", self._SHUTDOWN, self.folder], check=True)
+        subprocess.run([*as_root(), sys.executable, "-c", self._SHUTDOWN, self.folder], check=True)
         for process in processes:
             process.kill()
             process.wait()
         self._other.join()
-        subprocess.run([*_as_root(), need("umount", "mount"), self.folder], check=True)
+        subprocess.run([*as_root(), need("umount", "mount"), self.folder], check=True)
+        self._wait_until_gone()
         self._mount()
 
     def flush(self) -> None:
         """Let all that was written reach the disk."""
         subprocess.run(["sync", "--file-system", self.folder], check=True)
+
+    def _wait_until_gone(self) -> None:
+        # A container that starts has a copy of all mounts for a moment. Mounted again by then, the disk would be the
+        # one that is held there, still without power.
+        find = [*as_root(), need("losetup", "mount"), "--associated", str(self._image)]
+        deadline = time.monotonic() + PATIENCE
+        while subprocess.run(find, check=True, capture_output=True).stdout:
+            if time.monotonic() > deadline:
+                raise RigError(f"{self._image} is still held by a loop device")
+            time.sleep(0.02)
 
     def _write_names(self) -> None:
         # A sync of any file commits the journal, in which all names are, but no bytes that have no place yet. Without
@@ -89,18 +101,19 @@ class FragileDisk:
 
     def _mount(self) -> None:
         options = "loop,data=ordered,noauto_da_alloc"
-        subprocess.run([*_as_root(), need("mount", "mount"), "-o", options, self._image, self.folder], check=True)
+        subprocess.run([*as_root(), need("mount", "mount"), "-o", options, self._image, self.folder], check=True)
 
 
 @contextlib.contextmanager
 def _mounted(folder: Path, mount: list[str]) -> Iterator[None]:
     folder.mkdir()
-    subprocess.run([*_as_root(), *mount], check=True)
+    subprocess.run([*as_root(), *mount], check=True)
     try:
         yield
     finally:
-        subprocess.run([*_as_root(), need("umount", "mount"), "--lazy", folder], check=True)
+        subprocess.run([*as_root(), need("umount", "mount"), "--lazy", folder], check=True)
 
 
-def _as_root() -> list[str]:
+def as_root() -> list[str]:
+    """Return what goes before a command that only root may run."""
     return [] if os.geteuid() == 0 else [need("sudo", "sudo"), "-n"]

@@ -1,0 +1,22 @@
+"""The disk without power is truly gone before it is there again."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.support.disk import FragileDisk, as_root
+from tests.support.process import need
+
+
+def test_another_view_of_the_mounts_does_not_keep_the_disk(tmp_path: Path):
+    """Each container that starts has one for a moment."""
+    with FragileDisk(tmp_path / "disk") as disk:
+        (disk.folder / "kept").write_text("kept")
+        disk.flush()
+        view = [*as_root(), need("unshare", "util-linux"), "--mount", "--propagation", "private"]
+        with subprocess.Popen([*view, "sh", "-c", "echo; sleep 1"], stdout=subprocess.PIPE) as other:
+            assert other.stdout
+            assert other.stdout.readline()
+            disk.lose_power()
+        assert (disk.folder / "kept").read_text() == "kept"
