@@ -52,6 +52,8 @@ def test_the_named_file_is_read_instead_and_must_exist(tmp_path):
     assert load_settings({}, {"LLMSTACK_CONFIG": str(other)}, tmp_path) == Settings()
     with pytest.raises(UsageError, match=r"LLMSTACK_CONFIG names .*missing\.yaml"):
         load_settings({}, {"LLMSTACK_CONFIG": str(tmp_path / "missing.yaml")}, tmp_path)
+    with pytest.raises(UsageError, match="LLMSTACK_CONFIG names"):
+        load_settings({}, {"LLMSTACK_CONFIG": "x" * 5000}, tmp_path)
 
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):

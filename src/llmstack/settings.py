@@ -97,11 +97,19 @@ def load_settings(
 def _find_file(environ: Mapping[str, str], folder: Path) -> Path | None:
     if named := environ.get(FILE_VARIABLE):
         path = Path(named)
-        if not path.is_file():
+        if not _is_file(path):
             raise UsageError(f"{FILE_VARIABLE} names {named!r}, which is not a file")
         return path
     start = folder.resolve()
-    return next((path for place in (start, *start.parents) if (path := place / FILE_NAME).is_file()), None)
+    return next((path for place in (start, *start.parents) if _is_file(path := place / FILE_NAME)), None)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; in a folder that may not be looked into there is none for us."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _read_file(path: Path) -> dict[str, object]:

@@ -73,6 +73,11 @@ def test_no_config_and_an_empty_entry(docker_config):
     assert lookup("registry.local") is None
 
 
+def test_a_folder_that_cannot_be_looked_into_has_no_logins(monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", "/" + "x" * 5000)
+    assert lookup("registry.example") is None
+
+
 def test_a_credential_helper(docker_config, helper):
     helper('read host; echo "{\\"Username\\": \\"$host\\", \\"Secret\\": \\"pw\\"}"')
     docker_config({"credHelpers": {"registry.local": "test"}})

@@ -130,6 +130,13 @@ def test_folders_that_may_not_be_written_to(source, tmp_path):
     assert "Read-only" in done.stderr
 
 
+def test_an_engine_that_cannot_be_looked_for_is_none(tmp_path):
+    done = run_llmstack("extract", "127.0.0.1:1/x:y", tmp_path / "out", env={"DOCKER_HOST": "unix:///" + "x" * 5000})
+    assert done.code == 6
+    assert "127.0.0.1:1/v2/: connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_engine(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     done = run_llmstack("extract", "docker-daemon:org/model:x", tmp_path / "out")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
+from llmstack.oci.layout import exists
 from llmstack.oci.spec import Platform
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Engine:
 def local_engine_holds(image: str) -> bool:
     """Tell whether a Docker engine answers at once and holds an image; any trouble with it means no."""
     host = _host()
-    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).exists():
+    if host.startswith("unix://") and not exists(Path(host.removeprefix("unix://"))):
         return False
     try:
         with Engine(_QUICK) as engine:

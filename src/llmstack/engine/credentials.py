@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmstack.errors import UsageError
 from llmstack.oci.auth import Credentials
+from llmstack.oci.layout import exists
 
 
 def lookup(registry: str) -> Credentials | None:
@@ -50,7 +51,7 @@ def _configured() -> bool:
     # A container's user may have no home.
     with contextlib.suppress(RuntimeError):
         places += [Path.home() / ".docker/config.json", Path.home() / ".dockercfg"]
-    return any(place.exists() for place in places)
+    return any(exists(place) for place in places)
 
 
 def _unreadable(registry: str, cause: str) -> UsageError:
