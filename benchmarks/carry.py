@@ -168,7 +168,8 @@ def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
         candidates["curl | curl, two at a time"] = fresh(_pipes(rig, repo_id, files))
     if shutil.which("oras"):
         candidates["hf download, oras push"] = fresh(
-            f"{download} && cd {rig.work}/hand/REPO && oras push --plain-http {host}/oras/{name} *", "hand", "hf", "tmp"
+            f"{download} && cd {rig.work}/hand/REPO && oras push --plain-http {host}/oras/{name}:v1 *",
+            *("hand", "hf", "tmp"),
         )
     if shutil.which("crane"):
         candidates["hf download, crane append"] = fresh(
@@ -233,6 +234,9 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
             "curl | tee file | sha256sum, two at a time": f"{url}/$1 | tee {out}/$0 | sha256sum",
         }.items():
             candidates[title] = fresh(f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f {write}'")
+    if shutil.which("oras"):
+        rig.shell(f"cd {rig.work}/{name} && oras push --plain-http {host}/oras/{name}:v1 *")
+        candidates["oras pull"] = fresh(f"oras pull --plain-http --output {out}/x {host}/oras/{name}:v1", "tmp")
     return candidates
 
 
