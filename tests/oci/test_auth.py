@@ -135,6 +135,11 @@ def test_usual_token_servers_are_fine():
         ("bearer realm=https://a/t , service=s", "bearer", ("https://a/t", "s")),
         (r'Basic realm="a \"b\" c"', "basic", ('a "b" c', None)),
         ("Negotiate", "negotiate", (None, None)),
+        # Several headers, as Gitea sends them, arrive as one.
+        ('Bearer realm="https://a/t",service="s", Basic realm="A registry, ours"', "bearer", ("https://a/t", "s")),
+        ('Basic realm="ours", Bearer realm="https://a/t"', "bearer", ("https://a/t", None)),
+        ('Negotiate, Basic realm="ours"', "basic", ("ours", None)),
+        ('Bearer realm="https://a/t",error_description="no, not you"', "bearer", ("https://a/t", None)),
         ("", "", (None, None)),
     ],
 )

@@ -191,9 +191,15 @@ def redirected(url: str, location: str, headers: Mapping[str, str]) -> tuple[str
         raise UnavailableError(f"{display_url(url)} redirects to something that is no address")
     if new.scheme not in {"http", "https"} or (old.scheme == "https" and new.scheme == "http"):
         raise UnavailableError(f"{display_url(url)} redirects to {display_url(target)}, which is not secure")
-    if (old.scheme, old.netloc) != (new.scheme, new.netloc):
+    if origin(url) != origin(target):
         headers = {name: value for name, value in headers.items() if name.lower() not in {"authorization", "cookie"}}
     return target, headers
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Return what addresses of one and the same server share: scheme, host and port (RFC 6454, section 4)."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def display_url(url: str) -> str:

@@ -21,7 +21,7 @@ from llmstack.oci.spec import parse_object
 DEFAULT_LIFETIME = 60.0
 MARGIN = 20.0
 _MAX_TOKEN_ANSWER = 1024 * 1024
-_PARAMETER = re.compile(r'([a-zA-Z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
+_PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))|([A-Za-z][\w-]*)(?=[\s,]|$)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,26 @@ CredentialLookup = Callable[[str], Credentials | None]
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A WWW-Authenticate header (RFC 9110, section 11.6.1): the scheme in lower case, and its parameters."""
+    """One challenge of a WWW-Authenticate header: the scheme in lower case, and its parameters."""
 
     scheme: str
     parameters: Mapping[str, str]
 
     @classmethod
     def parse(cls, header: str) -> Challenge:
-        """Read the first challenge of a header."""
-        scheme, _, rest = header.strip().partition(" ")
-        parameters = {
-            m[1].lower(): re.sub(r"\\(.)", r"\1", m[2] or "") or m[3] or "" for m in _PARAMETER.finditer(rest)
-        }
-        return cls(scheme.lower(), parameters)
+        """Return the one of a header's challenges to answer: Bearer where it is offered, then Basic, then the first.
+
+        RFC 9110, section 11.6.1; several headers arrive as one.
+        """
+        found: list[tuple[str, dict[str, str]]] = []
+        for part in _PART.finditer(header):
+            if part[4]:
+                found.append((part[4].lower(), {}))
+            elif found:
+                found[-1][1][part[1].lower()] = re.sub(r"\\(.)", r"\1", part[2] or "") or part[3] or ""
+        offered = {scheme: cls(scheme, parameters) for scheme, parameters in reversed(found)}
+        first = cls(*found[0]) if found else cls("", {})
+        return offered.get("bearer") or offered.get("basic") or first
 
 
 @dataclass(frozen=True, slots=True)

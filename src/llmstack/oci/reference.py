@@ -101,7 +101,7 @@ def is_registry(part: str) -> bool:
 
 def is_loopback(registry: str) -> bool:
     """Tell whether `registry` is on this machine, where plain HTTP is implied (as Docker does)."""
-    host = registry.rsplit(":", 1)[0] if not registry.endswith("]") else registry
+    host = (registry.rsplit(":", 1)[0] if not registry.endswith("]") else registry).lower()
     return host in {"localhost", "[::1]"} or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from llmstack.errors import (
     IntegrityError,
@@ -16,7 +16,7 @@ from llmstack.errors import (
 )
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_limited
 from llmstack.net.backoff import RETRIED_STATUS
-from llmstack.net.client import Body, discard
+from llmstack.net.client import Body, discard, origin
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
 from llmstack.oci.profiles import profile_of
 from llmstack.oci.reference import DOCKER_HUB, is_loopback
@@ -66,7 +66,9 @@ class Registry:
 
         url = urljoin(self._open(backoff)[0], path)
         response = send()
-        if response.status == 401 and self._own(url) and self._open()[1].challenged(response, scopes):
+        # A storage that the registry has sent us on to may want a login, too: it does not get the registry's.
+        ours = response.status == 401 and self._own(response.geturl() or url)
+        if ours and self._open()[1].challenged(response, scopes):
             discard(response)
             response = send()
         return response
@@ -112,7 +114,7 @@ class Registry:
         return LlmstackError(text)
 
     def _own(self, url: str) -> bool:
-        return urlsplit(url)[:2] == urlsplit(self.url)[:2]
+        return origin(url) == origin(self.url)
 
     def _authorization(self, url: str, scopes: tuple[str, ...], backoff: Backoff) -> dict[str, str]:
         return self._open()[1].header(scopes, backoff) if self._own(url) else {}

@@ -144,7 +144,7 @@ class Repository:
             return False
         discard(response)
         if response.status == 202:
-            self._cancel(self._location(response, self._registry.url))
+            self._cancel(self._location(response))
         return response.status == 201
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
@@ -213,13 +213,13 @@ class Repository:
         if response.status != 202:
             raise self._registry.error(response, what)
         discard(response)
-        location = self._location(response, self._registry.url)
+        location = self._location(response)
         try:
             response = self._registry.stream("PATCH", location, self._scopes, stream, backoff)
             if response.status not in {200, 201, 202, 204}:
                 raise self._upload_error(response, what)
             discard(response)
-            location = self._location(response, location)
+            location = self._location(response)
             stream.check(what)
             digest = Digest("sha256:" + stream.digest.hexdigest())
             self._commit(location, digest, what, backoff)
@@ -271,9 +271,9 @@ class Repository:
         timeout = min(GRACE, self._client.timeout) / 2
         return self._registry.stream("DELETE", location, scopes, b"", once, timeout)
 
-    def _location(self, response: Response, base: str) -> str:
+    def _location(self, response: Response) -> str:
         """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
-        location = response.headers.get("Location")
+        base, location = response.geturl() or self._registry.url, response.headers.get("Location")
         return redirected(base, location, {})[0] if location else base
 
     def _get(self, path: str, headers: dict[str, str], backoff: Backoff | None = None) -> Response:

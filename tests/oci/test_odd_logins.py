@@ -1,0 +1,100 @@
+"""Logins where a registry, or what it leads to, behaves in an unusual way."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmstack.errors import NotAuthorisedError
+from llmstack.net import Client
+from llmstack.oci.repository import Repository
+from tests.oci.repositories import BLOB, DATA, open_repository
+from tests.support.webserver import Request, Response, WebServer
+
+BASIC = f"Basic {base64.b64encode(b'me:secret-of-the-registry').decode()}"
+UPLOAD = {"POST": 202, "PATCH": 202, "PUT": 201}
+
+
+@contextmanager
+def serving(answer: Callable[[Request], Response]) -> Iterator[WebServer]:
+    server = WebServer(answer)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, folder: Path, host: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": BASIC.removeprefix("Basic ")}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+
+
+def repository(client: Client, server: WebServer, host: str = "127.0.0.1") -> Repository:
+    return open_repository(client, f"{host}:{server.url.rpartition(':')[2]}/x")
+
+
+def uploading(request: Request, location: str) -> Response:
+    """Answer the requests of an upload, which wants a login at every one."""
+    if request.headers.get("authorization") != BASIC:
+        return Response(401, {"WWW-Authenticate": 'Basic realm="here"'})
+    return Response(UPLOAD.get(request.method, 404), {"Location": location})
+
+
+@pytest.mark.parametrize(
+    "challenge", ['Bearer realm="{storage}/token"', "Bearer authorization_uri=https://login.example"]
+)
+def test_a_storage_that_wants_a_login_does_not_get_the_registrys(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, challenge: str
+):
+    asked: list[Request] = []
+
+    def of_storage(request: Request) -> Response:
+        asked.append(request)
+        return Response(401, {"WWW-Authenticate": challenge.format(storage=storage.url)})
+
+    def of_registry(request: Request) -> Response:
+        if request.method == "GET" and "/blobs/" in request.path:
+            return Response(307, {"Location": f"{storage.url}/blob"})
+        return Response(200)
+
+    with serving(of_storage) as storage, serving(of_registry) as registry:
+        log_in(monkeypatch, tmp_path, registry.url.removeprefix("http://"))
+        store = repository(client, registry)
+        with pytest.raises(NotAuthorisedError):
+            list(store.read_blob(BLOB))
+        # The registry itself is spoken to as before.
+        assert store.has_blob(BLOB.digest)
+    assert [request.path for request in asked] == ["/blob"]
+    assert "authorization" not in asked[0].headers
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "LocalHost"])
+def test_a_registry_is_the_same_however_its_host_is_spelled(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+):
+    """It names itself as the Host header does, which is in lower case; so it is with a default port that is typed."""
+    with serving(lambda request: uploading(request, f"http://{request.headers['host']}/v2/x/1")) as registry:
+        store = repository(client, registry, host)
+        log_in(monkeypatch, tmp_path, store.name.removesuffix("/x"))
+        assert store.write_blob(lambda: [DATA]) == (BLOB.digest, len(DATA))
+
+
+def test_the_place_of_an_upload_may_be_relative_to_where_it_was_opened(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    paths: list[str] = []
+
+    def answer(request: Request) -> Response:
+        paths.append(f"{request.method} {request.path}")
+        return uploading(request, "1?_state=a")
+
+    with serving(answer) as registry:
+        log_in(monkeypatch, tmp_path, registry.url.removeprefix("http://"))
+        repository(client, registry).write_blob(lambda: [DATA])
+    assert paths[-2:] == ["PATCH /v2/x/blobs/uploads/1", "PUT /v2/x/blobs/uploads/1"]
