@@ -16,7 +16,7 @@ from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from tests.extract.support import FILES, Heard, contents, registries, run
-from tests.support.carried import carry
+from tests.support.carried import COMMIT, carry
 from tests.support.engine import Engine
 from tests.support.process import need
 from tests.support.registry import Registry
@@ -114,6 +114,21 @@ def test_an_oci_archive_that_skopeo_made(carried, tmp_path):
         assert contents(tmp_path / str(number)) == FILES
     run("org/model", tmp_path / "by repo", source=f"oci-archive:{archive}")
     assert contents(tmp_path / "by repo") == FILES
+
+
+def test_another_revision_than_the_one_asked_for_is_not_extracted(carried, tmp_path):
+    """Not out of a file that holds only one image, nor where two revisions would have the same tag."""
+    store = Layout(tmp_path / "carried/models")
+    carry(store, f"{TAG}--feature_x", FILES, revision="feature/x")
+    archive = tmp_path / "image.tar"
+    skopeo("copy", "--all", f"oci:{carried}/models:{TAG}--feature_x", f"oci-archive:{archive}")
+    for name, source in [("v2.0", f"oci-archive:{archive}"), ("feature_x", f"oci:{carried}")]:
+        with pytest.raises(NotFoundError, match=f"holds org/model@feature/x .*, not @{name}"):
+            run(f"org/model@{name}", tmp_path / "out", source=source)
+    assert not (tmp_path / "out").exists()
+    for number, name in enumerate(["", "@feature/x", f"@{COMMIT}"]):
+        run(f"org/model{name}", tmp_path / str(number), source=f"oci-archive:{archive}")
+        assert contents(tmp_path / str(number)) == FILES
 
 
 def test_a_docker_archive_that_skopeo_made(carried, tmp_path):

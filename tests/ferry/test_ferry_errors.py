@@ -61,6 +61,19 @@ def test_what_the_hub_does_not_have(port: Port):
     assert port.tags() == []
 
 
+def test_two_revisions_with_one_tag(port: Port):
+    """The image of the first is not replaced behind the back of those who use it."""
+    repo = port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    repo.commit({"config.json": b"1"}, branch="feature/x")
+    repo.commit({"config.json": b"2"}, branch="feature_x")
+    assert port.ferry("org/tiny@feature/x").code == 0
+    wrong = ["the tag org--tiny--feature_x holds org/tiny@feature/x", "name the commit instead", "--force"]
+    check(port.ferry("org/tiny@feature_x"), 2, *wrong)
+    assert port.files("org--tiny--feature_x")["config.json"] == b"1"
+    assert port.ferry("org/tiny@feature_x", "--force").code == 0
+    assert port.files("org--tiny--feature_x")["config.json"] == b"2"
+
+
 def test_what_the_hub_does_not_give(port: Port):
     port.hub.add_repo("org/gated", {"config.json": b"{}"}, gated="manual")
     page = f"{port.hub.url}/org/gated"

@@ -11,6 +11,7 @@ from pathlib import Path
 from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex
 from llmstack.carried.image import Image, open_image
 from llmstack.carried.locate import Location, Wanted
+from llmstack.carried.naming import DEFAULT_REVISION
 from llmstack.engine.client import local_engine_holds
 from llmstack.engine.daemon import DaemonImage, open_daemon_image
 from llmstack.errors import NotFoundError, on_side
@@ -80,11 +81,20 @@ def _open(location: Location, wanted: Wanted, registries: Registries) -> Image:
 
 
 def _checked(source: Source, wanted: Wanted) -> Source:
-    if wanted.repo_id is not None and source.index is not None and source.index.repo_id != wanted.repo_id:
-        raise NotFoundError(f"{source.name} holds {source.index.repo_id}, not {wanted.repo_id}", side="source")
-    if source.index is not None and source.index.incomplete:
+    index = source.index
+    if index is None:
+        return source
+    if wanted.repo_id is not None and index.repo_id != wanted.repo_id:
+        raise NotFoundError(f"{source.name} holds {index.repo_id}, not {wanted.repo_id}", side="source")
+    # Where none was asked for, the only image of a file will do; and two revisions may share a tag.
+    if wanted.repo_id is not None and wanted.revision not in {DEFAULT_REVISION, index.revision, index.commit}:
         raise NotFoundError(
-            f"{source.name} is not a whole image: it is what a ferry of {source.index.repo_id} has carried so far",
+            f"{source.name} holds {index.repo_id}@{index.revision} (commit {index.commit}), not @{wanted.revision}",
+            side="source",
+        )
+    if index.incomplete:
+        raise NotFoundError(
+            f"{source.name} is not a whole image: it is what a ferry of {index.repo_id} has carried so far",
             hint="let that ferry end, or run it again: it goes on from there",
             side="source",
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmstack.carried.fileindex import FileIndex, IndexedFile, Selection, check_paths
-from llmstack.carried.naming import partial_tag, tag_for
+from llmstack.carried.naming import is_leftover, partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
@@ -16,7 +16,7 @@ from llmstack.errors import LlmstackError, UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint, remove_leftover
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
-from llmstack.ferry.previous import HeldLayers, read_earlier
+from llmstack.ferry.previous import Earlier, HeldLayers, read_earlier
 from llmstack.ferry.publish import CompleteLayer, publish
 from llmstack.ferry.source import FileSource
 from llmstack.ferry.stream import AHEAD
@@ -99,6 +99,7 @@ class Carrier:
         info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
         with on_side("destination"):
             own = None if force else read_earlier(store, tag)
+            _check_tag(own, info, tag)
         if own and _is_current(own.index, info, wanted.selection):
             if not dry_run:
                 remove_leftover(own, store, tag, self._reporter)
@@ -200,6 +201,17 @@ def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
     if entry.held and not all(store.has_blob(layer) for layer in entry.held[0].layers):
         return LayerPlan(entry.layer, None)
     return entry
+
+
+def _check_tag(own: Earlier | None, info: RepoInfo, tag: str) -> None:
+    """Refuse to put a revision in the place of another one whose name gives the same tag."""
+    if own is None or own.index.incomplete or is_leftover(tag, own.index.repo_id, own.index.revision):
+        return
+    if own.index.revision != info.revision:
+        raise UsageError(
+            f"the tag {tag} holds {own.index.repo_id}@{own.index.revision}, and {info.revision} would get the same",
+            hint="name the commit instead, or replace it with --force",
+        )
 
 
 def _is_current(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
