@@ -6,13 +6,14 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
-from llmstack.net import Cancelled, Client, Response, read_limited, read_resuming
+from llmstack.net import Cancelled, Client, ConnectionLostError, Response, read_limited, read_resuming
 from llmstack.net.backoff import Backoff
 
 SOON = 30
@@ -111,6 +112,44 @@ def test_work_that_takes_too_long_is_ended():
         with client.cancel.within(0.2), pytest.raises(Cancelled):
             client.request("PUT", f"http://{host}/", body=b"x")
         assert not client.cancel.is_set()
+
+
+def test_who_is_woken_knows_that_the_time_is_over():
+    """Else it would say goodbye to a server that is silent, and wait for that, too."""
+    known: list[bool] = []
+    client = Client(connections=4, timeout=600)
+
+    def write(url: str) -> None:
+        with contextlib.suppress(ConnectionLostError):
+            client.send("PUT", url, body=b"x")
+        known.append(client.cancel.expired)
+
+    with serving(lambda connection: connection.recv(65536)) as host:
+        for _ in range(10):
+            writers = [threading.Thread(target=write, args=(f"http://{host}/",)) for _ in range(4)]
+            with client.cancel.within(0.2):
+                for writer in writers:
+                    writer.start()
+                for writer in writers:
+                    writer.join(SOON)
+    assert known == [True] * 40
+
+
+def test_nobody_is_silent_where_all_is_said():
+    """Kept connections that rest are no work that takes too long."""
+    answer = HEAD.replace(b"1000", b"2") + b"ok"
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    client = Client()
+    with serving(serve) as host:
+        assert read_limited(client.request("GET", f"http://{host}/"), 10) == b"ok"
+        client.cancel.set()
+        with client.cancel.within(0.05):
+            time.sleep(0.2)
+            assert not client.cancel.expired
 
 
 def test_a_server_may_pause_longer_than_connecting_may_take(monkeypatch: pytest.MonkeyPatch):

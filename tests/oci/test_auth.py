@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmstack.errors import (
-    NotAuthorisedError,
-    UnavailableError,
-)
-from llmstack.net import Client
+from llmstack.errors import NotAuthorisedError, UnavailableError
+from llmstack.net import Cancelled, Client
 from llmstack.oci.auth import Challenge, Credentials, check_realm
 from llmstack.oci.store import write_bytes
-from tests.oci.repositories import BLOB, DATA, open_repository, put_image
+from tests.oci.repositories import BLOB, DATA, open_repository, put_image, uploads
 from tests.support.registry import Registry
 from tests.support.token_server import REFRESH_TOKEN
+from tests.support.webserver import Disturbance, Request, Response, WebServer
 
 
 @pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
@@ -81,6 +80,54 @@ def test_one_token_serves_many_requests(token_registry: Registry, client: Client
     repository.manifest("x")
     path = repository.name.partition("/")[2]
     assert token_registry.tokens.scopes == [[f"repository:{path}:pull,push"]]
+
+
+def test_a_cancelled_upload_is_given_up_with_a_token_of_its_own(token_registry: Registry, client: Client, login):
+    """distribution wants the right to delete for it, which is a token more."""
+    login(token_registry)
+    repository = open_repository(client, f"{token_registry.host}/cancelled/model")
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(100_000)
+        assert uploads(token_registry, repository)
+        client.cancel.set()
+        raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        repository.write_blob(chunks)
+    assert not uploads(token_registry, repository)
+
+
+def test_a_silent_token_server_is_not_waited_for_by_each_cancelled_upload(client: Client):
+    asked: list[str] = []
+
+    def answer(request: Request) -> Response:
+        if request.path == "/token":
+            asked.append(request.query["scope"][0])
+            if client.cancel.is_set():
+                return Response(200, {}, b"{}", Disturbance(stall_after=0))
+            return Response(200, {}, b'{"token": "a"}')
+        if "authorization" not in request.headers or request.method == "DELETE":
+            return Response(401, {"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'})
+        return Response(202, {"Location": request.path})
+
+    def chunks() -> Iterator[bytes]:
+        yield b"data"
+        client.cancel.set()
+        raise Cancelled("cancelled")
+
+    registry = WebServer(answer)
+    registry.start()
+    client.timeout = 0.5
+    try:
+        repository = open_repository(client, f"{registry.url.removeprefix('http://')}/x")
+        for _ in range(3):
+            client.cancel.clear()
+            with pytest.raises(Cancelled):
+                repository.write_blob(chunks)
+    finally:
+        registry.stop()
+    assert asked == ["repository:x:pull,push", "repository:x:pull,push,delete"]
 
 
 def test_an_unknown_ca_stops_it_before_a_password_is_sent(

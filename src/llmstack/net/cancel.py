@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 from llmstack.errors import LlmstackError
@@ -33,6 +33,7 @@ class Cancel(threading.Event):
         # Reentrant: a signal may come while this very thread holds it.
         self._lock = threading.RLock()
         self._grace: threading.Timer | None = None
+        self._cleared = 0
         self.expired = False
 
     def watch(self, sock: socket.socket, *, reading: bool) -> None:
@@ -46,7 +47,7 @@ class Cancel(threading.Event):
         self._shut(writing=False)
         with self._lock:
             if self._grace is None:
-                self._grace = _timer(GRACE, self._expire)
+                self._grace = self._timer(GRACE)
 
     def clear(self) -> None:
         """Let the next work begin; what was cancelled must have ended."""
@@ -55,37 +56,42 @@ class Cancel(threading.Event):
                 self._grace.cancel()
                 self._grace = None
             self.expired = False
+            self._cleared += 1
             super().clear()
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
         """Cancel all that is still under way after so many seconds; at the end all is as it was."""
-        timer = _timer(seconds, self._expire)
+        timer = self._timer(seconds)
         try:
             yield
         finally:
             timer.cancel()
             self.clear()
 
-    def _expire(self) -> None:
-        super().set()
-        self.expired = bool(self._shut(writing=True))
+    def _timer(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._expire, [self._cleared])
+        timer.daemon = True
+        timer.start()
+        return timer
 
-    def _shut(self, *, writing: bool) -> int:
-        """Shut connections down, whoever reads from them or writes to them; return how many."""
+    def _expire(self, cleared: int) -> None:
+        with self._lock:
+            # It may be too late to stop a timer that is not wanted any more.
+            if cleared != self._cleared:
+                return
+            super().set()
+            # Before anybody who is woken can ask.
+            self.expired = any(sock.fileno() >= 0 for sock in self._sockets)
+        self._shut(writing=True)
+
+    def _shut(self, *, writing: bool) -> None:
+        """Shut connections down, whoever reads from them or writes to them."""
         with self._lock:
             sockets = [sock for sock, reading in self._sockets.items() if reading or writing]
-        shut = 0
+            for sock in sockets:
+                del self._sockets[sock]
         for sock in sockets:
             # A copy of the descriptor: TLS objects must not be touched by two threads.
             with contextlib.suppress(OSError), socket.socket(fileno=socket.dup(sock.fileno())) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
-                shut += 1
-        return shut
-
-
-def _timer(seconds: float, do: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, do)
-    timer.daemon = True
-    timer.start()
-    return timer

@@ -66,6 +66,10 @@ class Client:
         tries, longest = self._patience.tries, self._patience.longest_retry_after
         return Backoff(self.cancel, self._tell, tries, self._retry_wait, longest)
 
+    def apart(self, timeout: float) -> Client:
+        """Return another client for what may still be said when this one is cancelled, briefly and with one try."""
+        return Client(1, timeout=timeout, patience=Patience(tries=1))
+
     def close(self) -> None:
         """Close the connections that are kept for the next request."""
         with self._lock:

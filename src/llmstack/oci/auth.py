@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 from llmstack.errors import NotAuthorisedError, UnavailableError
-from llmstack.net import Backoff, Client, Response, display_url, read_whole
+from llmstack.net import Backoff, Client, ConnectionLostError, Response, display_url, read_whole
 from llmstack.oci.spec import parse_object
 
 # The token spec's default; and how long before its end a token is not trusted with a long upload any more.
@@ -78,20 +79,28 @@ class Authorizer:
         self._looked_up = False
         self._challenge: Challenge | None = None
         self._tokens: dict[tuple[str, ...], _Token] = {}
+        self._silent: ConnectionLostError | None = None
         self._lock = threading.Lock()
 
-    def header(self, scopes: tuple[str, ...], backoff: Backoff | None = None) -> dict[str, str]:
+    def header(
+        self, scopes: tuple[str, ...], backoff: Backoff | None = None, last_words: float | None = None
+    ) -> dict[str, str]:
         """Return the Authorization header for `scopes`, fetching a new token where the old one is about to end.
 
-        `backoff` counts the tries of fetching. Empty before the registry's first challenge. Raises
-        NotAuthorisedError, UnavailableError.
+        `backoff` counts the tries of fetching. With `last_words` it is tried once for so many seconds, be the client
+        cancelled or not. Empty before the registry's first challenge. Raises NotAuthorisedError, UnavailableError.
         """
         with self._lock:
             if self._challenge is None:
                 return {}
             token = self._tokens.get(scopes)
             if token is None or token.expires < time.monotonic() + MARGIN:
-                token = self._tokens[scopes] = self._authorize(self._challenge, scopes, backoff)
+                if last_words is None:
+                    token = self._authorize(self._client, self._challenge, scopes, backoff)
+                    self._silent = None
+                else:
+                    token = self._authorize_briefly(self._challenge, scopes, last_words)
+                self._tokens[scopes] = token
             return {"Authorization": token.header}
 
     def challenged(self, response: Response, scopes: tuple[str, ...]) -> bool:
@@ -114,7 +123,20 @@ class Authorizer:
         """Tell whether there are credentials for this registry, once they were needed."""
         return self._credentials is not None
 
-    def _authorize(self, challenge: Challenge, scopes: tuple[str, ...], backoff: Backoff | None) -> _Token:
+    def _authorize_briefly(self, challenge: Challenge, scopes: tuple[str, ...], seconds: float) -> _Token:
+        """Fetch a token while all ends; a token server that has once said nothing is not waited for by each job."""
+        if self._silent:
+            raise self._silent
+        with closing(self._client.apart(seconds)) as client:
+            try:
+                return self._authorize(client, challenge, scopes, None)
+            except ConnectionLostError as error:
+                self._silent = error
+                raise
+
+    def _authorize(
+        self, client: Client, challenge: Challenge, scopes: tuple[str, ...], backoff: Backoff | None
+    ) -> _Token:
         credentials = self._credential()
         if challenge.scheme == "basic":
             if credentials is None:
@@ -126,13 +148,13 @@ class Authorizer:
             form = {"grant_type": "refresh_token", "service": service, "client_id": "llmstack"}
             form |= {"scope": " ".join(scopes), "refresh_token": credentials.identity_token}
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            send = partial(self._client.request, "POST", realm, headers, urlencode(form).encode())
+            send = partial(client.request, "POST", realm, headers, urlencode(form).encode())
         else:
             query = urlencode([("service", service), *(("scope", scope) for scope in scopes)])
             headers = {"Authorization": _basic(credentials)} if credentials else {}
             url = f"{realm}{'&' if '?' in realm else '?'}{query}"
-            send = partial(self._client.request, "GET", url, headers, None)
-        return self._token(*read_whole(send, backoff or self._client.backoff(), _MAX_TOKEN_ANSWER), realm)
+            send = partial(client.request, "GET", url, headers, None)
+        return self._token(*read_whole(send, backoff or client.backoff(), _MAX_TOKEN_ANSWER), realm)
 
     def _token(self, response: Response, answer: bytes, realm: str) -> _Token:
         if response.status in {400, 401, 403}:

@@ -73,12 +73,15 @@ class Registry:
             response = send()
         return response
 
-    def stream(
-        self, method: str, url: str, scopes: tuple[str, ...], body: Body, backoff: Backoff, timeout: float | None = None
-    ) -> Response:
+    def stream(self, method: str, url: str, scopes: tuple[str, ...], body: Body, backoff: Backoff) -> Response:
         """Send a body that cannot be sent twice, once, with a token that was fetched just before where need be."""
         headers = {"Content-Type": "application/octet-stream", **self._authorization(url, scopes, backoff)}
-        return self.client.send(method, url, headers, body, timeout)
+        return self.client.send(method, url, headers, body)
+
+    def give_up(self, url: str, scopes: tuple[str, ...], timeout: float) -> Response:
+        """Delete an upload session, with one try of so many seconds, be the client cancelled or not."""
+        login = self._open()[1].header(scopes, last_words=timeout) if self._own(url) else {}
+        return self.client.send("DELETE", url, login, b"", timeout)
 
     def error(self, response: Response, what: str) -> LlmstackError:
         """Read an error answer and return what it means for `what`, an operation and its object.

@@ -254,22 +254,18 @@ class Repository:
         if self._client.cancel.expired:
             # It has been silent for as long as an interrupted run may wait.
             return
+        seconds = min(GRACE, self._client.timeout) / 2
         # distribution wants the right to delete for it, whoever's upload it is; others need not know that right.
         with contextlib.suppress(LlmstackError):
             for scopes in (self._scopes, (f"repository:{self._repository}:pull,push,delete",)):
                 try:
-                    response = self._delete_upload(location, scopes)
+                    response = self._registry.give_up(location, scopes, seconds)
                 except ConnectionLostError:
                     # A registry hangs up on who sent more than it wanted, be it a moment after its answer.
-                    response = self._delete_upload(location, scopes)
+                    response = self._registry.give_up(location, scopes, seconds)
                 discard(response)
                 if response.status not in {401, 403}:
                     return
-
-    def _delete_upload(self, location: str, scopes: tuple[str, ...]) -> Response:
-        once = Backoff(self._client.cancel, lambda _: None, tries=1)
-        timeout = min(GRACE, self._client.timeout) / 2
-        return self._registry.stream("DELETE", location, scopes, b"", once, timeout)
 
     def _location(self, response: Response) -> str:
         """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
