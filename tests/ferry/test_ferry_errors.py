@@ -135,9 +135,34 @@ def test_what_is_not_there(port: Port):
     assert port.tags() == []
 
 
-@pytest.mark.parametrize("endpoint", ["nonsense", "http://", "http://[::1", "ftp://127.0.0.1", "http://127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "http://", "http://[::1", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://127.0.0.1:1/\tx"],
+)
 def test_a_hub_address_that_is_none(port: Port, endpoint: str):
     check(port.ferry("org/tiny", env={"HF_ENDPOINT": endpoint}), 2, "HF_ENDPOINT")
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
+def test_a_proxy_that_cannot_be_used(port: Port, name: str):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", env={name: f"socks5://me:{TOKEN}@127.0.0.1:1"})
+    check(run, 2, f"{name.lower().removesuffix('_proxy')}_proxy", "a proxy of the kind socks5", "HTTP proxy")
+
+
+def test_a_token_that_was_not_copied_whole(port: Port):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    check(port.ferry("org/tiny", env={"HF_TOKEN": f"{TOKEN[:9]}…"}), 2, "token", "HF_TOKEN", "hf auth login")
+    assert not port.hub.log
+
+
+def test_no_files(port: Port):
+    port.hub.add_repo("org/empty", {})
+    check(port.ferry("org/empty"), 3, "source: model org/empty has no files")
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", "--include", "*.bin")
+    check(run, 2, "no file of the repo is selected", "--include")
+    assert "destination" not in run.stderr
 
 
 def test_a_full_disk(port: Port, tiny_disk: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -93,10 +94,18 @@ def test_a_usual_model():
     ]
 
 
-def test_nothing_selected_is_a_usage_error():
-    with pytest.raises(UsageError) as raised:
-        plan([], LIMITS)
-    assert "--include" in (raised.value.hint or "")
+def test_a_target_of_small_layers_gets_small_bundles():
+    layers = plan([file(f"{number:03}", 1_000_000) for number in range(600)], Limits(layer_size=50_000_000))
+    assert max(layer.size for layer in layers) <= 50_000_000
+    assert len(layers) < 60
+
+
+def test_parts_leave_room_for_large_and_small_files_or_all_is_refused():
+    files = [file("huge", 55_000_000), file("large", 17_000_000), file("small", 1)]
+    limits = Limits(layer_size=20_000_000, split_large=True, layers=5)
+    assert sum(len(layer.layer_sizes) for layer in plan(files, limits)) == 5
+    with pytest.raises(UsageError, match="do not fit 4 layers"):
+        plan(files, replace(limits, layers=4))
 
 
 @pytest.mark.parametrize("room", [2, 5, 117, 118])

@@ -120,6 +120,19 @@ def test_a_private_repo(hub: rig.Hub, ask):
     assert read(source, source.info("org/private", "model", "main"), "config.json") == b"{}"
 
 
+@pytest.mark.parametrize("status", [403, 451])
+def test_a_repo_that_the_hub_has_disabled(hub: rig.Hub, ask, status: int):
+    hub.add_repo("org/tiny", {"config.json": b"{}"})
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    reason = {"X-Error-Message": "Access to this resource is disabled."}
+    hub.fault("*/org/tiny/*", times=None, status=status, headers=reason)
+    for look in (lambda: source.info("org/tiny", "model", "main"), lambda: source.snapshot(info)):
+        with pytest.raises(NotAuthorisedError, match="org/tiny is disabled by the hub") as raised:
+            look()
+        assert f"{hub.url}/org/tiny" in (raised.value.hint or "")
+
+
 def test_a_bad_token_is_told_apart_from_an_unknown_repo(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     with pytest.raises(NotAuthorisedError, match="does not accept the token") as raised:

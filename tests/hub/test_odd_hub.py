@@ -59,6 +59,25 @@ def test_a_hub_whose_file_list_is_none(client: Client, monkeypatch: pytest.Monke
     assert raised.value.side == "source"
 
 
+def test_a_file_list_whose_pages_go_in_a_circle(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """So does a mirror that keeps answers, and looks at the path alone."""
+    page = b'[{"type": "file", "path": "x", "size": 1, "oid": "%s"}]' % (b"a" * 40)
+
+    def answer(request: Request) -> Response:
+        following = f'<http://{request.headers["host"]}{request.path}?cursor=2>; rel="next"'
+        return Response(200, {"Link": following}, page)
+
+    server = WebServer(answer)
+    server.start()
+    point_at(monkeypatch, server.url)
+    info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
+    try:
+        with pytest.raises(UnavailableError, match="the same page of the file list again"):
+            Hub(client).snapshot(info)
+    finally:
+        server.stop()
+
+
 def test_the_next_page_of_another_host_gets_no_token(client: Client, monkeypatch: pytest.MonkeyPatch):
     seen: list[Request] = []
 

@@ -122,7 +122,7 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     assert len(listed["sub/w.safetensors"]["parts"]) == 3
 
 
-def test_a_script_that_fails_or_leaves_a_link_carries_nothing(ferry):
+def test_a_script_that_fails_or_leaves_what_no_repo_holds_carries_nothing(ferry):
     script = ferry.folder / "get_hf/prepare.sh"
     script.write_text("echo something is amiss; exit 7\n")
     failed = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
@@ -132,6 +132,10 @@ def test_a_script_that_fails_or_leaves_a_link_carries_nothing(ferry):
     linked = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
     assert linked.code == 2
     assert "'link'" in linked.stderr
+    script.write_text("echo x > \"$(printf '\\377')\"\n")
+    unnamed = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
+    assert unnamed.code == 5
+    assert r"'\udcff' is not a path that a repo may hold" in unnamed.stderr
     missing = ferry("org/tiny", "--prepare", "get_hf/other.sh")
     assert missing.code == 2
     assert "other.sh" in missing.stderr

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from llmstack import net
-from llmstack.errors import IntegrityError, UnavailableError
+from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.net import ConnectionLostError, display_url, read_limited
 from llmstack.net.backoff import Cancelled
 from llmstack.net.client import MAX_REDIRECTS, redirected, tls_context
@@ -253,12 +253,31 @@ def test_a_proxy_gets_its_own_login_and_nobody_elses(proxy: Site, monkeypatch: p
     assert "authorization" not in proxy.seen[0].headers
 
 
-@pytest.mark.parametrize("no_proxy", ["127.0.0.1", "127.0.0.1:{port}", "*", "other,127.0.0.1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_what_is_on_this_machine_is_not_asked_for_by_a_proxy(
+    serve, proxy: Site, monkeypatch: pytest.MonkeyPatch, host: str
+):
+    """As with Docker: the proxy's own loopback is another one."""
+    site = serve(lambda _: Response(200, body=b"direct"))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    assert text(Client(), site.url.replace("127.0.0.1", host)) == "direct"
+    assert not proxy.seen
+
+
+def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ALL_PROXY", f"socks5h://me:{SECRET}@127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"all_proxy .*ALL_PROXY.* kind socks5h") as raised:
+        Client().send("GET", "http://model.example/x")
+    assert SECRET not in str(raised.value)
+
+
+# Linux leads this address to the machine itself, too, and does not call it loopback.
+@pytest.mark.parametrize("no_proxy", ["0.0.0.0", "0.0.0.0:{port}", "*", "other,0.0.0.0"])
 def test_no_proxy(serve, proxy: Site, monkeypatch: pytest.MonkeyPatch, no_proxy: str):
     site = serve(lambda _: Response(200, body=b"direct"))
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", no_proxy.format(port=site.url.rpartition(":")[2]))
-    assert text(Client(), site.url) == "direct"
+    assert text(Client(), site.url.replace("127.0.0.1", "0.0.0.0")) == "direct"
     assert not proxy.seen
 
 

@@ -12,7 +12,7 @@ from llmstack.carried.naming import is_leftover, partial_tag, tag_for
 from llmstack.carried.parallel import run_all
 from llmstack.carried.selection import select
 from llmstack.carried.wishlist import WishEntry
-from llmstack.errors import LlmstackError, UsageError, on_side
+from llmstack.errors import LlmstackError, NotFoundError, UsageError, on_side
 from llmstack.ferry.base import Base
 from llmstack.ferry.checkpoint import Checkpoint, remove_leftover
 from llmstack.ferry.plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
@@ -106,7 +106,7 @@ class Carrier:
             return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, wanted.selection, lambda file: file.path)
-        _check_files(files)
+        _check_files(files, snapshot)
         base = get_base()
         with on_side("destination"):
             newest = None if force or tag == main else read_earlier(store, main)
@@ -187,10 +187,14 @@ def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
     )
 
 
-def _check_files(files: Sequence[HubFile]) -> None:
-    """Refuse what the hub may not list, and what no image can hold."""
+def _check_files(files: Sequence[HubFile], snapshot: Snapshot) -> None:
+    """Refuse no files at all, what the hub may not list, and what no image can hold."""
     with on_side("source"):
+        if not snapshot.files:
+            raise NotFoundError(f"{snapshot.info.repo_type} {snapshot.info.repo_id} has no files")
         check_paths(file.path for file in files)
+    if not files:
+        raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
     for file in files:
         if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
             raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")

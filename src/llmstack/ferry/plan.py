@@ -155,17 +155,15 @@ def plan(files: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer | Split
     """Return the data layers: files in parts, a layer per large file, then bundles of small ones, each by their paths.
 
     Docker's classic store reuses layers only as a prefix of the image, so what changes most, the small files, comes
-    last. Where that would be too many layers, neighbours are grouped. Raises UsageError when there is no file, and when
-    they do not fit.
+    last. Where that would be too many layers, neighbours are grouped. Raises UsageError when they do not fit.
     """
-    if not files:
-        raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
     ordered = sorted(files, key=lambda file: file.path.encode())
     split = _split(ordered, limits)
     in_parts = {item.file.path for item in split}
     whole = [file for file in ordered if file.path not in in_parts]
     room = limits.layers - sum(item.count for item in split)
-    if room < min(1, len(whole)):
+    # Large and small files do not share layers.
+    if room < len({file.size >= limits.large for file in whole}):
         raise _too_many(limits)
     layers = _plan_whole(whole, replace(limits, layers=room)) if whole else ()
     return (*split, *layers)
@@ -183,7 +181,8 @@ def _split(files: Sequence[HubFile], limits: Limits) -> tuple[SplitFile, ...]:
 def _plan_whole(ordered: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
     small = [file for file in ordered if file.size < limits.large]
-    bundles = _bundles(small, limits.bundle)
+    most = limits.bundle if limits.layer_size is None else limits.layer_size - len(tar.END)
+    bundles = _bundles(small, min(limits.bundle, most))
     if len(large) + len(bundles) > limits.layers:
         bundles = _grouped(bundles, max(_room_for_bundles(large, limits), limits.layers - len(large)))
         large = _grouped(large, limits.layers - len(bundles))

@@ -50,7 +50,7 @@ class PreparedRepo:
         """Run the script and list what it left, hashing every byte; the hash is the sha256, as for LFS files."""
         image = self._prepare(info)
         with image.open_tar(f"/{ROOT}") as tar:
-            files = tuple(sorted(_files(tar), key=lambda file: file.path.encode()))
+            files = tuple(sorted(_files(tar), key=lambda file: file.path.encode(errors="surrogateescape")))
         return Snapshot(info, self._hub.commit_date(info), files)
 
     def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:

@@ -43,7 +43,7 @@ from llmstack.net import (
     read_whole,
 )
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
-from llmstack.net.client import redirected
+from llmstack.net.client import check_proxies, redirected
 
 T = TypeVar("T")
 
@@ -53,6 +53,8 @@ _MAX_ERROR = 64 * 1024
 # A page holds a thousand files.
 _MAX_PAGE = 16 * 1024 * 1024
 _COMMIT = _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+# The hub has no code for it; huggingface_hub knows it by its words, too.
+_DISABLED = "Access to this resource is disabled."
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -60,8 +62,14 @@ class Hub:
     """The hub that HF_ENDPOINT names, with the token of the environment; safe in threads."""
 
     def __init__(self, client: Client) -> None:
+        check_proxies()
         self._client = client
         self.token = get_token()
+        if self.token and not (self.token.isascii() and self.token.isprintable()):
+            raise UsageError(
+                "the token of the hub holds a character that no token has",
+                hint="copy it anew into HF_TOKEN, or log in again with: hf auth login",
+            )
         self.endpoint = constants.ENDPOINT.rstrip("/")
         self._api = HfApi(
             endpoint=self.endpoint,
@@ -133,11 +141,14 @@ class Hub:
 
     def _refused(self, info: RepoInfo, what: str, response: Response) -> LlmstackError:
         code, status = response.headers.get("X-Error-Code", ""), response.status
+        message = response.headers.get("X-Error-Message", "")
         with contextlib.suppress(LlmstackError):
             read_limited(response, _MAX_ERROR)
         if status == 403 and not code and not (response.geturl() or "").startswith(self.endpoint):
             # A signed URL that is not good any more: asking the hub again gives a new one.
             return ConnectionLostError(f"{what}: the storage behind the hub answers 403", side="source")
+        if status == 451 or (status == 403 and message == _DISABLED):
+            return self._disabled(info.repo_id, info.repo_type)
         if code == "GatedRepo" or status == 403:
             return self._gated(info.repo_id, info.repo_type)
         if status == 401:
@@ -154,6 +165,7 @@ class Hub:
         """
         url = self._api_url(info, f"tree/{info.commit}?recursive=true&expand=false")
         headers: Mapping[str, str] = self._headers
+        asked = {url}
         while True:
             response, data = self._fetch(url, headers)
             if response.status != 200:
@@ -166,6 +178,9 @@ class Hub:
             if not following:
                 return
             url, headers = redirected(url, following[1], headers)
+            if url in asked:
+                raise UnavailableError(f"{display_url(url)} answers with the same page of the file list again")
+            asked.add(url)
 
     def commit_date(self, info: RepoInfo) -> str:
         """Return the commit's own date; `last_modified` moves with the repo, and an image must not.
@@ -209,14 +224,11 @@ class Hub:
                     hint=f"its branches and tags: {self._page(repo_id, repo_type)}/tree/main",
                     side="source",
                 ) from error
-            except (RepositoryNotFoundError, DisabledRepoError, EntryNotFoundError) as error:
+            except (RepositoryNotFoundError, EntryNotFoundError) as error:
                 raise self._not_found(repo_id, repo_type) from error
             except HfHubHTTPError as error:
-                status = error.response.status_code
-                if status in {401, 403}:
-                    raise self._not_found(repo_id, repo_type) from error
-                failed = UnavailableError(f"{what}: it answers {status}", side="source")
-                if status not in RETRIED_STATUS:
+                failed = self._failed(error, what, repo_id, repo_type)
+                if error.response.status_code not in RETRIED_STATUS:
                     raise failed from error
                 backoff.wait(failed, asked_wait(error.response.headers))
             except OfflineModeIsEnabled as error:
@@ -229,6 +241,14 @@ class Hub:
                 backoff.wait(UnavailableError(f"{what}: {error}", side="source"))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UnavailableError(f"{what}: its answer cannot be understood", side="source") from error
+
+    def _failed(self, error: HfHubHTTPError, what: str, repo_id: str, repo_type: RepoType) -> LlmstackError:
+        status = error.response.status_code
+        if status == 451 or isinstance(error, DisabledRepoError):
+            return self._disabled(repo_id, repo_type)
+        if status in {401, 403}:
+            return self._not_found(repo_id, repo_type)
+        return UnavailableError(f"{what}: it answers {status}", side="source")
 
     def _not_found(self, repo_id: str, repo_type: RepoType) -> LlmstackError:
         if self.token and not self._token_is_good():
@@ -255,6 +275,10 @@ class Hub:
         hint = f"accept its licence on {self._page(repo_id, repo_type)}"
         hint += " with the account of your token" if self.token else ", then set HF_TOKEN or run: hf auth login"
         return NotAuthorisedError(f"{repo_type} {repo_id} is gated", hint=hint, side="source")
+
+    def _disabled(self, repo_id: str, repo_type: RepoType) -> NotAuthorisedError:
+        hint = f"its page may say why: {self._page(repo_id, repo_type)}"
+        return NotAuthorisedError(f"{repo_type} {repo_id} is disabled by the hub", hint=hint, side="source")
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
         return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"

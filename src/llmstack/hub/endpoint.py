@@ -18,6 +18,8 @@ def check_endpoint(environ: Mapping[str, str]) -> None:
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        # urlsplit passes over control characters.
+        usable = usable and value.isprintable()
     except ValueError:
         usable = False
     if not usable:

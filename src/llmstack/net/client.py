@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import ssl
 import threading
@@ -17,7 +18,7 @@ import urllib3
 from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
-from llmstack.errors import IntegrityError, UnavailableError
+from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.net.backoff import FIRST_WAIT, PATIENT, RETRIED_STATUS, Backoff, Patience, asked_wait
 from llmstack.net.cancel import Cancel, Cancelled
 from llmstack.net.connections import pool_classes
@@ -313,11 +314,39 @@ def _hint(error: BaseException) -> str | None:
     return None
 
 
+def check_proxies() -> None:
+    """Raise UsageError if one of the environment's proxies does not speak HTTP."""
+    proxies = urllib.request.getproxies()
+    for scheme in ("http", "https", "all"):
+        _proxy(proxies, scheme)
+
+
 def _proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
-    # no_proxy may name a host with or without its port.
-    if not parts.hostname or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+    # What is on this machine is not beyond a proxy, for Docker neither; no_proxy may name a host without its port.
+    host = parts.hostname
+    if not host or _is_this_machine(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    return _proxy(proxies, parts.scheme) or _proxy(proxies, "all")
+
+
+def _proxy(proxies: Mapping[str, str], scheme: str) -> str | None:
+    proxy = proxies.get(scheme)
+    if not proxy:
+        return None
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    # The address itself may hold a password.
+    if (kind := address.partition("://")[0].lower()) not in {"http", "https"}:
+        raise UsageError(
+            f"{scheme}_proxy (or {scheme.upper()}_PROXY) names a proxy of the kind {kind}",
+            hint="name an HTTP proxy, or unset it: llmstack speaks to no others",
+        )
+    return address
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
