@@ -119,6 +119,14 @@ def test_a_host_that_is_none(host: str, served_layout: Serving):
     assert host not in text
 
 
+def test_the_address_behind_a_proxy_that_speaks_tls(served_layout: Serving):
+    """What is shown to be copied is what the browser asked, as the proxy says."""
+    for said, scheme in (("https", "https"), ("http", "http"), ("gopher", "http"), ("https'$(x)", "http")):
+        asked = {**HTML, "Host": "hub.lab", "X-Forwarded-Proto": said}
+        text = served_layout.ask("GET", "/org/model", asked).body.decode()
+        assert f"HF_ENDPOINT={scheme}://hub.lab\n" in text
+
+
 def test_folders_and_files(served_layout: Serving):
     root = served_layout.ask("GET", "/org/model/tree/main").body.decode()
     assert f'<a href="/org/model/resolve/{COMMIT}/config.json">config.json</a>' in root

@@ -24,6 +24,7 @@ from llmstack.serving.errors import AnswerError, answer_for, headers_of, no_rout
 from llmstack.serving.metrics import CONTENT_TYPE, Metrics
 from llmstack.serving.pages import Site, error_page, wants_page
 from llmstack.serving.resolve import resolve
+from llmstack.serving.scheme import scheme_of
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.threads import Threads
 
@@ -199,15 +200,11 @@ def _paged(request: Request, items: api.Items) -> Response:
 
 
 def _next_url(request: Request, cursor: int) -> str:
-    """Return the address of a list's next page: this one's, as the client knows it.
-
-    A proxy before the hub that speaks TLS says so in X-Forwarded-Proto. What the client has sent is quoted.
-    """
-    forwarded = request.headers.get("X-Forwarded-Proto", "")
-    scheme = forwarded if forwarded in {"http", "https"} else request.scope["scheme"]
+    """Return the address of a list's next page: this one's, as the client knows it; what it has sent is quoted."""
     host = quote(request.headers.get("Host", ""), safe="[]:", errors="replace")
     query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return f"{scheme}://{host}{_quoted_path(request)}?{urlencode([*query, ('cursor', str(cursor))], errors='replace')}"
+    following = urlencode([*query, ("cursor", str(cursor))], errors="replace")
+    return f"{scheme_of(request)}://{host}{_quoted_path(request)}?{following}"
 
 
 def _quoted_path(request: Request) -> str:

@@ -21,6 +21,7 @@ from llmstack.serving.pages.folders import crumbs, entries_of
 from llmstack.serving.pages.links import file_url, folder_url
 from llmstack.serving.pages.readme import render
 from llmstack.serving.pages.snippets import snippets
+from llmstack.serving.scheme import scheme_of
 from llmstack.serving.shelf import Shelf
 from llmstack.serving.values import Files, Repo, Revision
 
@@ -104,7 +105,7 @@ def is_locked(revision: Revision, files: Files) -> bool:
 def endpoint_of(request: Request) -> str:
     """Return the address that the hub was reached at, as the browser named it; a name that is none is left out."""
     host = request.headers.get("Host", "")
-    return f"{request.scope['scheme']}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
+    return f"{scheme_of(request)}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
 
 
 def _facts(card: Mapping[str, Any]) -> dict[str, object]:
