@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from urllib.parse import urlencode
 
 import pytest
 
+from llmstack.carried.fileindex import IndexedFile
 from llmstack.oci.layout import Layout
+from llmstack.serving.api import paths_info
+from llmstack.serving.values import Files
 from tests.serving.conftest import FILES, OLD, WEIGHTS
 from tests.support.carried import COMMIT
 from tests.support.serving import Serving, serving, sparse_repo
@@ -179,6 +184,25 @@ def test_trees_and_lists_come_in_pages(served_layout: Serving):
     deep = ["sub dir", "sub dir/a+b%2Fé.json", "sub dir/deep", "sub dir/deep/more.txt"]
     assert paths == ["model.safetensors", *deep]
     assert len(json.loads(served_layout.get("/api/models?limit=1").body)) == 1
+
+
+def test_what_is_known_of_paths(served_layout: Serving):
+    target = "/api/models/org/model/paths-info/main"
+    asked = ["sub dir", "config.json", "sub", "sub dir/", "", "sub dir/deep", "nothing", "config.json", "config.json/a"]
+    answer = served_layout.ask("POST", target, body=urlencode([("paths", path) for path in asked]).encode())
+    found = [(item["type"], item["path"]) for item in json.loads(answer.body)]
+    assert found == [("directory", "sub dir"), ("file", "config.json"), ("directory", "sub dir/deep")]
+    answer = served_layout.ask("POST", target, body=b"paths=" + b"a" * 2 * 1024 * 1024)
+    assert (answer.status, answer.headers["x-error-code"]) == (413, "TooLarge")
+
+
+def test_many_paths_that_are_not_there_cost_little():
+    names = [f"data/part-{number % 50}/file-{number}.json" for number in range(5000)]
+    files = Files({name: IndexedFile(name, 0, "", "", ()) for name in names}, {})
+    began = time.process_time()
+    assert paths_info(files, [f"data/other-{number}" for number in range(10_000)]) == []
+    assert [item["path"] for item in paths_info(files, ["data", "data/part-7", "data/part"])] == ["data", "data/part-7"]
+    assert time.process_time() - began < 2
 
 
 def test_a_file_of_more_than_50_gb(tmp_path):

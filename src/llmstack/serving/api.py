@@ -126,12 +126,26 @@ def tree(revision: Revision, files: Files, folder: str, *, recursive: bool) -> I
 
 def paths_info(files: Files, paths: Iterable[str]) -> list[Json]:
     """Return what is known of each path; those that are not there are left out, as on the Hub."""
+    wanted = dict.fromkeys(paths)
+    # Clients mostly ask for files, which need no look at all the others.
+    folders = set() if wanted.keys() <= files.files.keys() else _folders(files.files)
     found = []
-    for path in dict.fromkeys(paths):
+    for path in wanted:
         if file := files.files.get(path):
             found.append(entry(file))
-        elif any(name.startswith(f"{path}/") for name in files.files):
+        elif path in folders:
             found.append(_directory(path))
+    return found
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    """Return every folder that one of the paths lies in."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
     return found
 
 

@@ -30,8 +30,8 @@ from llmstack.serving.threads import Threads
 
 # A page of a list or a tree, in entries, as on the Hub.
 PAGE = 1000
-# A form of 100,000 long paths stays below this, in bytes.
-MAX_FORM = 16 * 1024 * 1024
+# Clients ask for some hundred paths at once; a form of 10,000 long ones stays below this, in bytes.
+MAX_FORM = 2 * 1024 * 1024
 _READS = frozenset({"GET", "HEAD"})
 _OPEN = frozenset({"/healthz"})
 
@@ -101,7 +101,7 @@ class Application:
         if isinstance(address, ApiCall) and address.verb == "paths-info":
             if request.method != "POST":
                 raise read_only("POST")
-            return _json(await self._threads.run(self._paths_info, address, await _form(request)))
+            return _json(await self._threads.run(self._paths_info, address, await _body(request)))
         if request.method not in _READS:
             raise read_only("GET, HEAD")
         if isinstance(address, FileAddress):
@@ -138,7 +138,8 @@ class Application:
         repos = api.matching(self._shelf.repos(kind), search=query.get("search", ""), author=query.get("author", ""))
         return _paged(request, (api.summary(repo.shown) for repo in repos))
 
-    def _paths_info(self, call: ApiCall, paths: list[str]) -> object:
+    def _paths_info(self, call: ApiCall, form: bytes) -> object:
+        paths = parse_qs(form.decode("utf-8", "surrogateescape")).get("paths", [])
         revision = self._shelf.revision(call.kind, call.repo_id, call.revision or "")
         return api.paths_info(self._shelf.files(revision), paths)
 
@@ -215,14 +216,14 @@ def _number(text: str | None, default: int) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
-async def _form(request: Request) -> list[str]:
-    """Return the paths of an application/x-www-form-urlencoded body."""
+async def _body(request: Request) -> bytes:
+    """Return the body of a form; raises AnswerError for one that no client sends."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_FORM:
             raise AnswerError(413, "TooLarge", f"a form may have {MAX_FORM} bytes")
-    return parse_qs(bytes(body).decode("utf-8", "surrogateescape")).get("paths", [])
+    return bytes(body)
 
 
 def _given_token(header: str) -> str:
