@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 from tests.serving.conftest import OLD
 from tests.support.carried import COMMIT, carry
+from tests.support.proxy import Proxy, Rule
 from tests.support.registry import Registry
-from tests.support.serving import Door, Serving, repository, serving
+from tests.support.serving import SERVING, Door, Serving, repository, serving
 
 PATH = "/org/model/resolve/main/config.json"
 
@@ -83,6 +89,31 @@ def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
             assert (answer.status, answer.headers["x-error-code"]) == (503, "Unavailable")
             door.open()
             assert hub.get(PATH).body == b"{}"
+
+
+def test_nobody_reads_what_the_hub_prints(registry: Registry):
+    """Whatever collected its lines has ended: it goes on listing, also after an error that it could tell nobody of."""
+    namespace = registry.namespace()
+    models = repository(namespace)
+    carry(models, "org--model", {"config.json": b"{}"})
+    with Proxy(registry.url) as proxy:
+        behind = namespace.replace(registry.host, proxy.host)
+        env = {**os.environ, "LLMSTACK_HUB_REFRESH": "1", "LLMSTACK_RETRY_WAIT": "0.01"}
+        command = [sys.executable, "-m", "llmstack", "hub", "--from", behind, "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True) as process:
+            try:
+                match = next(filter(None, map(SERVING.search, process.stdout or ())))
+                if process.stdout:
+                    process.stdout.close()
+                # More of them than one listing asks for before it fails.
+                proxy.rules = [away := Rule("GET", "/tags/list", times=7, status=503)]
+                carry(models, "org--new", {"config.json": b"{}"}, repo_id="org/new")
+                deadline = time.monotonic() + 30
+                while b"org/new" not in urllib.request.urlopen(f"http://127.0.0.1:{match[3]}/api/models").read():
+                    assert time.monotonic() < deadline
+                assert away.fired == 7
+            finally:
+                process.terminate()
 
 
 def test_a_registry_that_says_nothing(tmp_path: Path):

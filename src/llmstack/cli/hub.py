@@ -92,8 +92,9 @@ def _token(path: Path | None) -> str | None:
 
 
 def _line(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    from llmstack.reporting import write_line
+
+    write_line(sys.stdout, text)
 
 
 def _no_line(_: str) -> None:
@@ -101,7 +102,6 @@ def _no_line(_: str) -> None:
 
 
 def _note(text: str) -> None:
-    from llmstack.reporting import printable
+    from llmstack.reporting import write_line
 
-    sys.stderr.write(f"{printable(text)}\n")
-    sys.stderr.flush()
+    write_line(sys.stderr, text)

@@ -9,11 +9,21 @@ from typing import Literal
 from llmstack.reporting.base import Reporter, Task
 from llmstack.reporting.plain import PlainReporter
 from llmstack.reporting.quiet import QuietReporter
-from llmstack.reporting.text import human_size, human_time, printable
+from llmstack.reporting.text import human_size, human_time, printable, write_line, write_traceback
 
 Progress = Literal["auto", "rich", "plain", "none"]
 
-__all__ = ["Progress", "Reporter", "Task", "human_size", "human_time", "make_reporter", "printable"]
+__all__ = [
+    "Progress",
+    "Reporter",
+    "Task",
+    "human_size",
+    "human_time",
+    "make_reporter",
+    "printable",
+    "write_line",
+    "write_traceback",
+]
 
 
 def make_reporter(progress: Progress, *, quiet: bool = False) -> Reporter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import unicodedata
 from typing import TextIO
 
@@ -81,6 +82,12 @@ def write_line(stream: TextIO, line: str) -> None:
         stream.flush()
     except (OSError, ValueError):
         return
+
+
+def write_traceback(stream: TextIO) -> None:
+    """Write the traceback of the exception that is handled; a stream that is gone is no reason to end."""
+    for line in traceback.format_exc().splitlines():
+        write_line(stream, line)
 
 
 def _scale(size: float) -> tuple[int, str]:

@@ -6,8 +6,8 @@ import base64
 import binascii
 import hmac
 import json
+import sys
 import time
-import traceback
 from collections.abc import Callable
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llmstack.errors import LlmstackError
 from llmstack.hub.snapshot import RepoType
-from llmstack.reporting import printable
+from llmstack.reporting import printable, write_traceback
 from llmstack.serving import api
 from llmstack.serving.addresses import ApiCall, FileAddress, Listing, parse_address
 from llmstack.serving.errors import AnswerError, answer_for, headers_of, no_route, not_authorised, read_only
@@ -66,7 +66,7 @@ class Application:
             # The status is out already: the server breaks the connection off, and the client knows.
             note = f" broken off: {error}"
         except Exception:
-            traceback.print_exc()
+            write_traceback(sys.stderr)
             note = " broken off: a bug in llmstack"
         finally:
             seconds = time.monotonic() - began
@@ -83,7 +83,7 @@ class Application:
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
-            traceback.print_exc()
+            write_traceback(sys.stderr)
             return error_response(
                 request, AnswerError(500, "InternalError", "a bug in llmstack: its log has the traceback")
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-import traceback
 from collections.abc import Callable
 
 from llmstack.errors import LlmstackError, UnavailableError
+from llmstack.reporting import write_traceback
 from llmstack.serving.errors import RETRY_AFTER
 from llmstack.serving.shelf import Shelf
 
@@ -49,23 +50,26 @@ class Refresher:
     def _run(self) -> None:
         while True:
             try:
-                self._shelf.refresh()
-            except LlmstackError as error:
-                self._failed(error)
+                self._refresh()
             except Exception:
                 # A bug here must not end the listing for good.
-                traceback.print_exc()
-            else:
-                if self._error:
-                    self._note("listing what is there works again")
-                self._error = None
+                write_traceback(sys.stderr)
             self._tried.set()
             if self._stop.wait(min(RETRY_AFTER, self._interval) if self._error else self._interval):
                 return
 
-    def _failed(self, error: LlmstackError) -> None:
+    def _refresh(self) -> None:
+        before, self._error = self._error, self._listed()
+        if before and not self._error:
+            self._note("listing what is there works again")
         # What `start` is going to raise is not said twice.
-        said = self._error is not None or not (self._started or isinstance(error, UnavailableError))
-        if not said and not self._stop.is_set():
-            self._note(f"listing what is there: {error}; trying again, what was known stays")
-        self._error = error
+        heard = self._started or isinstance(self._error, UnavailableError)
+        if self._error and not before and heard and not self._stop.is_set():
+            self._note(f"listing what is there: {self._error}; trying again, what was known stays")
+
+    def _listed(self) -> LlmstackError | None:
+        try:
+            self._shelf.refresh()
+        except LlmstackError as error:
+            return error
+        return None
