@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.serving.conftest import OLD
 from tests.support.carried import COMMIT, carry
 from tests.support.proxy import Proxy, Rule
@@ -89,6 +91,29 @@ def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
             assert (answer.status, answer.headers["x-error-code"]) == (503, "Unavailable")
             door.open()
             assert hub.get(PATH).body == b"{}"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_repository_that_is_refused_for_a_while(registry: Registry, tmp_path: Path, status: int):
+    """What was known of it stays, and the other one is listed as ever."""
+    namespace = registry.namespace()
+    models = repository(namespace)
+    carry(models, "org--model", {"config.json": b"{}"})
+    carry(repository(namespace, "dataset"), "org--set", {"a.csv": b"a"}, repo_id="org/set", repo_type="dataset")
+    with Proxy(registry.url) as proxy:
+        behind = namespace.replace(registry.host, proxy.host)
+        with serving(tmp_path, behind, env={"LLMSTACK_HUB_REFRESH": "1"}) as hub:
+            proxy.rules = [Rule("GET", "/datasets/tags/list", times=None, status=status)]
+            carry(models, "org--new", {"config.json": b"{}"}, repo_id="org/new")
+            while len(json.loads(hub.get("/api/models").body)) < 2:
+                assert hub.daemon.alive
+            while "trying again, what was known stays" not in hub.output:
+                assert hub.daemon.alive
+            assert hub.get("/datasets/org/set/resolve/main/a.csv").body == b"a"
+            assert [item["id"] for item in json.loads(hub.get("/api/datasets").body)] == ["org/set"]
+            proxy.rules = []
+            while "listing what is there works again" not in hub.output:
+                assert hub.daemon.alive
 
 
 def test_nobody_reads_what_the_hub_prints(registry: Registry):

@@ -113,7 +113,8 @@ class Shelf:
         """List the places; images are only read when their tag names another digest than before.
 
         A namespace may hold repos of one type alone, and some registries say of a repository that is not there that
-        this login may not read it. So that is an error only where it is said of all places.
+        this login may not read it. So that is an error only where it is said of all places, or of one that was listed
+        before.
 
         Raises LlmstackError when a place cannot be listed or an image not be read for now: what was known stays.
         """
@@ -128,6 +129,9 @@ class Shelf:
                 refused.append(error)
                 if len(refused) == len(self._places):
                     raise
+                if kept := {key for key in known if key[0] == number}:
+                    present |= kept
+                    failed.append(error)
                 continue
             present |= {(number, tag) for tag in named}
             moved = [item for item in named.items() if not self._knows(number, *item)]
