@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,32 @@ def test_nobody_reads_what_the_hub_prints(registry: Registry):
                 assert away.fired == 7
             finally:
                 process.terminate()
+
+
+def test_a_registry_that_falls_silent(registry: Registry, tmp_path: Path):
+    """More requests for what nobody knows than there are threads: what is known is told all the same."""
+    namespace = registry.namespace()
+    models = repository(namespace)
+    carry(models, "org--model", {"config.json": b"{}"})
+    missing = [f"/api/models/org/missing-{number}" for number in range(24)]
+    with Proxy(registry.url) as proxy, ThreadPoolExecutor(len(missing)) as clients:
+        behind = namespace.replace(registry.host, proxy.host)
+        with serving(tmp_path, behind, env={"LLMSTACK_TIMEOUT": "3600"}) as hub:
+            carry(models, "org--new", {"config.json": b"{}"}, repo_id="org/new")
+            assert {answer.status for answer in clients.map(hub.get, ["/api/models/org/new"] * 8)} == {200}
+            proxy.rules = [Rule(".*", "/manifests/org--missing", times=None, silent=True)]
+            asked = [clients.submit(hub.get, target) for target in missing]
+            # One alone waits for the registry.
+            answers = [next(done).result() for done in [as_completed(asked, timeout=30)] for _ in missing[1:]]
+            assert {(answer.status, answer.headers["retry-after"]) for answer in answers} == {(503, "5")}
+            assert json.loads(hub.get("/api/models/org/model").body)["sha"] == COMMIT
+            proxy.refuse()
+            assert {answer.result().status for answer in asked} == {503}
+            # Nobody has heard that they are not there.
+            assert hub.get(missing[0]).status == 503
+            proxy.rules = []
+            proxy.accept()
+            assert hub.get(missing[0]).headers["x-error-code"] == "RepoNotFound"
 
 
 def test_a_registry_that_says_nothing(tmp_path: Path):

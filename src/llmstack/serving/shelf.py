@@ -21,6 +21,7 @@ from llmstack.serving.errors import repo_not_found, revision_not_found
 from llmstack.serving.listing import digests, tags_of
 from llmstack.serving.opening import open_files, open_revision
 from llmstack.serving.reading import read_range
+from llmstack.serving.turn import Turn
 from llmstack.serving.values import Files, Repo, Revision, make_repo
 
 # What is kept in memory: files of indexes (about 750 bytes each), and bytes of small files.
@@ -31,6 +32,8 @@ _MAX_FORMER = 256
 # How long what was not there is taken for not there, in seconds, and of how many names that is remembered.
 _LOOK_AGAIN = 10.0
 _MAX_LOOKED = 10_000
+# How long a request waits while another one has something looked for, in seconds.
+_LONGEST_TURN = 1.0
 Key = tuple[RepoType, str]
 
 
@@ -53,7 +56,7 @@ class Shelf:
         self._files = Cache[Digest, Files](_MAX_FILES, lambda files: len(files.files))
         self._small = Cache[tuple[Digest, str], bytes](_MAX_SMALL, len)
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
+        self._looking = Turn(_LONGEST_TURN)
         self._looked: dict[tuple[RepoType, str, str], float] = {}
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
@@ -152,17 +155,23 @@ class Shelf:
         """Look whether a repo that is asked for was carried since the last listing, or by another name than was known.
 
         Not more often than now and then for each name: a miss may cost a request or two, and many misses no more.
+        Raises UnavailableError where the registry cannot be asked now, or is still busy with another name.
         """
-        with self._looking:
-            key = (kind, repo_id, name)
-            if time.monotonic() < self._looked.get(key, 0.0):
+        key = (kind, repo_id, name)
+        if self._has_looked(key):
+            return
+        with self._looking.taken():
+            if self._has_looked(key):
                 return
-            if len(self._looked) >= _MAX_LOOKED:
-                self._looked.clear()
-            self._looked[key] = time.monotonic() + _LOOK_AGAIN
             for number, place in enumerate(self._places):
                 if place.repo_type in {None, kind}:
                     self._look_at(number, place, tags_of(repo_id, name))
+            if len(self._looked) >= _MAX_LOOKED:
+                self._looked.clear()
+            self._looked[key] = time.monotonic() + _LOOK_AGAIN
+
+    def _has_looked(self, key: tuple[RepoType, str, str]) -> bool:
+        return time.monotonic() < self._looked.get(key, 0.0)
 
     def _look_at(self, number: int, place: Place, tags: Sequence[str]) -> None:
         try:
