@@ -1,4 +1,4 @@
-"""A runner of GitHub Actions, as far as our workflows need one: it runs a job's `run` steps in order, with bash.
+"""A runner of GitHub Actions, as far as our workflows need one: it runs a job's `run` steps in order, in their shell.
 
 Expressions are looked up and never executed; one that is not known is an error, and so is any in a script.
 """
@@ -10,7 +10,7 @@ import re
 import subprocess
 import sysconfig
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import yaml
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 FORMAT = re.compile(r"format\('([^']*)', ([a-z_.]+)\)")
 BRANCH = "refs/heads/main"
-SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
+# What GitHub runs a script with: only where a workflow names bash does a failure within a pipe end it.
+SHELLS = {None: ["bash", "-e"], "bash": ["bash", "--noprofile", "--norc", "-eo", "pipefail"]}
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Step:
 
 @dataclass
 class Job:
-    """A job's run on a machine of its own: `context` has what expressions may name."""
+    """A job's run on a machine of its own: `context` has what expressions may name, `shell` runs the scripts."""
 
     steps: list[dict[str, Any]]
     variables: dict[str, str]
     context: Mapping[str, str]
     machine: Machine
+    shell: str | None
     done: list[Step] = field(default_factory=list)
 
     @property
@@ -68,7 +70,10 @@ class Job:
         if EXPRESSION.search(script):
             raise ValueError(f"an expression in a script is an injection: {script}")
         given = {name: evaluate(str(value), self.context) for name, value in step.get("env", {}).items()}
-        done = self.machine.run(script, {**self.variables, **given})
+        done = self.machine.run(script, {**self.variables, **given}, SHELLS[step.get("shell", self.shell)])
+        if "id" in step:
+            outputs = {f"steps.{step['id']}.outputs.{key}": text for key, text in self.machine.outputs().items()}
+            self.context = {**self.context, **outputs}
         self.done.append(Step(step.get("name", ""), done.returncode, done.stdout))
 
 
@@ -109,11 +114,11 @@ class Machine:
         else:
             raise ValueError(f"do not know {action}")
 
-    def run(self, script: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, variables: Mapping[str, str], shell: Sequence[str]) -> subprocess.CompletedProcess[str]:
         path = self.folder / "step.sh"
         path.write_text(script)
         return subprocess.run(
-            [*SHELL, str(path)],
+            [*shell, str(path)],
             cwd=self.workspace,
             env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
@@ -147,7 +152,8 @@ def job(workflow: Mapping[str, Any], name: str, context: Mapping[str, str], mach
     """Return a job that is to be run on a machine."""
     found = workflow["jobs"][name]
     variables = {key: evaluate(str(value), context) for key, value in found.get("env", {}).items()}
-    return Job(list(found["steps"]), variables, context, machine)
+    defaults = {**workflow.get("defaults", {}).get("run", {}), **found.get("defaults", {}).get("run", {})}
+    return Job(list(found["steps"]), variables, context, machine, defaults.get("shell"))
 
 
 def evaluate(text: str, context: Mapping[str, str]) -> str:

@@ -16,39 +16,24 @@ from tests.support.engine import Engine
 from tests.support.hub import Hub
 from tests.support.registry import Registry
 from tests.workflows.actions import BRANCH, Job, Machine, job, load
+from tests.workflows.fork import Fork
 
 RECORD = "Record what was carried"
 TOKEN = "ghs_an0ther-secret"
 HF_TOKEN = "hf_an0ther-secret"
 
 
-class Site:
-    """A fork with its remote, and everything that its workflow talks to."""
+class Site(Fork):
+    """A fork, and everything that its workflow talks to."""
 
     def __init__(self, root: Path, folder: Path, hub: Hub, registry: Registry, environment: Mapping[str, str]) -> None:
+        super().__init__(root, folder)
         self.hub, self.registry, self.folder = hub, registry, folder
-        self.remote = folder / "remote.git"
         self.space = registry.namespace()
         self._workflow = load(root / ".github/workflows/ferry.yml")
         self._environment = environment
         self._machines = 0
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", self.remote], check=True)
-        self.person = folder / "person"
-        subprocess.run(["git", "clone", "-q", self.remote, self.person], check=True)
-        self.git("config", "user.name", "Ada")
-        self.git("config", "user.email", "ada@example.org")
-        self.git("checkout", "-q", "-b", "main")
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout
-        for name in filter(None, tracked.decode().split("\0")):
-            if (root / name).is_file():
-                (self.person / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.person / name).write_bytes((root / name).read_bytes())
-                (self.person / name).chmod((root / name).stat().st_mode)
         self.push(models="", datasets="")
-
-    def git(self, *arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=self.person, check=True, capture_output=True, text=True).stdout
 
     def push(self, **lists: str) -> None:
         """Push as a person does who has edited the lists, with the newest main."""
