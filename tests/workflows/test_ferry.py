@@ -201,7 +201,12 @@ def test_what_the_workflow_may_do(pytestconfig: pytest.Config):
     assert workflow["permissions"] == {}
     assert workflow["jobs"]["plan"]["permissions"] == {"contents": "read"}
     assert workflow["jobs"]["ferry"]["permissions"] == {"contents": "write", "packages": "write"}
-    assert workflow["concurrency"]["cancel-in-progress"] is False
+
+
+@pytest.mark.parametrize("name", ["ferry", "images"])
+def test_no_run_ends_another_whether_it_runs_or_waits(pytestconfig: pytest.Config, name: str):
+    concurrency = load(pytestconfig.rootpath / f".github/workflows/{name}.yml")["concurrency"]
+    assert (concurrency["cancel-in-progress"], concurrency["queue"]) == (False, "max")
 
 
 def test_actions_are_pinned_by_commit(pytestconfig: pytest.Config):
