@@ -48,7 +48,7 @@ def changed(checkout, old, new):
         ("images/model/image.yaml", []),
         ("images/hadolint.yaml", []),
         ("src/llmstack/errors.py", []),
-        ("images/_shared/macros.j2", ["hf", "hub", "llama.cpp", "llm-factory", "lmql", "vllm", "hf-dev"]),
+        ("images/_shared/macros.j2", ["hf", "hf-dev", "hub", "llama.cpp", "llm-factory", "lmql", "vllm"]),
     ],
 )
 def test_changes_touch_recipes_and_their_children(checkout, path, recipes):

@@ -55,12 +55,13 @@ def docker_engine(folder: Path, environment: Mapping[str, str]) -> Iterator[Engi
             raise RigError("no Docker engine answers: start one, name it in DOCKER_HOST, or run the tests as root")
         yield Engine(DEFAULT_HOST)
         return
-    with _own_engine(folder) as engine:
+    with own_engine(folder) as engine:
         yield engine
 
 
 @contextlib.contextmanager
-def _own_engine(folder: Path) -> Iterator[Engine]:
+def own_engine(folder: Path) -> Iterator[Engine]:
+    """Start an engine that keeps everything under `folder`; only root can."""
     folder.mkdir(parents=True, exist_ok=True)
     engine = Engine(f"unix://{folder}/docker.sock")
     # containerd's namespaces matter where dockerd finds a containerd that other engines use too.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.engine import Engine
+from tests.support.engine import Engine, own_engine
+from tests.support.process import need
 from tests.support.registry import Registry
 from tests.workflows.actions import Job, Machine, job, load
 from tests.workflows.fork import Fork
@@ -52,6 +56,16 @@ class Site(Fork):
 
 
 @pytest.fixture
+def runners_engine() -> Iterator[Engine]:
+    """An engine that may be emptied: nobody else uses it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="llmstack-engine-") as folder,
+        own_engine(Path(folder) / "engine") as engine,
+    ):
+        yield engine
+
+
+@pytest.fixture
 def site(
     token_registry: Registry,
     engine: Engine,
@@ -69,3 +83,31 @@ def test_a_recipe_that_cannot_be_read_fails_the_job(site: Site):
     assert run.failed, run.log
     assert run.done[-1].name == "Find what changed"
     assert "broken/image.yaml" in run.log
+
+
+def test_recipes_are_pushed_and_what_no_later_one_needs_is_removed(
+    token_registry: Registry,
+    registry: Registry,
+    runners_engine: Engine,
+    busybox_base: Path,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    base = f"{registry.namespace()}/base:latest"
+    command = [need("skopeo", "skopeo"), "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
+    subprocess.run([*command, f"oci:{busybox_base}:latest", f"docker://{base}"], check=True)
+    site = Site(pytestconfig.rootpath, tmp_path, token_registry, runners_engine)
+    for name in ("box", "other"):
+        site.write(
+            name, f"variants:\n  cpu:\n    base: {base}\n  cpu-dev:\n    base: {base}\n  cuda13:\n    base: {base}\n"
+        )
+    site.write("tools", "parent: box\nvariants:\n  cpu:\n    parent: cpu\n")
+    run = site.start().run()
+    assert not run.failed, run.log
+    built = ["box:cpu", "box:cpu-dev", "tools:cpu", "other:cpu", "other:cpu-dev"]
+    assert [line.split()[0] for line in run.log.splitlines() if f" is {site.space}/" in line] == built
+    assert [line for line in run.log.splitlines() if line.startswith(f"pushed {site.space}/")]
+    left = runners_engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    assert sorted(left) == sorted([base, f"{site.space}/other:cpu", f"{site.space}/other:cpu-dev"])
