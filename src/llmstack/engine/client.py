@@ -42,6 +42,17 @@ class Engine:
         """Close the connection."""
         self.client.close()
 
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Wait for answers in here however long they take, as docker-py does for those of a build."""
+        api = self.client.api
+        timeout = api.timeout
+        api.timeout = None  # type: ignore[assignment]  # which its types do not know
+        try:
+            yield
+        finally:
+            api.timeout = timeout
+
     def has_image(self, image: str) -> bool:
         """Tell whether the engine holds an image; raises UnavailableError."""
         try:

@@ -54,7 +54,9 @@ def run_script(engine: Engine, job: ScriptJob, reporter: Reporter) -> str:
             if code:
                 lines = "".join(f"\n  {line}" for line in last)
                 raise LlmstackError(f"{job.title}: exit code {code}{lines}")
-            return str(api.commit(container)["Id"])
+            # The engine copies all that the script left before it answers.
+            with engine.unhurried():
+                return str(api.commit(container)["Id"])
         finally:
             api.remove_container(container, force=True, v=True)
 

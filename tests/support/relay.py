@@ -1,0 +1,71 @@
+"""A relay before a Docker engine, of bytes and not of requests: so it passes on what upgrades its connection, too."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+PIECE = 64 * 1024
+
+
+class Relay:
+    """Stands before the engine at `host`, and keeps back the answer to what holds `slow` for `seconds`."""
+
+    def __init__(self, host: str, slow: bytes, seconds: float) -> None:
+        self._upstream, self._slow, self._seconds = host, slow, seconds
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.slowed = 0
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="relay", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), name="relay", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, _connect(self._upstream) as engine:
+            waiting = threading.Event()
+            answers = threading.Thread(target=self._answers, args=(engine, client, waiting), name="relay", daemon=True)
+            answers.start()
+            with contextlib.suppress(OSError):
+                while piece := client.recv(PIECE):
+                    if self._slow in piece:
+                        waiting.set()
+                    engine.sendall(piece)
+                engine.shutdown(socket.SHUT_WR)
+            answers.join()
+
+    def _answers(self, engine: socket.socket, client: socket.socket, waiting: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while piece := engine.recv(PIECE):
+                if waiting.is_set():
+                    waiting.clear()
+                    self.slowed += 1
+                    time.sleep(self._seconds)
+                client.sendall(piece)
+            client.shutdown(socket.SHUT_WR)
+
+
+def _connect(host: str) -> socket.socket:
+    kind, _, place = host.partition("://")
+    if kind == "unix":
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(place)
+        return connection
+    address, _, port = place.rpartition(":")
+    return socket.create_connection((address, int(port)))
