@@ -15,14 +15,15 @@ from llmstack.recipes.shelf import load_recipes
 from llmstack.recipes.site import Site
 from tests.build.conftest import write_recipe
 from tests.support.listener import Listener
+from tests.support.relay import Relay
 
 ONE = "description: A test\nvariants:\n  cpu:\n    base: {base}\n"
 
 
-def build(shelf, name, site=None, **options):
+def build(shelf, name, site=None, args=None, **options):
     """Build one recipe of a shelf; return the image's id and what was reported."""
     listener, site = Listener(), site or Site()
-    [target] = plan(load_recipes(shelf), Wish((name,)), site, lambda _: True)
+    [target] = plan(load_recipes(shelf), Wish((name,), args=args or {}), site, lambda _: True)
     with Client() as client:
         image = build_image(client, job_for(target, site, BuildOptions(**options)), listener)
     return image, listener
@@ -64,6 +65,27 @@ def test_what_a_step_says_in_pieces_is_shown_in_lines_and_without_secrets(busybo
     with pytest.raises(LlmstackError) as caught:
         build(shelf, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
     assert caught.value.message.split("\n")[1:] == ["  E: http://***@127.0.0.1:9 is wrong"]
+
+
+@pytest.mark.parametrize("proxy", ["http://user:hush@127.0.0.1:9", "user:hush@127.0.0.1:9", "http://user:hush@[::1"])
+@pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ftp_proxy"])
+def test_a_proxy_of_the_command_line_is_shown_without_its_password(busybox, shelf, name, proxy):
+    template = f'FROM {{{{ base }}}}\nRUN echo "via ${name}"; exit 3\n'
+    write_recipe(shelf, "one", ONE.format(base=busybox), template)
+    with pytest.raises(LlmstackError, match=r"via (http://)?\*\*\*@") as caught:
+        build(shelf, "one", Site(https_proxy="https://other:word@127.0.0.1:9"), args={name: proxy})
+    assert "hush" not in caught.value.message
+
+
+def test_an_engine_that_says_nothing_shows_no_password_either(engine, busybox, shelf, monkeypatch):
+    write_recipe(shelf, "one", ONE.format(base=busybox), "FROM {{ base }}\n")
+    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with Relay(engine.host, b"/build?", answer=answer) as relay:
+        monkeypatch.setenv("DOCKER_HOST", relay.host)
+        with pytest.raises(UnavailableError) as caught:
+            build(shelf, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
+    message = "building one:cpu: the Docker engine answers: 500 Internal Server Error"
+    assert caught.value.message == message
 
 
 def test_a_failing_shared_step_names_the_macro(busybox, shelf):

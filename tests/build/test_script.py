@@ -19,7 +19,7 @@ def test_what_a_script_left_may_take_longer_to_keep_than_an_answer_may(engine, b
         with Client(TIMEOUT) as client:
             listener = Listener()
             image = run_script(client, job, listener)
-            assert relay.slowed == 1
+            assert relay.fired == 1
             assert listener.notes == ["script: TOKEN=***"]
             assert client.client.api.timeout == TIMEOUT
             monkeypatch.setenv("DOCKER_HOST", engine.host)

@@ -13,13 +13,16 @@ PIECE = 64 * 1024
 
 
 class Relay:
-    """Stands before the engine at `host`, and keeps back the answer to what holds `slow` for `seconds`."""
+    """Stands before the engine at `host`, and keeps back the answer to a request that holds `what` for `seconds`.
 
-    def __init__(self, host: str, slow: bytes, seconds: float) -> None:
-        self._upstream, self._slow, self._seconds = host, slow, seconds
+    With `answer` that is what is passed on in its place, and the connection ends. `fired` counts.
+    """
+
+    def __init__(self, host: str, what: bytes, seconds: float = 0, answer: bytes = b"") -> None:
+        self._upstream, self._what, self._seconds, self._answer = host, what, seconds, answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.slowed = 0
+        self.fired = 0
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="relay", daemon=True).start()
@@ -44,7 +47,7 @@ class Relay:
             answers.start()
             with contextlib.suppress(OSError):
                 while piece := client.recv(PIECE):
-                    if self._slow in piece:
+                    if self._what in piece:
                         waiting.set()
                     engine.sendall(piece)
                 engine.shutdown(socket.SHUT_WR)
@@ -55,8 +58,11 @@ class Relay:
             while piece := engine.recv(PIECE):
                 if waiting.is_set():
                     waiting.clear()
-                    self.slowed += 1
+                    self.fired += 1
                     time.sleep(self._seconds)
+                    if self._answer:
+                        client.sendall(self._answer)
+                        break
                 client.sendall(piece)
             client.shutdown(socket.SHUT_WR)
 

@@ -19,7 +19,7 @@ from llmstack.errors import LlmstackError, UsageError
 from llmstack.oci.spec import Platform
 from llmstack.recipes.recipe import Recipe
 from llmstack.recipes.shelf import images_folder, load_recipes
-from llmstack.recipes.site import Site
+from llmstack.recipes.site import Site, logins
 from llmstack.reporting import Reporter, human_time
 
 PIP_OFFLINE = "pip-offline"
@@ -92,16 +92,15 @@ def build(
 def job_for(target: Target, site: Site, options: BuildOptions, stage: str | None = None) -> BuildJob:
     """Return what the engine is to do for a target."""
     rendered = target.render()
+    proxies = {name: value for name, value in target.inputs.args.items() if name.lower() in PROXY_ARGS}
+    build_args = {**site.proxies, **proxies}
     return BuildJob(
         title=target.title,
         dockerfile=rendered.dockerfile,
         origins=tuple(map(str, rendered.origins)),
         files=rendered.files,
-        build_args={
-            **site.proxies,
-            **{name: value for name, value in target.inputs.args.items() if name.lower() in PROXY_ARGS},
-        },
-        secrets=site.secrets,
+        build_args=build_args,
+        secrets=logins(build_args.values()),
         stage=stage,
         platform=options.platform,
         network=site.build_network or None,

@@ -133,15 +133,18 @@ def _host() -> str:
 
 
 def _explanation(error: APIError) -> str:
-    return (error.explanation or str(error)).strip()
+    # The error's own text names the address, in which a build's arguments stand: a proxy's password, say.
+    answer = error.response
+    return (error.explanation or "").strip() or (f"{answer.status_code} {answer.reason}" if answer is not None else "")
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason: docker-py, requests and urllib3 wrap one another."""
-    cause: BaseException | None = error
-    reason = ""
-    while cause is not None:
+    """Return the innermost reason: docker-py, requests and urllib3 wrap one another, and name the address."""
+    reason, cause = "", error
+    while True:
         if isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return reason or str(error)[:200]
+        inner = cause.__cause__ or cause.__context__
+        if inner is None:
+            return reason or str(cause)[:200]
+        cause = inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,12 +62,6 @@ class Site(BuildSettings):
         return {name: value for key, value in values.items() if value for name in (key, key.upper())}
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown even when a build step prints it."""
-        parts = [urlsplit(url) for url in (self.http_proxy, self.https_proxy)]
-        return tuple({part.netloc.rpartition("@")[0] for part in parts if "@" in part.netloc})
-
-    @property
     def uses_pip(self) -> bool:
         """Tell whether pip needs the site's configuration."""
         return bool(self.pip_index or self.pip_extra_index or self.pip_trusted_host)
@@ -99,6 +94,13 @@ class Site(BuildSettings):
         if self.pip_trusted_host:
             lines.append("trusted-host =" + "".join(f"\n    {host}" for host in self.pip_trusted_host))
         return "\n".join(lines) + "\n"
+
+
+def logins(proxies: Iterable[str]) -> tuple[str, ...]:
+    """Return what must not be shown of proxies' addresses, the longest first: names with passwords."""
+    # No parser of addresses: they may have no scheme, or be none at all, and hold a password all the same.
+    found = {(proxy.partition("://")[2] or proxy).rpartition("@")[0] for proxy in proxies}
+    return tuple(sorted(filter(None, found), key=len, reverse=True))
 
 
 def _check_url(url: str) -> None:
