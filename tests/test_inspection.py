@@ -11,14 +11,17 @@ from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_source
 from llmstack.errors import UsageError
+from llmstack.ferry.plan import Limits
 from llmstack.inspection import inspect, list_images, verify
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
+from llmstack.oci.spec import Manifest
 from tests.extract.support import FILES, Heard, registries
-from tests.support.carried import COMMIT, carry
+from tests.support.carried import COMMIT, carry, put_image
 from tests.support.layers import file, image, tar
 
+LIMITS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
 NOWHERE = Namespace.parse("oci:/nowhere")
 
 
@@ -115,6 +118,39 @@ def test_inspecting_in_the_engine(registry, engine):
     result, _ = checked(f"docker-daemon:{there}")
     assert result.ok
     assert result.files == len(FILES)
+
+
+def in_engine(registry, engine, files, keep=lambda layers: layers):
+    """Put an image of files into the engine, where large ones are in parts, with those of its layers that are kept."""
+    there = f"{registry.namespace()}/models:org--model"
+    with closing(Client()) as client:
+        store = registries(client).repository(Reference.parse(there), write=True)
+        index = carry(store, "org--model", files, limits=LIMITS)
+        manifest = store.manifest("org--model").json()["manifests"][0]["digest"]
+        *layers, _ = Manifest.parse(store.manifest(manifest)).layers
+        put_image(store, "org--model", index, keep(layers))
+    engine.docker("pull", there)
+    return f"docker-daemon:{there}"
+
+
+PARTS = {"big.safetensors": FILES["big.safetensors"]}
+AWAY = "is not where the file index says"
+
+
+@pytest.mark.parametrize(
+    ("files", "keep", "problems"),
+    [
+        (PARTS, slice(None), []),
+        (PARTS, slice(1), [f"'big.safetensors' {AWAY}"]),
+        (PARTS | {"config.json": b"{}"}, slice(None), []),
+        (PARTS | {"config.json": b"{}"}, slice(-1), [f"'config.json' {AWAY}"]),
+        (PARTS | {"config.json": b"{}"}, slice(0), [f"'big.safetensors' {AWAY}", f"'config.json' {AWAY}"]),
+    ],
+)
+def test_verifying_parts_in_the_engine(registry, engine, files, keep, problems):
+    result, _ = checked(in_engine(registry, engine, files, lambda layers: layers[keep]))
+    assert list(result.problems) == problems
+    assert result.files == len(files)
 
 
 def test_everything_is_right(carried):

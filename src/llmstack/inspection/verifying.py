@@ -14,7 +14,7 @@ from llmstack.carried.image import Image, all_manifests
 from llmstack.carried.parallel import run_all
 from llmstack.carried.source import Source
 from llmstack.engine.daemon import DaemonImage
-from llmstack.errors import IntegrityError, UsageError, on_side
+from llmstack.errors import IntegrityError, NotFoundError, UsageError, on_side
 from llmstack.net import Cancelled
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor
@@ -120,8 +120,15 @@ class _Checks:
                     self._note(file, f"lies at byte {tar.position} of its layer, not {part.offset}")
             if files:
                 self._hash(tar, files)
-        for file in (file for files in missing.values() for file in files):
-            self._note(file, "is not where the file index says")
+        self._missing(missing)
+
+    def in_engine(self, image: DaemonImage, path: str, number: int, expected: Mapping[str, list[IndexedFile]]) -> None:
+        """Hash what lies at a path in an image in the engine; nothing may."""
+        try:
+            with image.open_tar(f"/{path}") as tar:
+                self.compare(tar, number, expected, in_layer=False)
+        except NotFoundError:
+            self._missing(expected)
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files, when all has been read."""
@@ -144,6 +151,10 @@ class _Checks:
             for file in files:
                 self._hashes[file.path].update(piece)
 
+    def _missing(self, expected: Mapping[str, list[IndexedFile]]) -> None:
+        for file in (file for files in expected.values() for file in files):
+            self._note(file, "is not where the file index says")
+
     def _note(self, file: IndexedFile, what: str) -> None:
         self._wrong.setdefault(file.path, f"{file.path!r} {what}")
 
@@ -156,12 +167,13 @@ def _verify_in_engine(source: Source, image: DaemonImage, reporter: Reporter, ca
         )
     files = source.index.files
     whole = [file for file in files if not file.is_split]
+    problems: list[str] = []
     reporter.begin(f"verifying {source.name}", source.index.size)
     try:
-        checks = _Checks(whole, cancel)
-        with image.open_tar(f"/{ROOT}") as tar:
-            checks.compare(tar, 0, {f"{ROOT}/{file.path}": [file] for file in whole}, in_layer=False)
-        problems = checks.problems()
+        if whole:
+            checks = _Checks(whole, cancel)
+            checks.in_engine(image, ROOT, 0, {f"{ROOT}/{file.path}": [file] for file in whole})
+            problems += checks.problems()
         for file in files:
             if file.is_split:
                 problems += _parts_in_engine(image, file, cancel)
@@ -175,6 +187,5 @@ def _parts_in_engine(image: DaemonImage, file: IndexedFile, cancel: Event) -> li
     for number in range(len(file.parts)):
         path = file.part_path(number)
         # The engine names what it gives by the last part of its path.
-        with image.open_tar(f"/{path}") as tar:
-            checks.compare(tar, number, {posixpath.basename(path): [file]}, in_layer=False)
+        checks.in_engine(image, path, number, {posixpath.basename(path): [file]})
     return checks.problems()
