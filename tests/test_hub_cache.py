@@ -135,6 +135,13 @@ def test_the_default_place_is_theirs(environment, monkeypatch):
     assert str(default_cache()) == theirs
 
 
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+def test_the_home_folder_of_nobody(carried, variable, monkeypatch):
+    monkeypatch.setenv(variable, "~nobody-here/x")
+    with pytest.raises(UsageError, match=f"^{variable}: the home folder in '~nobody-here/x.*' is not known$"):
+        run("org/model", None, source=carried, layout="hf-cache")
+
+
 @pytest.mark.usefixtures("cache")
 def test_other_images_have_no_place_in_a_cache(busybox_base):
     with pytest.raises(UsageError, match="no file index"):

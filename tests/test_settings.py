@@ -122,6 +122,23 @@ def test_wrong_variables_and_flags_are_named(tmp_path):
         load_settings({"jobs": 0}, {}, tmp_path)
 
 
+def test_the_home_folder_of_nobody(tmp_path):
+    path = write(tmp_path, "ca_cert: ~nobody-here/ca.pem\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, {}, tmp_path)
+    assert caught.value.message == f"{path}: ca_cert: the home folder in '~nobody-here/ca.pem' is not known"
+    with pytest.raises(UsageError, match=r"^LLMSTACK_CA_CERT: the home folder in '~nobody-here' is not known$"):
+        load_settings({}, {"LLMSTACK_CA_CERT": "~nobody-here"}, write(tmp_path, "").parent)
+
+
+def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match=r"^the working folder is not there any more$"):
+        load_settings({}, {})
+
+
 def test_a_value_that_is_not_allowed_is_not_shown(tmp_path):
     write(tmp_path, "namespace: [secret]\n")
     with pytest.raises(UsageError) as caught:

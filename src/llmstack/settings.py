@@ -78,7 +78,7 @@ def load_settings(
     file, variable or flag and the key when a value is not allowed, a key is not known, or the file cannot be read.
     """
     values: dict[str, Any] = {}
-    path = _find_file(environ, folder or Path.cwd())
+    path = _find_file(environ, folder or _working_folder())
     if path is not None:
         for key, value in _read_file(path).items():
             values[key] = _convert(key, value, f"{path}: {key}")
@@ -92,6 +92,21 @@ def load_settings(
         if value is not None and value != ():
             values[key] = _convert(key, value, f"--{key.replace('_', '-')}")
     return Settings(**values)
+
+
+def expand_home(path: str | Path, place: str) -> Path:
+    """Put in the home folder that a path may begin with (`~`); raises UsageError that names the path's place."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{place}: the home folder in {str(path)!r} is not known") from error
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError("the working folder is not there any more", hint="change to one that is") from error
 
 
 def _find_file(environ: Mapping[str, str], folder: Path) -> Path | None:
@@ -153,10 +168,11 @@ def _from_text(key: str, text: str, variable: str) -> object:
 def _convert(key: str, value: object, place: str) -> object:
     convert, expected = _CONVERSIONS[_TYPES[key]]
     try:
-        return convert(value)
+        converted = convert(value)
     except ValueError as error:
         # The value itself is left out: a later setting may hold a password.
         raise UsageError(f"{place} must be {expected}") from error
+    return expand_home(converted, place) if isinstance(converted, Path) else converted
 
 
 def _text(value: object) -> str:
@@ -166,7 +182,7 @@ def _text(value: object) -> str:
 
 
 def _path(value: object) -> Path:
-    return value if isinstance(value, Path) else Path(_text(value)).expanduser()
+    return value if isinstance(value, Path) else Path(_text(value))
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -86,6 +86,15 @@ def test_images_lists_recipes_variants_and_tags():
         (["hf", "--tag", "Not This"], "--tag: 'Not This'"),
         (["hf", "--base", "no!pe"], "--base: 'no!pe'"),
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
+        (
+            ["hf", "--ca-cert", "~nobody-here/ca.pem"],
+            "--ca-cert: the home folder in '~nobody-here/ca.pem' is not known",
+        ),
+        (
+            ["llama.cpp", "--build-arg", "source=~nobody-here/x"],
+            "llama.cpp: source: the home folder in '~nobody-here/x' is not known",
+        ),
+        (["llama.cpp", "--build-arg", f"source=/{'x' * 300}"], f"llama.cpp: source names /{'x' * 300}, which does not"),
     ],
 )
 def test_wrong_usage_is_said_in_a_line(arguments, message):
@@ -93,6 +102,20 @@ def test_wrong_usage_is_said_in_a_line(arguments, message):
     assert done.code == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("setting", ["pip_index", "pip_extra_index", "apt_mirror"])
+def test_a_setting_that_is_no_address_is_named_and_not_shown(setting):
+    variable = f"LLMSTACK_{setting.upper()}"
+    done = run_llmstack("build", "hf", "--dry-run", env={**NO_ENGINE, variable: "http://user:hush@[::1"})
+    assert (done.code, done.stderr) == (2, f"error: {setting} is not an http or https address\n")
+
+
+@pytest.mark.parametrize("host", ["tcp://here:abc", "tcp://[::1", "tcp://here:99999"])
+def test_a_docker_host_that_is_no_address_is_unavailable(host):
+    done = run_llmstack("build", "hf", env={"DOCKER_HOST": host})
+    assert done.code == 6
+    assert done.stderr.startswith(f"error: connecting to the Docker engine: DOCKER_HOST is {host}, which is no address")
 
 
 def test_without_an_engine_it_is_unavailable():

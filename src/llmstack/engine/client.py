@@ -32,7 +32,13 @@ class Engine:
         import docker
 
         with engine_errors("connecting to the Docker engine"):
-            self.client = docker.from_env(timeout=int(timeout))
+            try:
+                self.client = docker.from_env(timeout=int(timeout))
+            except ValueError as error:
+                raise UnavailableError(
+                    f"connecting to the Docker engine: DOCKER_HOST is {_host()}, which is no address ({error})",
+                    hint="write it as unix:///var/run/docker.sock or tcp://HOST:PORT",
+                ) from error
 
     def __enter__(self) -> Engine:
         """Return the engine itself."""

@@ -18,19 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from llmstack.hub.snapshot import HubFile, RepoType
+from llmstack.settings import expand_home
 
 CACHEDIR_TAG = "CACHEDIR.TAG"
 # The signature is fixed by the Cache Directory Tagging Specification.
 CACHEDIR_TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of Hugging Face files.\n"
 _TREE_FORMAT = 1
+# The variables that say where the cache is, the first that is set, and where it lies below what they name.
+_CACHES = (
+    ("HF_HUB_CACHE", ""),
+    ("HUGGINGFACE_HUB_CACHE", ""),
+    ("HF_HOME", "/hub"),
+    ("XDG_CACHE_HOME", "/huggingface/hub"),
+)
 
 
 def default_cache() -> Path:
-    """Return HF_HUB_CACHE, found as huggingface_hub does (`constants.py`), without importing it."""
-    xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{xdg}/huggingface"
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(cache)).expanduser()
+    """Return HF_HUB_CACHE, found as huggingface_hub does (`constants.py`), without importing it.
+
+    Raises UsageError that names the variable if it begins with the home folder of nobody.
+    """
+    for variable, below in _CACHES:
+        if value := os.environ.get(variable):
+            return expand_home(os.path.expandvars(f"{value}{below}"), variable)
+    return expand_home("~/.cache/huggingface/hub", "HOME")
 
 
 def repo_folder(repo_id: str, repo_type: RepoType) -> str:

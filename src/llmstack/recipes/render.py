@@ -13,8 +13,10 @@ import jinja2
 
 from llmstack import __version__
 from llmstack.errors import UsageError
+from llmstack.oci.layout import exists
 from llmstack.recipes.recipe import TEMPLATE_FILE, Recipe, Variant
 from llmstack.recipes.site import SITE_FOLDER, Site
+from llmstack.settings import expand_home
 
 _INSTRUCTIONS = (
     "ADD|ARG|CMD|COPY|ENTRYPOINT|ENV|EXPOSE|FROM|HEALTHCHECK|LABEL|ONBUILD|RUN|SHELL|STOPSIGNAL|USER|VOLUME|WORKDIR"
@@ -108,8 +110,8 @@ def _arguments(recipe: Recipe, variant: Variant, changed: Mapping[str, str]) -> 
     for name in recipe.local:
         value = args.get(name, "")
         if value.startswith(("/", "./", "../", "~")):
-            path = Path(value).expanduser()
-            if not path.exists():
+            path = expand_home(value, f"{recipe.name}: {name}")
+            if not exists(path):
                 raise UsageError(f"{recipe.name}: {name} names {value}, which does not exist")
             args[name] = str(path)
             local[name] = f"local/{name}/{path.name}" if path.is_file() else f"local/{name}"

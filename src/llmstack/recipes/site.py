@@ -44,8 +44,14 @@ class Site(BuildSettings):
     namespace: str = ""
 
     def __post_init__(self) -> None:
-        for url in (self.pip_index, *self.pip_extra_index, self.apt_mirror):
-            _check_url(url)
+        addresses = {
+            "pip_index": (self.pip_index,),
+            "pip_extra_index": self.pip_extra_index,
+            "apt_mirror": (self.apt_mirror,),
+        }
+        for setting, urls in addresses.items():
+            for url in filter(None, urls):
+                _check_url(setting, url)
 
     @classmethod
     def of(cls, settings: Settings) -> Site:
@@ -103,10 +109,11 @@ def logins(proxies: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(filter(None, found), key=len, reverse=True))
 
 
-def _check_url(url: str) -> None:
-    if not url:
-        return
-    parts = urlsplit(url)
+def _check_url(setting: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if "@" in parts.netloc:
         raise UsageError(
             f"the address of {parts.hostname} holds credentials, and build settings with credentials could leak into "
@@ -114,7 +121,8 @@ def _check_url(url: str) -> None:
             hint="use an index that needs none inside the site, or put the credentials into the proxy's address",
         )
     if parts.scheme not in {"http", "https"} or not parts.netloc or any(char.isspace() for char in url):
-        raise UsageError(f"{url!r} is not an http or https address")
+        # The value is left out: it may hold a password.
+        raise UsageError(f"{setting} is not an http or https address")
 
 
 def _certificates(path: Path) -> bytes:
