@@ -19,6 +19,7 @@ from llmstack.oci.reference import Reference
 from llmstack.oci.spec import Manifest
 from tests.extract.support import FILES, Heard, registries
 from tests.support.carried import COMMIT, carry, put_image
+from tests.support.cli import run_llmstack
 from tests.support.layers import file, image, tar
 
 LIMITS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
@@ -91,6 +92,16 @@ def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
             list_images("docker-daemon:", NOWHERE, ["model"], registries(client), Event(), 4)
     assert [(entry.repo_id, bool(entry.error)) for entry in found] == [(None, True), ("org/model", False)]
     assert [(entry.image, entry.repo_id) for entry in foreign] == [(f"oci:{tmp_path}/other:latest", None)]
+
+
+def test_a_tag_that_cannot_be_read_is_named_in_the_list(carried):
+    layout = Layout(carried / "models")
+    carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
+    (carried / "models/blobs/sha256" / layout.manifest("broken").digest.hex).write_bytes(b"{}")
+    done = run_llmstack("list", "--from", f"oci:{carried}", "--type", "model")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("?")]
+    assert line.split()[1] == f"oci:{carried}/models:broken:"
+    assert "digest" in line
 
 
 def test_inspecting(carried):

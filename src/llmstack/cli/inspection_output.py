@@ -25,7 +25,7 @@ def print_list(images: Sequence[ListedImage], *, as_json: bool) -> None:
             (image.commit or "")[:12],
             "" if image.size is None else human_size(image.size),
             image.license or "",
-            image.error or image.image + (" (incomplete)" if image.incomplete else ""),
+            image.image + (f": {image.error}" if image.error else " (incomplete)" if image.incomplete else ""),
         )
         for image in images
     ]
