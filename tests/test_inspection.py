@@ -10,14 +10,14 @@ import pytest
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_source
-from llmstack.errors import UsageError
+from llmstack.errors import IntegrityError, UsageError
 from llmstack.ferry.plan import Limits
 from llmstack.inspection import inspect, list_images, verify
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from llmstack.oci.spec import Manifest
-from tests.extract.support import FILES, Heard, registries
+from tests.extract.support import FILES, Heard, registries, run
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
 from tests.support.layers import file, image, tar
@@ -162,6 +162,12 @@ def test_verifying_parts_in_the_engine(registry, engine, files, keep, problems):
     result, _ = checked(in_engine(registry, engine, files, lambda layers: layers[keep]))
     assert list(result.problems) == problems
     assert result.files == len(files)
+
+
+@pytest.mark.parametrize(("files", "keep"), [(PARTS, slice(1)), ({"config.json": b"{}"}, slice(0))])
+def test_extracting_what_is_not_in_the_engine(registry, engine, tmp_path, files, keep):
+    with pytest.raises(IntegrityError, match=r"does not hold .* which its file index lists"):
+        run(in_engine(registry, engine, files, lambda layers: layers[keep]), tmp_path / "out")
 
 
 def test_everything_is_right(carried):

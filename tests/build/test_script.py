@@ -13,7 +13,7 @@ TIMEOUT = 4
 def test_what_a_script_left_may_take_longer_to_keep_than_an_answer_may(engine, busybox, tmp_path, monkeypatch):
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCMD read -r line; echo $line; echo kept > /kept\n")
     engine.docker("build", "--tag", "llmstack-test-script", str(tmp_path))
-    job = ScriptJob("script", "llmstack-test-script", {}, {"TOKEN": "hushhush"}, network="none")
+    job = ScriptJob("script", "llmstack-test-script", {}, {"TOKEN": "hushhush"}, ("hushhush",), network="none")
     with Relay(engine.host, b"/commit?", TIMEOUT + 2) as relay:
         monkeypatch.setenv("DOCKER_HOST", relay.host)
         with Client(TIMEOUT) as client:

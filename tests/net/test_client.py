@@ -264,9 +264,18 @@ def test_what_is_on_this_machine_is_not_asked_for_by_a_proxy(
     assert not proxy.seen
 
 
-def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ALL_PROXY", f"socks5h://me:{SECRET}@127.0.0.1:1")
-    with pytest.raises(UsageError, match=r"all_proxy .*ALL_PROXY.* kind socks5h") as raised:
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [
+        ("socks5h://me:{}@127.0.0.1:1", "names a proxy of the kind socks5h"),
+        ("http://me:{}@[::1", "is no address"),
+        ("me:{}@127.0.0.1:port", "is no address"),
+        ("http://", "is no address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str):
+    monkeypatch.setenv("ALL_PROXY", proxy.format(SECRET))
+    with pytest.raises(UsageError, match=rf"all_proxy \(or ALL_PROXY\) {reason}") as raised:
         Client().send("GET", "http://model.example/x")
     assert SECRET not in str(raised.value)
 

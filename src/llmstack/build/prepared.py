@@ -14,7 +14,7 @@ from llmstack.engine.client import Engine
 from llmstack.engine.script import ScriptJob, remove_image, run_script
 from llmstack.errors import UsageError
 from llmstack.recipes.shelf import images_folder, load_recipes
-from llmstack.recipes.site import Site
+from llmstack.recipes.site import Site, logins
 from llmstack.reporting import Reporter
 
 STAGE = "prepare"
@@ -74,6 +74,7 @@ def _target(wish: PrepareWish, site: Site, script: bytes, prepared: str = "") ->
 
 
 def _script_job(wish: PrepareWish, site: Site, image: str) -> ScriptJob:
+    token = wish.token or ""
     return ScriptJob(
         title=f"{wish.repo_id} {wish.script.name}",
         image=image,
@@ -85,6 +86,7 @@ def _script_job(wish: PrepareWish, site: Site, image: str) -> ScriptJob:
             "HF_ENDPOINT": wish.endpoint,
         },
         # Proxies may hold a password, and a container's settings are part of the image that is made of it.
-        secrets={**({"HF_TOKEN": wish.token} if wish.token else {}), **site.proxies},
+        secrets={**({"HF_TOKEN": token} if token else {}), **site.proxies},
+        hidden=tuple(filter(None, (token, *logins(site.proxies.values())))),
         network=site.build_network or None,
     )

@@ -12,18 +12,20 @@ from llmstack.errors import LlmstackError
 from llmstack.reporting import Reporter
 
 _LAST_LINES = 20
-# Shorter values would take words out of what is shown that nobody wants hidden.
-_SECRET_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptJob:
-    """A container to run: its image, its variables, and those that reach it through standard input only."""
+    """A container to run: its image, its variables, and those that reach it through standard input only.
+
+    `hidden` is not shown, even when the container prints it.
+    """
 
     title: str
     image: str
     environment: Mapping[str, str]
     secrets: Mapping[str, str] = field(repr=False)
+    hidden: tuple[str, ...] = field(repr=False)
     network: str | None = None
 
 
@@ -82,17 +84,16 @@ def _follow(engine: Engine, container: str, job: ScriptJob, reporter: Reporter) 
         *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
         for line in lines:
             # What a progress bar wrote over itself is not worth a line.
-            shown = _without(job.secrets, line.rstrip("\r").rpartition("\r")[2].rstrip())
+            shown = _without(job.hidden, line.rstrip("\r").rpartition("\r")[2].rstrip())
             if shown:
                 last.append(shown)
                 reporter.note(f"{job.title}: {shown}")
     if rest.strip():
-        last.append(_without(job.secrets, rest.strip()))
+        last.append(_without(job.hidden, rest.strip()))
     return list(last)
 
 
-def _without(secrets: Mapping[str, str], line: str) -> str:
-    for value in secrets.values():
-        if len(value) >= _SECRET_LENGTH:
-            line = line.replace(value, "***")
+def _without(hidden: tuple[str, ...], line: str) -> str:
+    for value in hidden:
+        line = line.replace(value, "***")
     return line

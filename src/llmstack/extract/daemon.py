@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from llmstack.carried.fileindex import ROOT
 from llmstack.carried.parallel import run_all
 from llmstack.engine.daemon import DaemonImage
-from llmstack.errors import IntegrityError
+from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.extract.indexed import Worker
 from llmstack.extract.merged import LayerSource
 from llmstack.extract.plan import PlannedFile
@@ -50,7 +50,7 @@ def _fetch_one(image: DaemonImage, file: PlannedFile, worker: Worker) -> None:
     with _writing(file, worker) as write:
         for number, part in enumerate(file.file.parts):
             path = file.file.part_path(number)
-            with image.open_tar(f"/{path}") as reader:
+            with _opened(image, path) as reader:
                 entry = next((entry for entry in reader if entry.kind == "file"), None)
                 if entry is None:
                     raise _missing(image, path)
@@ -61,7 +61,7 @@ def _fetch_stream(image: DaemonImage, files: Iterable[PlannedFile], worker: Work
     wanted = {f"{ROOT}/{file.file.path}": file for file in files}
     if not wanted:
         return
-    with image.open_tar(f"/{ROOT}") as reader:
+    with _opened(image, ROOT) as reader:
         for entry in reader:
             file = wanted.pop(posixpath.normpath(entry.name), None) if entry.kind == "file" else None
             if file:
@@ -70,6 +70,16 @@ def _fetch_stream(image: DaemonImage, files: Iterable[PlannedFile], worker: Work
             if not wanted:
                 return
     raise _missing(image, next(iter(wanted)))
+
+
+@contextmanager
+def _opened(image: DaemonImage, path: str) -> Iterator[TarReader]:
+    """Open what the file index says is there; raises IntegrityError if it is not."""
+    try:
+        with image.open_tar(f"/{path}") as reader:
+            yield reader
+    except NotFoundError as error:
+        raise _missing(image, path) from error
 
 
 @contextmanager

@@ -43,7 +43,8 @@ from llmstack.net import (
     read_whole,
 )
 from llmstack.net.backoff import RETRIED_STATUS, asked_wait
-from llmstack.net.client import check_proxies, redirected
+from llmstack.net.client import redirected
+from llmstack.net.proxies import check_proxies
 
 T = TypeVar("T")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import ssl
 import threading
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from http.client import RemoteDisconnected
@@ -18,10 +16,11 @@ import urllib3
 from urllib3.util import Timeout, make_headers, parse_url
 
 from llmstack import __version__
-from llmstack.errors import IntegrityError, UnavailableError, UsageError
+from llmstack.errors import IntegrityError, UnavailableError
 from llmstack.net.backoff import FIRST_WAIT, PATIENT, RETRIED_STATUS, Backoff, Patience, asked_wait
 from llmstack.net.cancel import Cancel, Cancelled
 from llmstack.net.connections import pool_classes
+from llmstack.net.proxies import proxy_for
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | Iterable[bytes]
@@ -161,7 +160,7 @@ class Client:
         raise UnavailableError(f"{display_url(url)}: more than {MAX_REDIRECTS} redirects")
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = _proxy_for(url)
+        proxy = proxy_for(url)
         # Whoever speaks plain HTTP alone need not wait until all the CAs are read.
         secure = any(urlsplit(address).scheme == "https" for address in (url, proxy or ""))
         with self._lock:
@@ -312,41 +311,3 @@ def _hint(error: BaseException) -> str | None:
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "the server does not speak TLS: --plain-http allows plain HTTP"
     return None
-
-
-def check_proxies() -> None:
-    """Raise UsageError if one of the environment's proxies does not speak HTTP."""
-    proxies = urllib.request.getproxies()
-    for scheme in ("http", "https", "all"):
-        _proxy(proxies, scheme)
-
-
-def _proxy_for(url: str) -> str | None:
-    parts = urlsplit(url)
-    # What is on this machine is not beyond a proxy, for Docker neither; no_proxy may name a host without its port.
-    host = parts.hostname
-    if not host or _is_this_machine(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    proxies = urllib.request.getproxies()
-    return _proxy(proxies, parts.scheme) or _proxy(proxies, "all")
-
-
-def _proxy(proxies: Mapping[str, str], scheme: str) -> str | None:
-    proxy = proxies.get(scheme)
-    if not proxy:
-        return None
-    address = proxy if "://" in proxy else f"http://{proxy}"
-    # The address itself may hold a password.
-    if (kind := address.partition("://")[0].lower()) not in {"http", "https"}:
-        raise UsageError(
-            f"{scheme}_proxy (or {scheme.upper()}_PROXY) names a proxy of the kind {kind}",
-            hint="name an HTTP proxy, or unset it: llmstack speaks to no others",
-        )
-    return address
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
