@@ -114,6 +114,24 @@ def test_an_entry_that_is_not_well_formed(docker_config):
         lookup("registry.local")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [[], None, {"auths": {"registry.local": {"auth": None}}}, {"auths": ["registry.local"]}, {"credHelpers": ["test"]}],
+)
+def test_a_config_of_another_shape(docker_config, config):
+    docker_config(config)
+    with pytest.raises(UsageError, match="not well formed"):
+        lookup("registry.local")
+
+
+@pytest.mark.parametrize("printed", ["{}", "null", "[]", '{"Username": "me"}'])
+def test_a_helper_that_prints_no_login(docker_config, helper, printed):
+    helper(f"echo '{printed}'")
+    docker_config({"credsStore": "test"})
+    with pytest.raises(UsageError, match="not well formed"):
+        lookup("registry.local")
+
+
 @pytest.mark.parametrize(("config", "expected"), [(None, "False"), ({"auths": {}}, "True")])
 def test_docker_py_is_imported_only_where_there_is_a_login_to_read(tmp_path, docker_config, config, expected):
     if config is not None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import tarfile
 from pathlib import Path
 
@@ -127,6 +128,27 @@ def test_what_is_no_archive(tmp_path, kind):
         kind(tmp_path).manifest("")
     with pytest.raises(NotFoundError):
         kind(tmp_path / "none").manifest("")
+
+
+@pytest.mark.parametrize("kind", [DockerArchive, OciArchive])
+def test_an_archive_that_comes_through_a_pipe(kind):
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"), pytest.raises(UsageError, match="once") as raised:
+        kind(Path(f"/dev/fd/{pipe.fileno()}")).tags()
+    assert raised.value.hint == "save it to a file first"
+
+
+@pytest.mark.parametrize("headers", [3000 * [{"comment": "x"}], [{"GNU.sparse.map": "x,y"}]], ids=["many", "sparse"])
+def test_headers_that_tarfile_does_not_expect(tmp_path, headers):
+    blocks = []
+    for pax in headers:
+        info = tarfile.TarInfo("index.json")
+        info.pax_headers = pax
+        # Without the file that they are of.
+        blocks.append(info.tobuf(tarfile.PAX_FORMAT)[: -tarfile.BLOCKSIZE])
+    (tmp_path / "x.tar").write_bytes(b"".join(blocks) + tarfile.TarInfo("index.json").tobuf() + bytes(1024))
+    with pytest.raises(IntegrityError, match="not a whole tar archive"):
+        OciArchive(tmp_path / "x.tar").tags()
 
 
 def test_an_archive_of_another_tar_format(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -232,6 +233,28 @@ def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path, place: str):
         layout.tags()
 
 
+def test_a_disk_that_fails_while_it_is_read(layout: Layout):
+    """A page that no process has stands in for a broken block: both are EIO."""
+    write_bytes(layout, b"x")
+    (layout.folder / "blobs/sha256" / BLOB.digest.hex).symlink_to("/proc/self/mem")
+    with pytest.raises(UnavailableError, match=r"oci:.*: blob sha256:.* cannot be read: Input/output error"):
+        list(layout.read_blob(BLOB))
+    with pytest.raises(UnavailableError, match=r"oci:.*: manifest sha256:.* cannot be read: Input/output error"):
+        layout.manifest(BLOB.digest)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_disk_without_locks(layout: Layout, monkeypatch: pytest.MonkeyPatch, number: int):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)  # no such disk can be had here: the kernel's own answer in its place
+    with pytest.raises(UnavailableError, match="this disk has no file locks") as raised:
+        put_image(layout, "a")
+    assert "flock" in (raised.value.hint or "")
+    assert parts(layout) == []
+
+
 def test_tags_are_found_by_name(layout: Layout):
     one, two = put_image(layout, "one"), put_image(layout, "two")
     assert layout.manifest("two") == two.document()
@@ -251,10 +274,16 @@ def test_entries_of_others_are_kept(layout: Layout):
     untagged = document.descriptor
     named = Descriptor(untagged.media_type, untagged.digest, untagged.size, {REF_NAME: "b", "org.example": "kept"})
     path = layout.folder / "index.json"
-    path.write_bytes(Index((untagged, named), {"of": "someone"}).document().data)
+    index = json.loads(Index((untagged, named), {"of": "someone"}).document().data)
+    # What nobody here knows of.
+    index["artifactType"] = index["manifests"][1]["artifactType"] = "application/vnd.example"
+    index["manifests"][1]["platform"] = {"architecture": "amd64", "os": "windows", "os.version": "10.0"}
+    path.write_text(json.dumps(index))
     put_image(layout, "c")
     found = json.loads(path.read_text())
     assert found["annotations"] == {"of": "someone"}
+    assert found["artifactType"] == "application/vnd.example"
+    assert found["manifests"][1] == index["manifests"][1]
     assert [item.get("annotations") for item in found["manifests"]] == [
         None,
         {"org.example": "kept", REF_NAME: "b"},

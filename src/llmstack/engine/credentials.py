@@ -29,15 +29,16 @@ def lookup(registry: str) -> Credentials | None:
         # before it raises; the error says as much.
         with warnings.catch_warnings(action="ignore"):
             entry = docker.auth.load_config().resolve_authconfig(registry)
+        # A helper's answer comes back as Username/Password, config.json's own entry as username/password.
+        values = {name.lower(): value for name, value in (entry or {}).items()}
     except DockerException as error:
         missing = "not installed or not available in PATH" in str(error)
         raise _unreadable(
             registry, "its credential helper is not on PATH" if missing else "the credential helper failed"
         ) from None
-    except ValueError:
-        raise _unreadable(registry, "an entry is not well formed") from None
-    # A helper's answer comes back as Username/Password, config.json's own entry as username/password.
-    values = {name.lower(): value for name, value in (entry or {}).items()}
+    except (ValueError, TypeError, LookupError, AttributeError):
+        # docker-py takes the file, and what a helper prints, for what they should be.
+        raise _unreadable(registry, "an entry, or what a credential helper printed, is not well formed") from None
     if values.get("identitytoken"):
         return Credentials(values.get("username") or "", "", values["identitytoken"])
     if values.get("username") or values.get("password"):

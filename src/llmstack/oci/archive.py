@@ -81,7 +81,9 @@ class TarFolder:
         """The regular files by their path, hard and symbolic links followed."""
         found: dict[str, Member] = {}
         links: dict[str, str] = {}
-        with self.open() as file:
+        with self.open() as file, self._errors():
+            if not file.seekable():
+                raise UsageError(f"{self.name} can be read only once, as a pipe", hint="save it to a file first")
             compression = sniff(file.read(8))
             file.seek(0)
             if compression:
@@ -98,7 +100,8 @@ class TarFolder:
                             links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), info.linkname))
                         elif info.islnk():
                             links[path] = posixpath.normpath(info.linkname)
-            except tarfile.TarError as error:
+            except (tarfile.TarError, ValueError, RecursionError) as error:
+                # Not all that a header may hold is told by tarfile in its own words.
                 raise IntegrityError(f"{self.name} is not a whole tar archive: {error}") from error
             end = file.seek(0, 2)
         for path, member in found.items():

@@ -15,12 +15,14 @@ from typing import IO
 
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Document, Index, media_type_of
+from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Document, Index, canonical_json, media_type_of
 from llmstack.oci.store import CHUNK, BlobReader
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _PART = ".part-"
+# What flock(2) says on disks that have no locks.
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 
 
 class Layout:
@@ -43,10 +45,13 @@ class Layout:
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
         """Yield a blob's bytes; see BlobReader."""
         left = (blob.size if stop is None else stop) - start
-        with self._reading(blob.digest) as file:
-            file.seek(start)
+        with self._opened(blob.digest) as file:
+            with self._errors(f"blob {blob.digest}"):
+                file.seek(start)
             while left > 0:
-                chunk = file.read(min(CHUNK, left))
+                # Not around the yield: what goes wrong there is not this disk's fault.
+                with self._errors(f"blob {blob.digest}"):
+                    chunk = file.read(min(CHUNK, left))
                 if not chunk:
                     raise IntegrityError(f"{self.name}: blob {blob.digest} is shorter than {blob.size} bytes")
                 left -= len(chunk)
@@ -89,23 +94,27 @@ class Layout:
         self.write_blob(lambda: [document.data])
         if tag is None:
             return
-        entry = replace(document.descriptor, annotations={REF_NAME: tag})
+        new = replace(document.descriptor, annotations={REF_NAME: tag})
         with self._writing(), self._locked():
-            index = self._index()
-            others = tuple(item for item in index.manifests if item.annotations.get(REF_NAME) != tag)
-            entries = sorted((*others, entry), key=lambda item: (item.annotations.get(REF_NAME, ""), item.digest))
-            self._replace("index.json", Index(tuple(entries), index.annotations).document().data)
+            self._change(lambda item: item.annotations.get(REF_NAME) != tag, new)
 
     def delete_manifest(self, digest: Digest) -> bool:
         """Take an image out of index.json; see BlobStore. Its blobs stay: others may share them."""
         with self._writing(), self._locked():
-            index = self._index()
-            others = tuple(item for item in index.manifests if item.digest != digest)
-            self._replace("index.json", Index(others, index.annotations).document().data)
+            self._change(lambda item: item.digest != digest)
         return True
 
+    def _change(self, stays: Callable[[Descriptor], bool], *new: Descriptor) -> None:
+        """Write index.json anew; in entries that stay, what other programs have put there stays, too."""
+        document = self._index_document()
+        value = document.json()
+        known = zip(Index.parse(document).manifests, value["manifests"], strict=True)
+        entries = [(item, raw) for item, raw in known if stays(item)] + [(item, item.to_json()) for item in new]
+        entries.sort(key=lambda entry: (entry[0].annotations.get(REF_NAME, ""), entry[0].digest))
+        self._replace("index.json", canonical_json({**value, "manifests": [raw for _, raw in entries]}))
+
     def _document(self, digest: Digest) -> Document:
-        with self._reading(digest) as file:
+        with self._opened(digest) as file, self._errors(f"manifest {digest}"):
             data = file.read(MAX_MANIFEST_SIZE + 1)
         document = Document("", data)
         if len(data) > MAX_MANIFEST_SIZE:
@@ -115,27 +124,31 @@ class Layout:
         return replace(document, media_type=media_type_of(document.json()))
 
     def _index(self) -> Index:
+        return Index.parse(self._index_document())
+
+    def _index_document(self) -> Document:
         try:
-            with (self.folder / "index.json").open("rb") as file:
-                return Index.parse(Document("", file.read(MAX_MANIFEST_SIZE)))
-        except FileNotFoundError:
-            return Index(())
-        except OSError as error:
-            raise UnavailableError(f"{self.name}: index.json cannot be read: {error.strerror}") from error
+            with self._errors("index.json"), (self.folder / "index.json").open("rb") as file:
+                return Document("", file.read(MAX_MANIFEST_SIZE))
+        except NotFoundError:
+            return Index(()).document()
 
     def _blob(self, digest: Digest) -> Path:
         return self.folder / "blobs" / "sha256" / digest.hex
 
+    def _opened(self, digest: Digest) -> IO[bytes]:
+        with self._errors(f"blob {digest}"):
+            return self._blob(digest).open("rb")
+
     @contextlib.contextmanager
-    def _reading(self, digest: Digest) -> Iterator[IO[bytes]]:
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn what the disk says when it is read into errors that name the layout."""
         try:
-            file = self._blob(digest).open("rb")
+            yield
         except FileNotFoundError as error:
-            raise NotFoundError(f"{self.name}: blob {digest} is missing") from error
+            raise NotFoundError(f"{self.name}: {what} is missing") from error
         except OSError as error:
-            raise UnavailableError(f"{self.name}: blob {digest} cannot be read: {error.strerror}") from error
-        with file:
-            yield file
+            raise UnavailableError(f"{self.name}: {what} cannot be read: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -160,7 +173,7 @@ class Layout:
             for stale in blobs.glob(f"{_PART}*"):
                 _remove_if_unlocked(stale)
             descriptor, name = tempfile.mkstemp(prefix=_PART, dir=blobs)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file, Path(name)
@@ -172,10 +185,21 @@ class Layout:
         """Hold the layout's lock: two processes that write into one layout never lose each other's entries."""
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise UnavailableError(
+                f"writing to {self.name}: this disk has no file locks, and two ferries would lose each other's entries",
+                hint="mount it with locks (Lustre: -o flock), or carry to another disk and copy the folder",
+            ) from error
 
     def _replace(self, name: str, data: bytes) -> None:
         descriptor, part = tempfile.mkstemp(prefix=f".{name}-", dir=self.folder)
@@ -229,6 +253,7 @@ def _publish(file: IO[bytes], part: Path, target: Path) -> None:
 
 
 def _remove_if_unlocked(part: Path) -> None:
-    with contextlib.suppress(OSError), part.open("rb") as file:
+    # NFS locks only what is open for writing.
+    with contextlib.suppress(OSError), part.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part.unlink(missing_ok=True)
