@@ -10,7 +10,7 @@ import pytest
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_source
-from llmstack.errors import IntegrityError, UsageError
+from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.ferry.plan import Limits
 from llmstack.inspection import inspect, list_images, verify
 from llmstack.net import Client
@@ -71,6 +71,11 @@ def test_listing_a_registry(registry):
     assert first.created == "2024-05-06T07:08:09+00:00"
     assert first.size is not None
     assert first.error is None
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path):
+    with closing(Client()) as client, pytest.raises(NotFoundError, match="typo is not there"):
+        list_images(f"oci:{tmp_path}/typo", NOWHERE, ["model"], registries(client), Event(), 4)
 
 
 def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):

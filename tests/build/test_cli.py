@@ -128,7 +128,7 @@ def test_squashing_without_the_library_is_said_before_anything_is_built(tmp_path
     (tmp_path / "docker_squash.py").write_text("raise ImportError\n")
     done = run_llmstack("build", "hf", "--squash", env={**NO_ENGINE, "PYTHONPATH": str(tmp_path)})
     assert done.code == 6
-    assert "pip install 'llmstack[squash]'" in done.stderr
+    assert "pip install '.[squash]'" in done.stderr
 
 
 def test_build_squash_and_push(engine, busybox, registry, tmp_path):

@@ -32,6 +32,7 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny", "--to", "registry.local/Upper"], ["registry.local/Upper", "lower case"]),
         (["org/tiny", "--to", "registry.local/models:tag"], ["is an image, not a namespace"]),
         (["org/tiny", "--to", "oci:"], ["names no folder"]),
+        (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "a folder is written as oci:./out"]),
         (["not a repo"], ["'not a repo' is not a Hugging Face repo id"]),
         (["org/tiny@"], ["names no revision"]),
         (["org/" + "n" * 80 + "@" + "r" * 60], ["a tag has at most 128", "name the commit"]),
@@ -154,6 +155,18 @@ def test_a_token_that_was_not_copied_whole(port: Port):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     check(port.ferry("org/tiny", env={"HF_TOKEN": f"{TOKEN[:9]}…"}), 2, "token", "HF_TOKEN", "hf auth login")
     assert not port.hub.log
+
+
+def test_a_stored_token_that_cannot_be_read(port: Port, tmp_path: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", env={"HF_TOKEN_PATH": str(tmp_path)})
+    check(run, 2, "the stored token of the hub cannot be read", str(tmp_path), "HF_TOKEN_PATH")
+
+
+def test_a_list_of_which_no_line_is_right(port: Port):
+    (port.folder / "get_hf").mkdir()
+    (port.folder / "get_hf/to_get_models.txt").write_text("org/tiny --inclde x\n")
+    check(port.ferry(), 2, "to_get_models.txt:1", "--inclde")
 
 
 def test_no_files(port: Port):

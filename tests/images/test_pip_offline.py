@@ -65,6 +65,11 @@ def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(
         assert container.logs == "pip &lt;\nuv 3.1.6\n"
 
 
+def test_it_can_be_stopped(index):
+    """busybox as the first process of a container does not hear SIGTERM."""
+    assert index.engine.docker("image", "inspect", "--format", "{{.Config.StopSignal}}", IMAGE).stdout == "SIGKILL\n"
+
+
 def test_pages_say_what_clients_ask_for(index):
     kind, page = get(index, "/simple/markupsafe/")
     assert kind.startswith("text/html")

@@ -135,6 +135,7 @@ def test_a_namespace_of_models_alone_where_what_is_not_there_is_refused(token_re
         (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: not a usable certificate"),
         (["--token-file", "/dev/null"], 2, "--token-file /dev/null is empty"),
         (["--from", "docker-archive:x.tar"], 2, "a hub serves a namespace or an OCI layout"),
+        (["--from", "oci:typo"], 3, "oci:typo is not there"),
         (["--listen", "192.0.2.1:8080"], 6, "listening at 192.0.2.1:8080: "),
     ],
 )
@@ -159,4 +160,4 @@ def test_without_the_extra_it_says_what_to_install(carried: str, tmp_path: Path)
     )
     assert done.returncode == 6
     assert "needs the package starlette" in done.stderr
-    assert "pip install 'llmstack[hub]'" in done.stderr
+    assert "pip install '.[hub]'" in done.stderr

@@ -96,6 +96,8 @@ class Namespace:
             if not text[4:]:
                 raise UsageError(f"{text!r} names no folder", hint="write it as oci:./carried")
             return cls(None, text[4:])
+        if text.startswith((".", "/", "~")):
+            raise UsageError(f"{text!r} is not a namespace", hint=f"a folder is written as oci:{text}")
         rest = text.removeprefix("docker://").rstrip("/")
         if re.match(r"[a-z-]+:(?![0-9]+(/|$))", rest):
             raise UsageError(f"{text!r} is not a namespace", hint="it is registry/path or oci:FOLDER")

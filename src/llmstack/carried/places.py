@@ -9,7 +9,7 @@ from pathlib import Path
 from llmstack.carried.locate import parse_location, transport_of
 from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_reader
-from llmstack.errors import UsageError
+from llmstack.errors import NotFoundError, UsageError
 from llmstack.hub.snapshot import RepoType
 from llmstack.oci.layout import Layout, exists
 from llmstack.oci.reference import Reference
@@ -30,7 +30,7 @@ def open_places(
 ) -> list[Place]:
     """Return the places that `source` (`--from`; None: `namespace`) names: a namespace, a layout or an archive.
 
-    No request is made yet. Raises UsageError.
+    No request is made yet. Raises UsageError, NotFoundError for a folder that is not there.
     """
     transport = transport_of(source) if source is not None else None
     if source is not None and transport == "docker-daemon":
@@ -43,5 +43,7 @@ def open_places(
         return [Place(Layout(Path(namespace.path)))]
     names = [(repo_type, namespace.repository(repo_type)) for repo_type in repo_types]
     if namespace.registry is None:
+        if not exists(Path(namespace.path)):
+            raise NotFoundError(f"{namespace} is not there", hint="is it the folder that ferry --to named?")
         return [Place(Layout(Path(name)), repo_type) for repo_type, name in names]
     return [Place(registries.repository(Reference.parse(name)), repo_type) for repo_type, name in names]

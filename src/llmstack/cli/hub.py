@@ -46,7 +46,8 @@ def hub(
         if (error.name or "").startswith("llmstack"):
             raise
         raise UnavailableError(
-            f"the hub needs the package {error.name}, which is not installed", hint="pip install 'llmstack[hub]'"
+            f"the hub needs the package {error.name}, which is not installed",
+            hint="in llmstack's folder: pip install '.[hub]'",
         ) from error
     from llmstack.cli.session import namespace_of, start
     from llmstack.serving.start import CONNECTIONS, PATIENCE, open_shelf

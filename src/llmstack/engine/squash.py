@@ -25,7 +25,8 @@ def require_library() -> None:
         import docker_squash.squash  # noqa: F401 - whether it can be imported is the question
     except ImportError as error:
         raise UnavailableError(
-            "squashing needs the docker-squash library, which is not installed", hint="pip install 'llmstack[squash]'"
+            "squashing needs the docker-squash library, which is not installed",
+            hint="in llmstack's folder: pip install '.[squash]'",
         ) from error
 
 

@@ -149,10 +149,15 @@ def _source(entry: WishEntry, hub: Hub, site: Site, reporter: Reporter) -> Itera
 
 
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:
-    """Return a run's exit code: its error's own when a single entry failed, 1 when some of several did."""
+    """Return a run's exit code: its error's own when a single entry failed, 1 when some of several did.
+
+    `problems` is how many lines of the wish lists are wrong; 2 where there was nothing else.
+    """
     failed = [result for result in results if result.status == "failed"]
     if len(failed) == 1 and len(results) == 1 and not problems:
         return failed[0].exit_code
+    if problems and not results:
+        return UsageError.exit_code
     return 1 if failed or problems else 0
 
 

@@ -65,7 +65,7 @@ class Hub:
     def __init__(self, client: Client) -> None:
         check_proxies()
         self._client = client
-        self.token = get_token()
+        self.token = _token()
         if self.token and not (self.token.isascii() and self.token.isprintable()):
             raise UsageError(
                 "the token of the hub holds a character that no token has",
@@ -283,6 +283,16 @@ class Hub:
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
         return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+def _token() -> str | None:
+    try:
+        return get_token()
+    except OSError as error:
+        raise UsageError(
+            f"the stored token of the hub cannot be read: {error.strerror}",
+            hint=f"make {error.filename} readable, or name another place in HF_TOKEN_PATH",
+        ) from error
 
 
 def _file(entry: dict[str, Any]) -> HubFile:
