@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 DEFAULTS = Path("/etc/llmstack/default-passwords")
+JUPYTER_HASH = Path("/etc/llmstack/jupyter-password")
 SSH_CONFIG = Path("/etc/ssh/sshd_config.d/10-llmstack-start.conf")
 ENVIRONMENT = Path("/etc/environment")
 PROFILE = Path("/etc/profile.d/llmstack.sh")
@@ -54,15 +55,17 @@ def write_private(path, text):
 
 
 def set_up_jupyter(state):
-    """Write the configuration with the password's hash; tell whether the built-in password stays in force."""
+    """Write the configuration with the password's hash; tell whether it is the built-in one."""
     password = setting("JUPYTER_PASSWORD")
     if password is None:
-        return True
-    from jupyter_server.auth import passwd
+        hashed = JUPYTER_HASH.read_text(encoding="utf-8").strip()
+    else:
+        from jupyter_server.auth import passwd
 
-    config = {"PasswordIdentityProvider": {"hashed_password": passwd(password)}}
+        hashed = passwd(password)
+    config = {"PasswordIdentityProvider": {"hashed_password": hashed}}
     write_private(state / "jupyter_server_config.json", json.dumps(config))
-    return False
+    return password is None
 
 
 def set_up_ssh():

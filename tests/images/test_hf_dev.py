@@ -255,6 +255,20 @@ def test_any_uid_runs_jupyter(shared_engine, network, hf_dev):
         )
 
 
+def test_a_jupyter_that_another_command_starts_has_no_default_password(shared_engine, hf_dev):
+    def configured(*options):
+        command = ["run", "--rm", "--network", "none", *options, hf_dev, "sh", "-c", "jupyter-lab --show-config-json"]
+        done = shared_engine.docker(*command)
+        assert "WARNING" not in done.stderr
+        # What is before it are lines of the log.
+        return json.loads(done.stdout[done.stdout.index("{") :])
+
+    found = configured("-e", "REFUSE_DEFAULT_PASSWORD=1")
+    assert found["ServerApp"]["ip"] == "0.0.0.0"
+    assert "PasswordIdentityProvider" not in found
+    assert "hashed_password" in configured("-e", "JUPYTER_PASSWORD=mine")["PasswordIdentityProvider"]
+
+
 def test_another_command_starts_neither(shared_engine, hf_dev):
     done = shared_engine.docker(
         "run", "--rm", "--network", "none", "--env", "REFUSE_DEFAULT_PASSWORD=1", hf_dev, "echo", "only this"
