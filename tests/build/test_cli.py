@@ -86,6 +86,9 @@ def test_images_lists_recipes_variants_and_tags():
         (["hf", "--tag", "Not This"], "--tag: 'Not This'"),
         (["hf", "--base", "no!pe"], "--base: 'no!pe'"),
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
+        (["hf", "--platform", "linux", "--dry-run"], "'linux' is not a platform"),
+        (["hf", "--push"], "hf:cuda11.8 names no registry to push "),
+        (["pip-offline", "--python", "3.11"], "--python and --platform-tag go with --requirements"),
         (
             ["hf", "--ca-cert", "~nobody-here/ca.pem"],
             "--ca-cert: the home folder in '~nobody-here/ca.pem' is not known",
@@ -102,6 +105,14 @@ def test_wrong_usage_is_said_in_a_line(arguments, message):
     assert done.code == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stdout == ""
+
+
+def test_a_file_named_without_its_folder_is_not_taken_for_something_else(tmp_path):
+    (tmp_path / "llama.tgz").touch()
+    done = run_llmstack("build", "llama.cpp", "--build-arg", "source=llama.tgz", env=NO_ENGINE, cwd=tmp_path)
+    assert done.code == 2
+    assert done.stderr.startswith("error: llama.cpp: source names llama.tgz, which is here, too\n")
+    assert "./llama.tgz" in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["pip_index", "pip_extra_index", "apt_mirror"])

@@ -16,6 +16,7 @@ from llmstack.engine.build import BuildJob, build_image, push_image, tag_image
 from llmstack.engine.client import Engine
 from llmstack.engine.squash import require_library, squash_image
 from llmstack.errors import LlmstackError, UsageError
+from llmstack.oci.reference import DOCKER_HUB, Reference
 from llmstack.oci.spec import Platform
 from llmstack.recipes.recipe import Recipe
 from llmstack.recipes.shelf import images_folder, load_recipes
@@ -77,6 +78,8 @@ def build(
     # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
     for target in plan(recipes, wish, site, lambda _: False):
         target.render()
+        if options.push and target.wanted:
+            _check_names(target)
     if HUB in wish.names:
         name, wheel = own_wheel()
         wish = replace(wish, files={**wish.files, f"wheel/{name}": wheel})
@@ -146,6 +149,17 @@ def _check_platform(engine: Engine, image: str, name: str, wanted: str) -> None:
             f"{name} is for {found}, not for {platform}",
             hint="--pull fetches the base for that platform, --base takes another one",
         )
+
+
+def _check_names(target: Target) -> None:
+    """Raise UsageError if an image would be pushed to where only Docker's own images are."""
+    for tag in target.tags:
+        name = Reference.parse(tag)
+        if name.registry == DOCKER_HUB and name.repository.startswith("library/"):
+            raise UsageError(
+                f"{tag} names no registry to push {target.title} to",
+                hint="set namespace (in llmstack.yaml, or LLMSTACK_NAMESPACE), or give --tag REGISTRY/PATH:TAG",
+            )
 
 
 def _check(wish: Wish, recipes: Mapping[str, Recipe], wheels: WheelWish | None) -> None:

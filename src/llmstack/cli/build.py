@@ -10,6 +10,7 @@ import typer
 
 from llmstack.cli.edge import EDGE
 from llmstack.cli.options import DebugOption, JsonOption, ProgressOption, ProgressStyle, QuietOption
+from llmstack.errors import UsageError
 
 
 def build(
@@ -70,10 +71,12 @@ def build(
 
     site = Site.of(load_settings({"ca_cert": ca_cert}))
     wish = Wish(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
+    options = run.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
+    if (python or platform_tag) and not requirements:
+        raise UsageError("--python and --platform-tag go with --requirements")
     if dry_run:
         sys.stdout.write(run.dockerfiles(wish, site))
         return
-    options = run.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
     wheels = WheelWish(tuple(requirements), tuple(python), tuple(platform_tag)) if requirements else None
     built = run.build(wish, site, options, make_reporter(progress.value, quiet=quiet), wheels)
     print_built(built, as_json=as_json)

@@ -115,6 +115,8 @@ def _arguments(recipe: Recipe, variant: Variant, changed: Mapping[str, str]) -> 
                 raise UsageError(f"{recipe.name}: {name} names {value}, which does not exist")
             args[name] = str(path)
             local[name] = f"local/{name}/{path.name}" if path.is_file() else f"local/{name}"
+        elif value and name in changed and exists(Path(value)):
+            raise UsageError(f"{recipe.name}: {name} names {value}, which is here, too", hint=f"write it as ./{value}")
     return args, local
 
 
