@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from llmstack.carried.fileindex import IndexedFile
-from llmstack.errors import IntegrityError, UnavailableError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError
 from llmstack.extract.destination import WORK_FOLDER, Destination
 from llmstack.extract.plan import PlannedFile
 from llmstack.net import Client
@@ -88,6 +89,23 @@ def test_the_second_into_the_same_folder_is_refused(source, tmp_path):
         run("org/model", tmp_path / "out", source=source)
     run("org/model", tmp_path / "out", source=source)
     assert contents(tmp_path / "out") == FILES
+
+
+def test_one_that_starts_as_another_ends_is_not_in_its_way(tmp_path):
+    """The work folder goes away between any two steps of whoever takes it."""
+
+    def take(_: int) -> str:
+        said = set()
+        for _ in range(3000):
+            try:
+                with Destination(tmp_path):
+                    pass
+            except LlmstackError as error:
+                said.add(error.message.rpartition(": ")[2])
+        return ", ".join(said - {"another extract is writing there"})
+
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(take, range(2))) == ["", ""]
 
 
 def test_two_caches_of_different_repos_do_not_wait_for_each_other(source, tmp_path):

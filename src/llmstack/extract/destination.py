@@ -303,38 +303,32 @@ class Destination:
         while True:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(WORK_FOLDER, dir_fd=self._root)
-            work = os.open(WORK_FOLDER, _FOLDER, dir_fd=self._root)
-            try:
+            # Where something is missing from here on, another process, done, has just removed the folder.
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
+                work = os.open(WORK_FOLDER, _FOLDER, dir_fd=self._root)
+                opened.callback(os.close, work)
                 lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=work)
-            except FileNotFoundError:
-                # Another process, done, has just removed the folder.
-                os.close(work)
-                continue
-            self._lock_file(work, lock)
-            with contextlib.suppress(FileNotFoundError):
+                opened.callback(os.close, lock)
+                self._lock_file(lock)
                 now = os.stat(f"{WORK_FOLDER}/{_LOCK}", dir_fd=self._root, follow_symlinks=False)
                 if os.path.samestat(now, os.fstat(lock)):
+                    opened.pop_all()
                     self._work, self._lock = work, lock
                     return
-            os.close(lock)
-            os.close(work)
 
-    def _lock_file(self, work: int, lock: int) -> None:
+    def _lock_file(self, lock: int) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                self._warn(f"{self.folder} is on a disk without locks: let no other extract write there now")
-                return
-            os.close(lock)
-            os.close(work)
-            if not isinstance(error, BlockingIOError):
-                raise
+        except BlockingIOError as error:
             raise UnavailableError(
                 f"writing to {self.folder}: another extract is writing there",
                 hint="wait until it is done, or name another folder",
                 side="destination",
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._warn(f"{self.folder} is on a disk without locks: let no other extract write there now")
 
 
 def _split(path: str) -> tuple[list[str], str]:
