@@ -19,6 +19,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from tests.extract.support import FILES, Heard, contents, registries, run, sha256
 from tests.support.carried import carry
+from tests.support.disk import unsized_disk
 from tests.support.registry import Registry
 
 BIG = FILES["big.safetensors"]
@@ -176,6 +177,13 @@ def test_something_else_in_the_place(source, tmp_path):
 def test_no_more_is_begun_than_the_disk_can_hold(tmp_path):
     with Destination(tmp_path / "out") as destination, pytest.raises(UnavailableError, match="are free"):
         destination.require(10**18)
+
+
+def test_a_disk_of_unknown_size_is_not_full(source, tmp_path):
+    with unsized_disk(tmp_path / "disk") as disk:
+        assert os.statvfs(disk).f_blocks == 0
+        run("org/model", disk / "out", source=source)
+        assert contents(disk / "out") == FILES
 
 
 def test_modes_follow_the_umask(source, tmp_path):

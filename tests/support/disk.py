@@ -1,4 +1,4 @@
-"""File systems of their own: one that is soon full, one that takes `a` and `A` for the same name, one without power."""
+"""File systems of their own: soon full, of a size that nobody knows, blind to case, or suddenly without power."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """Mount a file system of `size` bytes on `folder`; whoever is not root needs sudo for it."""
     mount = [need("mount", "mount"), "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", str(folder)]
     with _mounted(folder, mount):
+        yield folder
+
+
+@contextlib.contextmanager
+def unsized_disk(folder: Path) -> Iterator[Path]:
+    """Mount a file system that does not tell its size, and says zero, on `folder`."""
+    with _mounted(folder, [need("mount", "mount"), "-t", "ramfs", "-o", "mode=1777", "ramfs", str(folder)]):
         yield folder
 
 

@@ -108,15 +108,12 @@ class Destination:
         for descriptor in (*(last for _, last in self._last.values()), self._work, self._root):
             os.close(descriptor)
 
-    def free(self) -> int:
-        """Return how many bytes may still be written to the disk."""
-        disk = os.fstatvfs(self._root)
-        return disk.f_bavail * disk.f_frsize
-
     def require(self, size: int) -> None:
         """Raise UnavailableError if `size` more bytes do not fit."""
-        free = self.free()
-        if size > free:
+        disk = os.fstatvfs(self._root)
+        free = disk.f_bavail * disk.f_frsize
+        # Some FUSE disks do not tell their size: all is zero then, and that is not to say that they are full.
+        if disk.f_blocks and size > free:
             raise UnavailableError(
                 f"writing to {self.folder}: {size:,} bytes are needed, {free:,} are free",
                 hint="free some space, or name a folder on a larger disk",
