@@ -13,11 +13,12 @@ from llmstack.carried.source import open_source
 from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.ferry.plan import Limits
 from llmstack.inspection import inspect, list_images, verify
-from llmstack.net import Client
+from llmstack.net import Cancelled, Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from llmstack.oci.spec import Manifest
-from tests.extract.support import FILES, Heard, registries, run
+from llmstack.oci.store import CHUNK
+from tests.extract.support import FILES, Heard, Interrupting, registries, run
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
 from tests.support.layers import file, image, tar
@@ -202,6 +203,15 @@ def test_the_other_platforms_base_is_verified_too(carried):
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     result, _ = checked("org/model", f"oci:{carried}")
     assert [arm in problem for problem in result.problems] == [True]
+
+
+def test_layers_are_not_read_to_their_end_once_all_is_cancelled(tmp_path):
+    cancel = Event()
+    heard = Interrupting(cancel)
+    name = image(tmp_path / "foreign", tar(file("REPO/big", bytes(4 * CHUNK))))
+    with opened(name) as found, pytest.raises(Cancelled):
+        verify(found, heard, cancel, 1)
+    assert heard.advanced == CHUNK
 
 
 def test_other_images_have_their_layers_verified(tmp_path):

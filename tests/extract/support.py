@@ -6,6 +6,7 @@ import hashlib
 import random
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from llmstack.carried.fileindex import Selection
@@ -55,6 +56,18 @@ class Heard:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+
+class Interrupting(Heard):
+    """A reporter that cancels everything as soon as it hears of the first bytes."""
+
+    def __init__(self, cancel: Event) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def advance(self, size: int) -> None:
+        super().advance(size)
+        self._cancel.set()
 
 
 def registries(client: Client) -> Registries:

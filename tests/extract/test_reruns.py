@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.carried.fileindex import IndexedFile
+from llmstack.carried.fileindex import IndexedFile, Selection
+from llmstack.carried.naming import Namespace
 from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError
 from llmstack.extract.destination import WORK_FOLDER, Destination
 from llmstack.extract.plan import PlannedFile
-from llmstack.net import Client
+from llmstack.extract.run import ExtractRequest, extract
+from llmstack.net import Cancelled, Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
-from tests.extract.support import FILES, Heard, contents, registries, run, sha256
+from llmstack.oci.store import CHUNK
+from tests.extract.support import FILES, Heard, Interrupting, contents, registries, run, sha256
 from tests.support.carried import carry
 from tests.support.disk import unsized_disk
 from tests.support.registry import Registry
@@ -83,6 +86,22 @@ def test_a_part_that_is_no_good_is_started_over(source, tmp_path, left):
     run("org/model", tmp_path / "out", source=source, heard=heard)
     assert contents(tmp_path / "out") == FILES
     assert heard.advanced == sum(map(len, FILES.values()))
+
+
+@pytest.mark.parametrize("left", ["a part", "a whole file"])
+def test_what_is_there_is_not_hashed_to_its_end_once_all_is_cancelled(source, tmp_path, left):
+    if left == "a part":
+        leave_part(tmp_path / "out", "big.safetensors", BIG[:-100])
+    else:
+        run("org/model", tmp_path / "out", source=source)
+    request = ExtractRequest(
+        "org/model", tmp_path / "out", Namespace.parse(source), selection=Selection(("big.safetensors",), ()), jobs=1
+    )
+    with closing(Client()) as client:
+        heard = Interrupting(client.cancel)
+        with pytest.raises(Cancelled):
+            extract(request, registries(client), client.cancel, heard)
+    assert heard.advanced == CHUNK
 
 
 def test_the_second_into_the_same_folder_is_refused(source, tmp_path):

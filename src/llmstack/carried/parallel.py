@@ -13,6 +13,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def unless_cancelled(tell: Callable[[int], None], cancel: Event) -> Callable[[int], None]:
+    """Return a `tell` that ends what calls it, by raising Cancelled, once `cancel` is set."""
+
+    def told(size: int) -> None:
+        if cancel.is_set():
+            raise Cancelled("cancelled")
+        tell(size)
+
+    return told
+
+
 def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) -> list[R]:
     """Return what `do` returns for each item, in order, `jobs` at a time.
 

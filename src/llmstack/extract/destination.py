@@ -40,12 +40,13 @@ class Part:
         self.size = 0
         self._sha256 = hashlib.sha256()
 
-    def resume(self) -> None:
-        """Hash what an earlier run left, and go on after it."""
+    def resume(self, tell: Callable[[int], None]) -> None:
+        """Hash what an earlier run left, and go on after it; `tell` hears how many bytes were read."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         for chunk in _chunks(self._descriptor):
             self._sha256.update(chunk)
             self.size += len(chunk)
+            tell(len(chunk))
 
     def restart(self) -> None:
         """Forget what was written."""

@@ -9,7 +9,7 @@ from threading import Event, Lock
 
 from llmstack.carried.fileindex import FilePart, IndexedFile, extents
 from llmstack.carried.image import StoredLayer
-from llmstack.carried.parallel import run_all
+from llmstack.carried.parallel import run_all, unless_cancelled
 from llmstack.errors import IntegrityError, on_side
 from llmstack.extract.destination import Destination, Part
 from llmstack.extract.plan import PlannedFile, Span, plan_spans
@@ -17,7 +17,7 @@ from llmstack.net import Cancelled
 from llmstack.oci.compression import decompressed
 from llmstack.oci.reference import Digest
 from llmstack.oci.store import BlobReader
-from llmstack.oci.untar import ChunkReader
+from llmstack.oci.untar import ChunkReader, told
 from llmstack.reporting import Reporter, Task
 
 # Files up to this size are written by one thread at a time: they are all system calls, and threads that take turns at
@@ -53,7 +53,8 @@ class Worker:
     def _holds(self, file: PlannedFile, task: Task) -> bool:
         if self.cancel.is_set():
             raise Cancelled("cancelled")
-        return self.destination.holds(file.path, file.size, file.file.sha256, task.advance)
+        tell = unless_cancelled(task.advance, self.cancel)
+        return self.destination.holds(file.path, file.size, file.file.sha256, tell)
 
     def store(self, file: PlannedFile, part: Part) -> None:
         """Check a file that was written to its end, and give it its place; raises IntegrityError."""
@@ -102,11 +103,10 @@ class _Reading:
     def _read_one(self, file: PlannedFile, task: Task) -> int:
         """Read a file, going on where an earlier run stopped; from the beginning again if that was no good."""
         with self._worker.destination.part(file.key) as part:
-            part.resume()
-            if part.size > file.size:
+            if self._worker.destination.partial(file.key) > file.size:
                 part.restart()
+            part.resume(unless_cancelled(task.advance, self._worker.cancel))
             held = part.size
-            task.advance(held)
             with self._file(file.file, held) as stream:
                 self._copy(stream, file.size - held, part, task)
             if held and part.sha256 != file.file.sha256:
@@ -179,7 +179,8 @@ class _Reading:
                 yield from chunks
                 return
             what = self._name_of(extent.layer)
-            stream = ChunkReader(decompressed(chunks, what), what)
+            read = told(chunks, unless_cancelled(lambda _: None, self._worker.cancel))
+            stream = ChunkReader(decompressed(read, what), what)
             stream.skip(start)
             yield from stream.pieces(size)
 

@@ -11,7 +11,7 @@ from threading import Event
 
 from llmstack.carried.fileindex import ROOT, IndexedFile
 from llmstack.carried.image import Image, all_manifests
-from llmstack.carried.parallel import run_all
+from llmstack.carried.parallel import run_all, unless_cancelled
 from llmstack.carried.source import Source
 from llmstack.engine.daemon import DaemonImage
 from llmstack.errors import IntegrityError, NotFoundError, UsageError, on_side
@@ -97,7 +97,8 @@ class _Checks:
             task = reporter.task(f"layer {blob.digest[:19]}", blob.size)
             try:
                 what = f"layer {blob.digest}"
-                with on_side("source", what), open_layer(image.reader, blob, task.advance) as tar:
+                tell = unless_cancelled(task.advance, self._cancel)
+                with on_side("source", what), open_layer(image.reader, blob, tell) as tar:
                     self.compare(tar, number, self._at(number), in_layer=True)
             except IntegrityError as error:
                 damaged.append(error.message)

@@ -238,13 +238,14 @@ def open_layer(
     """
     what = f"{reader.name}: layer {layer.digest}"
     with contextlib.closing(reader.read_blob(layer)) as chunks:
-        stream = verified(_told(chunks, tell), layer, reader.name)
+        stream = verified(told(chunks, tell), layer, reader.name)
         yield TarReader(decompressed(stream, what), what)
         for _ in stream:
             pass
 
 
-def _told(chunks: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+def told(chunks: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+    """Pass chunks on; `tell` hears how long each one is before it goes on."""
     for chunk in chunks:
         tell(len(chunk))
         yield chunk
