@@ -14,6 +14,7 @@ from llmstack.oci.layout import Layout
 from tests.extract.support import FILES, contents
 from tests.support.carried import Limits, carry
 from tests.support.cli import run_llmstack
+from tests.support.disk import without_links
 from tests.support.process import need
 
 BIG = {f"{number}.bin": bytes([number]) * 3_000_000 for number in range(8)}
@@ -128,6 +129,20 @@ def test_folders_that_may_not_be_written_to(source, tmp_path):
     done = subprocess.run([*unshare, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Read-only" in done.stderr
+
+
+def test_a_disk_without_links_is_found_out_before_a_cache_is_filled(source, tmp_path):
+    command = [sys.executable, "-m", "llmstack", "extract", "org/model", str(tmp_path / "out"), "--from", source]
+    done = subprocess.run(
+        without_links([*command, "--layout", "hf-cache"]), capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "the disk has no symbolic links" in done.stderr
+    assert "use --layout dir" in done.stderr
+    assert done.returncode == 2
+    assert contents(tmp_path / "out") == {}
+    subprocess.run(without_links(command), capture_output=True, check=True)
+    assert contents(tmp_path / "out") == {**FILES, **BIG, **MANY}
 
 
 def test_an_engine_that_cannot_be_looked_for_is_none(tmp_path):

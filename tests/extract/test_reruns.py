@@ -21,7 +21,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from llmstack.oci.store import CHUNK
 from tests.extract.support import FILES, Heard, Interrupting, contents, registries, run, sha256
-from tests.support.carried import carry
+from tests.support.carried import COMMIT, carry
 from tests.support.disk import unsized_disk
 from tests.support.registry import Registry
 
@@ -191,6 +191,27 @@ def test_something_else_in_the_place(source, tmp_path):
     for folder in ("file", "file/below"):
         with pytest.raises(UsageError, match="file"):
             run("org/model", tmp_path / folder, source=source)
+
+
+@pytest.mark.parametrize("way", ["a link for a folder", "a file for a folder", "a folder for a file", "for a link"])
+def test_what_is_in_the_way_is_found_before_anything_is_fetched(registry, source, tmp_path, way):
+    out = tmp_path / "out"
+    out.mkdir()
+    if way == "a link for a folder":
+        (out / "onnx").symlink_to(tmp_path)
+    elif way == "a file for a folder":
+        (out / "onnx").write_bytes(b"a file")
+    elif way == "a folder for a file":
+        (out / "onnx/model.onnx").mkdir(parents=True)
+    else:
+        (out / f"models--org--model/snapshots/{COMMIT}/onnx/model.onnx").mkdir(parents=True)
+    before = contents(out)
+    registry.served()
+    with pytest.raises(UsageError, match=r"onnx/model\.onnx"):
+        run("org/model", out, source=source, layout="hf-cache" if way == "for a link" else "dir")
+    # Data is asked for by ranges.
+    assert [request for request in registry.served() if request.status == 206] == []
+    assert contents(out) == before
 
 
 def test_no_more_is_begun_than_the_disk_can_hold(tmp_path):

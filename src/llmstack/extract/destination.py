@@ -17,7 +17,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError
+from llmstack.errors import IntegrityError, UnavailableError, UsageError
+from llmstack.extract.diskerrors import disk_errors
 from llmstack.oci.store import CHUNK
 
 WORK_FOLDER = ".llmstack-partial"
@@ -26,7 +27,6 @@ _LOCK = "lock"
 # downloaded, it defragments some first for pieces beyond this (PAGE_ALLOC_COSTLY_ORDER): measured, twice the time.
 _WRITE = 32 * 1024
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PERMISSION = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 
@@ -127,8 +127,10 @@ class Destination:
             try:
                 parent, name = stack.enter_context(self._existing_parent(path))
                 descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+            except UsageError:
+                return False
             except OSError as error:
-                if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
+                if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
                     return False
                 raise
             stack.callback(os.close, descriptor)
@@ -144,6 +146,32 @@ class Destination:
                 return True
             tell(-seen)
             return False
+
+    def check(self, path: str) -> None:
+        """Raise UsageError if something that no file can take the place of is in a file's way."""
+        with disk_errors(self.folder / path), contextlib.suppress(FileNotFoundError):
+            with self._existing_parent(path) as (parent, name):
+                info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+    def check_links(self) -> None:
+        """Raise UsageError if the disk has no symbolic links."""
+        name = _part_name("link")
+        with disk_errors(self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._work)
+            try:
+                os.symlink(name, name, dir_fd=self._work)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                raise UsageError(
+                    f"writing to {self.folder}: the disk has no symbolic links, which a Hugging Face cache needs",
+                    hint="use --layout dir, or name a folder on another disk",
+                    side="destination",
+                ) from error
+            os.unlink(name, dir_fd=self._work)
 
     def partial(self, key: str) -> int:
         """Return how many bytes of a part are there already."""
@@ -289,7 +317,7 @@ class Destination:
                 os.mkdir(folder, dir_fd=parent)
             return os.open(folder, _FOLDER, dir_fd=parent)
         except OSError as error:
-            if make and error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            if error.errno in {errno.ELOOP, errno.ENOTDIR}:
                 raise UsageError(
                     f"writing {path!r} into {self.folder}: {folder!r} is there already and not a folder",
                     hint="extract does not write through links; move it away, or name another folder",
@@ -344,26 +372,3 @@ def _part_name(key: str) -> str:
 def _chunks(descriptor: int) -> Generator[bytes, None, None]:
     while chunk := os.read(descriptor, CHUNK):
         yield chunk
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into errors that a person can act on."""
-    try:
-        yield
-    except OSError as error:
-        raise _disk_error(path, error) from error
-
-
-def _disk_error(path: Path, error: OSError) -> LlmstackError:
-    what = f"writing to {path}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        hint = "free some space and run it again: what is there is kept and continued"
-        return UnavailableError(f"{what}: the disk is full", hint=hint, side="destination")
-    if error.errno in _PERMISSION:
-        hint = "name a folder that you may write to"
-        return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
-    if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}:
-        hint = "something else is in its place, or the disk does not take the name"
-        return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
-    return UnavailableError(f"{what}: {error.strerror or error}", side="destination")

@@ -12,7 +12,8 @@ from typing import Protocol
 from llmstack.carried.fileindex import NO_SELECTION, FileIndex, IndexedFile, check_path
 from llmstack.carried.naming import check_repo_id
 from llmstack.errors import IntegrityError, UsageError
-from llmstack.extract.destination import Destination, disk_errors
+from llmstack.extract.destination import Destination
+from llmstack.extract.diskerrors import disk_errors
 from llmstack.hub import cache
 from llmstack.hub.snapshot import HubFile, RepoType
 
@@ -30,6 +31,9 @@ class DestinationLayout(Protocol):
 
     def place(self, file: IndexedFile) -> str:
         """Return where a file's bytes go in the folder; files of the same bytes may share one place."""
+
+    def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
+        """Raise UsageError if something is in the way of what `finish` does."""
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
         """Do what is left when all files are in place."""
@@ -49,6 +53,9 @@ class FolderLayout:
     def place(self, file: IndexedFile) -> str:
         """Return the file's path in the repo."""
         return file.path
+
+    def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
+        """Nothing can be in the way of nothing."""
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
         """Nothing is left to do."""
@@ -75,6 +82,12 @@ class CacheLayout:
     def place(self, file: IndexedFile) -> str:
         """Return the blob's path: what the hub knows the file by."""
         return cache.blob_path(file.oid)
+
+    def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
+        """Raise UsageError where no link can be made, or something else is in the place of one."""
+        destination.check_links()
+        for file in files:
+            destination.check(cache.snapshot_link(self._index.commit, file.path, file.oid)[1])
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
         """Link the snapshot to the blobs and, last of all, let the revision point to it."""

@@ -120,6 +120,10 @@ class _Work:
         total = sum(file.size for file in planned)
         with self._worker(layout.folder, total) as worker:
             self._warn_of_case((file.path for file in planned), worker.destination)
+            # What is in the way is told before anything is hashed or fetched.
+            layout.check(worker.destination, files)
+            for file in planned:
+                worker.destination.check(file.path)
             missing = worker.missing(planned)
             reused = total - sum(file.size for file in missing)
             if isinstance(image, DaemonImage):
