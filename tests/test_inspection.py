@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from threading import Event
 
 import pytest
@@ -15,9 +16,9 @@ from llmstack.ferry.plan import Limits
 from llmstack.inspection import inspect, list_images, verify
 from llmstack.net import Cancelled, Client
 from llmstack.oci.layout import Layout
-from llmstack.oci.reference import Reference
-from llmstack.oci.spec import Manifest
-from llmstack.oci.store import CHUNK
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest, Platform
+from llmstack.oci.store import CHUNK, write_bytes
 from tests.extract.support import FILES, Heard, Interrupting, registries, run
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
@@ -218,3 +219,54 @@ def test_other_images_have_their_layers_verified(tmp_path):
     name = image(tmp_path / "other", tar(file("REPO/a", b"a")), compression="gzip")
     result, _ = checked(name)
     assert (result.ok, result.files, result.layers) == (True, 0, 1)
+
+
+def blob(store, data, media_type):
+    write_bytes(store, data)
+    return Descriptor(media_type, Digest.of(data), len(data))
+
+
+def put(store, tag, config, *layers):
+    """Put a manifest of these layers, which need not be tars, into a store, and return its descriptor."""
+    document = Manifest(config, layers).document()
+    store.put_manifest(document, tag)
+    return document.descriptor
+
+
+def beside_an_attestation(layout):
+    """Put an image into a layout as BuildKit does, with an attestation beside it; return the attestation's layer."""
+    content = tar(file("bin/sh", b"#!"))
+    settings = b'{"rootfs":{"type":"layers","diff_ids":["%s"]}}' % Digest.of(content).encode()
+    built = put(layout, None, blob(layout, settings, CONFIG), blob(layout, content, LAYER_TAR))
+    statement = blob(layout, b'{"_type": "https://in-toto.io/Statement/v0.1"}' * 20, "application/vnd.in-toto+json")
+    attestation = put(layout, None, blob(layout, b'{"architecture":"unknown"}', CONFIG), statement)
+    listed = (
+        replace(built, platform=Platform("linux", "amd64")),
+        replace(attestation, platform=Platform("unknown", "unknown")),
+    )
+    layout.put_manifest(Index(listed).document(), "latest")
+    return statement
+
+
+def test_attestations_have_their_digests_verified(tmp_path):
+    layout = Layout(tmp_path / "other")
+    statement = beside_an_attestation(layout)
+    result, _ = checked(f"oci:{tmp_path}/other:latest")
+    assert (result.ok, result.layers) == (True, 2)
+    place = tmp_path / "other/blobs/sha256" / statement.digest.hex
+    place.write_bytes(place.read_bytes().replace(b"_type", b"_tipe"))
+    result, _ = checked(f"oci:{tmp_path}/other:latest")
+    assert [statement.digest in problem for problem in result.problems] == [True]
+
+
+@pytest.mark.parametrize("content", [b"apiVersion: v2", b"\x1f\x8bno gzip"])
+def test_artifacts_have_their_digests_verified(tmp_path, content):
+    layout = Layout(tmp_path / "other")
+    config = blob(layout, b"{}", "application/vnd.cncf.helm.config.v1+json")
+    chart = blob(layout, content, "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+    put(layout, "chart", config, chart)
+    result, _ = checked(f"oci:{tmp_path}/other:chart")
+    assert (result.ok, result.files, result.bytes_read) == (True, 0, len(content))
+    (tmp_path / "other/blobs/sha256" / chart.digest.hex).write_bytes(content[:-1] + b"x")
+    result, _ = checked(f"oci:{tmp_path}/other:chart")
+    assert [chart.digest in problem for problem in result.problems] == [True]
