@@ -8,6 +8,7 @@ from threading import Event
 
 import pytest
 
+from llmstack.carried.image import host_platform
 from llmstack.carried.locate import locate
 from llmstack.carried.naming import Namespace
 from llmstack.carried.source import open_source
@@ -270,3 +271,29 @@ def test_artifacts_have_their_digests_verified(tmp_path, content):
     (tmp_path / "other/blobs/sha256" / chart.digest.hex).write_bytes(content[:-1] + b"x")
     result, _ = checked(f"oci:{tmp_path}/other:chart")
     assert [chart.digest in problem for problem in result.problems] == [True]
+
+
+def test_a_copy_for_one_platform(tmp_path):
+    """What `docker save` and sparse copies leave: the index lists platforms whose manifests are not there."""
+    layout = Layout(tmp_path / "other")
+    here = put(layout, None, blob(layout, b'{"rootfs":{}}', CONFIG))
+    away = Descriptor(here.media_type, Digest.of(b"away"), 100, platform=Platform("linux", "riscv64"))
+    notes = {"dev.llmstack.repo-id": "org/model"}
+    layout.put_manifest(Index((away, replace(here, platform=host_platform())), notes).document(), "latest")
+    with closing(Client()) as client:
+        [listed] = list_images(f"oci:{tmp_path}/other", NOWHERE, [], registries(client), Event(), 4)
+    assert (listed.repo_id, listed.size, listed.error) == ("org/model", 0, None)
+    done = run_llmstack("verify", f"oci:{tmp_path}/other:latest")
+    assert done.code == 5
+    problem, error, hint = done.stderr.splitlines()[-3:]
+    assert problem == f"linux/riscv64: oci:{tmp_path}/other: blob {away.digest} is missing"
+    assert "1 of its manifests, layers and files are damaged or missing" in error
+    assert "copy it again" in hint
+
+
+def test_a_layer_that_is_missing(carried):
+    with opened("org/model", f"oci:{carried}") as source:
+        place = blob_of(carried, source.index, "config.json")
+        place.unlink()
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert [place.name in problem for problem in result.problems] == [True]

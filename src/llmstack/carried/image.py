@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmstack.carried.fileindex import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
-from llmstack.errors import IntegrityError
+from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
     INDEX_TYPES,
@@ -91,7 +91,7 @@ def open_image(reader: BlobReader, reference: str, platform: Platform | None = N
     Raises NotFoundError, IntegrityError, NotAuthorisedError, UnavailableError.
     """
     document = reader.manifest(reference)
-    manifest, platforms = _for_platform(reader, document, platform or host_platform())
+    manifest, platforms = for_platform(reader, document, platform or host_platform())
     config = ImageConfig.parse(read_verified(reader, manifest.config, MAX_CONFIG_SIZE))
     return Image(
         reader=reader,
@@ -103,19 +103,24 @@ def open_image(reader: BlobReader, reference: str, platform: Platform | None = N
     )
 
 
-def all_manifests(image: Image) -> list[Manifest]:
-    """Return the manifests of all platforms, each verified with its config; raises what reading raises."""
-    if image.document.media_type not in INDEX_TYPES:
-        return [image.manifest]
-    manifests = []
-    for item in Index.parse(image.document).manifests:
-        document = image.reader.manifest(item.digest)
-        if document.media_type in INDEX_TYPES:
-            raise IntegrityError(f"{image.reader.name}: index {image.document.digest} lists another index")
-        manifest = Manifest.parse(document)
-        read_verified(image.reader, manifest.config, MAX_CONFIG_SIZE)
-        manifests.append(manifest)
-    return manifests
+def all_manifests(image: Image) -> tuple[list[Manifest], list[str]]:
+    """Return the manifests of all platforms, each verified with its config, and what is wrong with the others.
+
+    A copy may hold the manifest of one platform alone. Raises NotAuthorisedError, UnavailableError.
+    """
+    manifests, problems = [image.manifest], []
+    listed = Index.parse(image.document).manifests if image.document.media_type in INDEX_TYPES else ()
+    for item in listed:
+        try:
+            document = image.reader.manifest(item.digest)
+            if document.media_type in INDEX_TYPES:
+                raise IntegrityError(f"{image.reader.name}: index {image.document.digest} lists another index")
+            manifest = Manifest.parse(document)
+            read_verified(image.reader, manifest.config, MAX_CONFIG_SIZE)
+            manifests.append(manifest)
+        except (IntegrityError, NotFoundError) as error:
+            problems.append(f"{item.platform}: {error.message}" if item.platform else error.message)
+    return manifests, problems
 
 
 def host_platform() -> Platform:
@@ -124,7 +129,11 @@ def host_platform() -> Platform:
     return Platform("linux", _ARCHITECTURES.get(machine, machine))
 
 
-def _for_platform(reader: BlobReader, document: Document, wanted: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
+def for_platform(reader: BlobReader, document: Document, wanted: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
+    """Return the manifest for a platform (else the first there is), and which platforms an index lists.
+
+    Raises what reading raises.
+    """
     platforms: tuple[Platform, ...] = ()
     for _ in range(_MAX_NESTING):
         if document.media_type not in INDEX_TYPES:

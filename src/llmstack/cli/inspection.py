@@ -98,7 +98,7 @@ def verify(
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")
         raise IntegrityError(
-            f"{found.image}: {len(found.problems)} of its layers and files are damaged",
-            hint="carry it again: --force",
+            f"{found.image}: {len(found.problems)} of its manifests, layers and files are damaged or missing",
+            hint="carry it again: --force" if found.files else "copy it again, whole",
             side="source",
         )

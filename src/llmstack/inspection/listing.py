@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 
-from llmstack.carried.image import INCOMPLETE_LABEL
+from llmstack.carried.image import INCOMPLETE_LABEL, for_platform, host_platform
 from llmstack.carried.naming import Namespace, is_leftover
 from llmstack.carried.parallel import run_all
 from llmstack.carried.places import open_places
@@ -87,12 +87,6 @@ def _is_leftover(tag: str, image: ListedImage) -> bool:
 
 
 def _open(reader: BlobReader, document: Document) -> tuple[dict[str, str], Manifest]:
-    notes: dict[str, str] = {}
-    if document.media_type in INDEX_TYPES:
-        index = Index.parse(document)
-        notes |= index.annotations
-        if not index.manifests:
-            return notes, Manifest.parse(document)
-        document = reader.manifest(index.manifests[0].digest)
-    manifest = Manifest.parse(document)
+    manifest, _ = for_platform(reader, document, host_platform())
+    notes = Index.parse(document).annotations if document.media_type in INDEX_TYPES else {}
     return {**manifest.annotations, **notes}, manifest

@@ -7,6 +7,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from threading import Event
 
 from llmstack.carried.fileindex import ROOT, IndexedFile
@@ -42,12 +43,13 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
     """Hash all layers of all platforms, and each file of the file index, at its place in its layer.
 
     Other layers need not even be tars: attestations and charts are kept in registries, too. Raises what reading raises;
-    bytes that are wrong are told in the result, all of them.
+    bytes that are wrong or missing are told in the result, all of them.
     """
     if isinstance(source.image, DaemonImage):
         return _verify_in_engine(source, source.image, reporter, cancel)
     image = source.image
-    blobs = {layer.digest: layer for manifest in all_manifests(image) for layer in manifest.layers}
+    manifests, not_read = all_manifests(image)
+    blobs = {layer.digest: layer for manifest in manifests for layer in manifest.layers}
     reads = _reads(source, image, blobs)
     size = {read: sum(blobs[digest].size for digest in read) for read in reads}
     reporter.begin(f"verifying {source.name}", sum(size.values()))
@@ -57,7 +59,7 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
         return checks.layers(image, [blobs[digest] for digest in read], reporter)
 
     try:
-        problems = run_all(verify_read, sorted(reads, key=lambda read: -size[read]), jobs, cancel)
+        found = run_all(verify_read, sorted(reads, key=lambda read: -size[read]), jobs, cancel)
     finally:
         reporter.end()
     return Verified(
@@ -65,7 +67,7 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
         layers=len(blobs),
         files=len(source.index.files) if source.index else 0,
         bytes_read=sum(size.values()),
-        problems=tuple(sorted(problem for found in problems for problem in found)),
+        problems=tuple(sorted(chain(not_read, *found))),
     )
 
 
@@ -103,7 +105,7 @@ class _Checks:
                     # What is not read here is hashed all the same when the layer is closed.
                     if self._files:
                         self.compare(tar, number, self._at(number), in_layer=True)
-            except IntegrityError as error:
+            except (IntegrityError, NotFoundError) as error:
                 damaged.append(error.message)
             finally:
                 task.done()
