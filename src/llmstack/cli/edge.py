@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError
+from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError, UnavailableError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,6 +30,28 @@ class Interrupted(BaseException):
         self.terminated = number == signal.SIGTERM
 
 
+class _StdoutError(OSError):
+    """Stdout takes nothing more: its disk is full, say."""
+
+
+class _Stdout(io.FileIO):
+    """The file under stdout's buffer, told apart from all other files when it fails.
+
+    Who has stopped reading has seen enough: the command goes on without, and ends with its own exit code. Typer and
+    Rich would end the process with 1.
+    """
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write what fits."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _to_nowhere(self.fileno())
+            return super().write(data)
+        except OSError as error:
+            raise _StdoutError(error.errno, error.strerror) from error
+
+
 class Edge:
     """Runs the command line once; `debug` adds tracebacks to errors."""
 
@@ -35,6 +61,13 @@ class Edge:
         """Run `command` and return the exit code; nothing passes but SystemExit's own."""
         for number in _SIGNALS:
             signal.signal(number, _tidy_up)
+        _replace_stdout()
+        code = self._code_of(command)
+        # What is still in the buffer would go out at exit, where Python itself would complain.
+        flushed = self._code_of(sys.stdout.flush)
+        return code or flushed
+
+    def _code_of(self, command: Callable[[], object]) -> int:
         try:
             command()
         except LlmstackError as error:
@@ -44,11 +77,10 @@ class Edge:
             what = "terminated" if interrupt.terminated else "interrupted"
             _say(what, "nothing half done carries a name; run the command again")
             return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; Python must not complain at exit.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        except _StdoutError as error:
+            _to_nowhere(sys.stdout.fileno())
+            show_error(UnavailableError(f"stdout: {error.strerror}"), debug=self.debug)
+            return UnavailableError.exit_code
         except SystemExit as exit_:
             return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
         except Exception:
@@ -56,6 +88,27 @@ class Edge:
             _say("a bug in llmstack", "please report it, with the lines above and the command you ran")
             return EXIT_BUG
         return 0
+
+
+def _replace_stdout() -> None:
+    """Put a stdout in place that tells its errors from others, and takes any text: a table may hold any sign."""
+    old = sys.stdout
+    if old is None:
+        # It was closed before: nobody wants to read.
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
+    elif isinstance(old, io.TextIOWrapper):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Stdout(old.fileno(), "w", closefd=False)),
+            encoding=old.encoding,
+            errors="backslashreplace",
+            line_buffering=old.line_buffering or old.write_through,
+        )
+
+
+def _to_nowhere(stdout: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stdout)
+    os.close(nowhere)
 
 
 def _tidy_up(number: int, _frame: FrameType | None) -> None:
