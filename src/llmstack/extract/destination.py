@@ -19,6 +19,7 @@ from types import TracebackType
 
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.extract.diskerrors import disk_errors
+from llmstack.oci.layout import NO_LOCKS
 from llmstack.oci.store import CHUNK
 
 WORK_FOLDER = ".llmstack-partial"
@@ -27,7 +28,6 @@ _LOCK = "lock"
 # downloaded, it defragments some first for pieces beyond this (PAGE_ALLOC_COSTLY_ORDER): measured, twice the time.
 _WRITE = 32 * 1024
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 
 
@@ -352,7 +352,7 @@ class Destination:
                 side="destination",
             ) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             self._warn(f"{self.folder} is on a disk without locks: let no other extract write there now")
 
