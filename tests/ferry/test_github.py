@@ -96,7 +96,7 @@ def test_a_strangers_words_cannot_give_the_runner_orders(port: Port, tmp_path: P
     summary = tmp_path / "summary.md"
     env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_WORKSPACE": str(port.folder)}
     run = port.ferry(env=env)
-    assert run.code == 1
+    assert run.code == 2
     (note,) = [line for line in run.stderr.splitlines() if line.startswith("::")]
     assert "%250A::set-env" in note
     assert len(summary.read_text().splitlines()) == 4

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from llama_cases import change_params, run
+from tests.support.disk import unsized_disk
 
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.llama.convert import convert
@@ -161,6 +162,12 @@ def test_a_full_disk_is_seen_before_anything_is_written(copy, tmp_path):
     with pytest.raises(UnavailableError, match=r"PB are needed, .* are free"):
         run(folder, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_a_disk_that_does_not_tell_its_size_is_not_taken_for_full(checkpoints, tmp_path):
+    with unsized_disk(tmp_path / "disk") as disk:
+        run(checkpoints["v1"].folder, disk / "output")
+        assert (disk / "output/config.json").exists()
 
 
 def test_an_output_folder_with_something_in_it_is_refused(checkpoints, tmp_path):

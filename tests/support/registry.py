@@ -68,9 +68,12 @@ class Registry:
         marker = uuid.uuid4().hex
         self._get(f"/v2/?{marker}")
         deadline = time.monotonic() + 10
-        while marker not in (text := self.daemon.log.read_text(errors="replace")):
+        while marker not in self.daemon.log.read_text(errors="replace"):
             if time.monotonic() > deadline:
                 raise RigError(f"{self.daemon.log} does not show a request that was made")
+        # The registry writes each line after its answer, so one of a request before may come after the marker's.
+        time.sleep(0.02)
+        text = self.daemon.log.read_text(errors="replace")
         new, self._seen = text[self._seen :], len(text)
         lines = (ACCESS_LINE.search(line) for line in new.splitlines())
         all_of_them = [Served(m["method"], m["target"], int(m["status"]), int(m["length"])) for m in lines if m]

@@ -201,9 +201,10 @@ def _check_disk(output: Path, needed: int) -> None:
     place = output.absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
+    disk = shutil.disk_usage(place)
+    # Some FUSE disks do not tell their size: all is zero then.
+    if disk.total and disk.free < needed:
         raise UnavailableError(
-            f"{output}: {human_size(needed)} are needed, {human_size(free)} are free",
+            f"{output}: {human_size(needed)} are needed, {human_size(disk.free)} are free",
             hint="free some space, or choose a folder on another disk",
         )
