@@ -41,6 +41,11 @@ def serving(serve: Callable[[socket.socket], object], context: ssl.SSLContext | 
         thread.join(SOON)
 
 
+def say_ok(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(HEAD.replace(b"1000", b"2") + b"ok")
+
+
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return the scheme, and what the server needs for it."""
@@ -92,14 +97,8 @@ def test_a_cancel_wakes_who_waits_for_bytes(scheme, sent: bytes):
 
 def test_the_same_client_goes_on_after_a_cancel():
     """Its kept connection was shut down, and is made again."""
-    answer = HEAD.replace(b"1000", b"2") + b"ok"
-
-    def serve(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(answer)
-
     client = Client()
-    with serving(serve) as host:
+    with serving(say_ok) as host:
         for _ in range(2):
             assert read_limited(client.request("GET", f"http://{host}/"), 10) == b"ok"
             client.cancel.set()
@@ -137,14 +136,8 @@ def test_who_is_woken_knows_that_the_time_is_over():
 
 def test_nobody_is_silent_where_all_is_said():
     """Kept connections that rest are no work that takes too long."""
-    answer = HEAD.replace(b"1000", b"2") + b"ok"
-
-    def serve(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(answer)
-
     client = Client()
-    with serving(serve) as host:
+    with serving(say_ok) as host:
         assert read_limited(client.request("GET", f"http://{host}/"), 10) == b"ok"
         client.cancel.set()
         with client.cancel.within(0.05):
