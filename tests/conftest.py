@@ -18,11 +18,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from llmstack.image_builds.recipe_folder import images_folder
 from tests.support import registry as registries
 from tests.support.base import write_busybox_layout
 from tests.support.disk import small_disk
 from tests.support.engine import Engine, docker_engine
+from tests.support.ferry import Port
 from tests.support.hub import Hub
+from tests.support.recipes import BUSYBOX, load_layout
 from tests.support.registry import Registry
 
 STARTED_WITH = pytest.StashKey[dict[str, str]]()
@@ -142,3 +145,27 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder with a file system of its own that holds a megabyte."""
     with small_disk(tmp_path / "tiny", 1024 * 1024) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def busybox(shared_engine: Engine, busybox_base: Path) -> str:
+    """The name of a busybox image in the engine."""
+    load_layout(shared_engine, busybox_base, BUSYBOX)
+    return BUSYBOX
+
+
+@pytest.fixture
+def recipes(engine: Engine, tmp_path: Path) -> Path:  # noqa: ARG001 - the recipes are built there
+    """A recipe folder with the shared parts only, and an engine that builds from it."""
+    folder = tmp_path / "images"
+    shutil.copytree(images_folder() / "_shared", folder / "_shared")
+    return folder
+
+
+@pytest.fixture
+def port(hub: Hub, registry: Registry, busybox_base: Path, tmp_path: Path) -> Port:
+    """A hub, a registry and a base image for ferry, with an empty folder to start it in."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    registry.served()
+    return Port(hub, registry, registry.namespace(), f"oci:{busybox_base}:latest", folder)

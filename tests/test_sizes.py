@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.ferry.plan import MAX_LAYERS, Limits
-from tests.extract.support import contents
+from llmstack.ferrying.layer_plan import MAX_LAYERS, Limits
+from tests.extraction.support import contents
 from tests.support.hub import Generated, Hub
 from tests.support.memory import Measured, measure_llmstack
 from tests.support.sink import Sink

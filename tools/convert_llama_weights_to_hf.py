@@ -21,9 +21,9 @@ if getattr(importlib.util.find_spec("llmstack"), "origin", None) is None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError
+from llmstack.llama.conversion_plan import DTYPES, Request, prepare
 from llmstack.llama.convert import convert
 from llmstack.llama.params import Version
-from llmstack.llama.plan import DTYPES, Request, prepare
 from llmstack.reporting import make_reporter
 
 

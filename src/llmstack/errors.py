@@ -3,7 +3,7 @@
     LlmstackError            1   something failed; the base class, also for "some entries failed"
     ├── UsageError           2   the command line, a settings file or a wish list is wrong
     ├── NotFoundError        3   a repo, revision, image, tag or file does not exist
-    ├── NotAuthorisedError   4   a gated or private repo, a registry that wants a login
+    ├── NotAuthorizedError   4   a gated or private repo, a registry that wants a login
     ├── IntegrityError       5   bytes are not what they claim to be
     └── UnavailableError     6   network, registry, hub or Docker daemon does not answer; disk full
 
@@ -65,7 +65,7 @@ class NotFoundError(LlmstackError):
     exit_code = 3
 
 
-class NotAuthorisedError(LlmstackError):
+class NotAuthorizedError(LlmstackError):
     """A gated or private repo, or a registry that wants a login."""
 
     exit_code = 4

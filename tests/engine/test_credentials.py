@@ -137,7 +137,7 @@ def test_docker_py_is_imported_only_where_there_is_a_login_to_read(tmp_path, doc
     if config is not None:
         docker_config(config)
     code = (
-        "import sys, llmstack.extract.run\n"
+        "import sys, llmstack.extraction.extract\n"
         "from llmstack.engine.credentials import lookup\n"
         "assert lookup('registry.local') is None\n"
         "print('docker' in sys.modules)"

@@ -11,28 +11,28 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from llmstack.carried import catalogue
-from llmstack.carried.fileindex import FileIndex
-from llmstack.carried.locate import locate
-from llmstack.carried.merging import merge
-from llmstack.carried.naming import Namespace, check_repo_id, split_revision, tag_for
-from llmstack.carried.selection import select
-from llmstack.carried.wishlist import parse_wishlist
+from llmstack.carried_image.file_index import FileIndex
+from llmstack.carried_image.locate import locate
+from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
+from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError
-from llmstack.extract.layouts import CacheLayout
-from llmstack.extract.plan import folded
-from llmstack.net.backoff import asked_wait
-from llmstack.net.client import display_url, redirected
+from llmstack.extraction.destination_layout import CacheLayout
+from llmstack.extraction.fetch_plan import folded
+from llmstack.image_builds.recipe import load_recipe
+from llmstack.lists import catalogue
+from llmstack.lists.catalogue_merge import merge
+from llmstack.lists.wish_list import parse_wishlist
+from llmstack.net.http_client import display_url, redirected
+from llmstack.net.retry import asked_wait
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
 from llmstack.oci.compression import decompressed
 from llmstack.oci.layout import find_manifest, tags_of
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.rootfs import Rootfs
-from llmstack.oci.spec import Descriptor, Document, ImageConfig, Index, Manifest, Platform, media_type_of
+from llmstack.oci.spec import Descriptor, ImageConfig, Index, Manifest, Platform, RawManifest, media_type_of
 from llmstack.oci.store import CHUNK
 from llmstack.oci.untar import EntryKind, TarEntry, TarReader
-from llmstack.recipes.recipe import load_recipe
 from llmstack.reporting.text import fit, printable, width_of
 from llmstack.settings import load_settings
 
@@ -61,12 +61,12 @@ def reference(data: bytes) -> None:
 
 def manifest(data: bytes) -> None:
     """Manifests, indexes and configs."""
-    document = Document("", data)
+    document = RawManifest("", data)
     with contextlib.suppress(LlmstackError):
         media_type_of(document.json())
     with contextlib.suppress(LlmstackError):
         found = Manifest.parse(document)
-        assert Manifest.parse(found.document()) == found
+        assert Manifest.parse(found.to_raw()) == found
     with contextlib.suppress(LlmstackError):
         index = Index.parse(document)
         tags_of(index)

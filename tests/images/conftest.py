@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.build.index import make_index, read_wheel
-from tests.build.conftest import BUSYBOX, load_layout
+from llmstack.image_builds.wheel_index import make_index, read_wheel
 from tests.support.cli import run_llmstack
 from tests.support.engine import Engine
+from tests.support.recipes import BUSYBOX, load_layout
 from tests.support.standin import closed_network, import_debian
 
 BUILD_TIMEOUT = 1500

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.build.prepared import PrepareWish, build_prepared
-from llmstack.engine.client import Engine as Client
+from llmstack.engine.docker_engine import Engine as Client
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.recipes.shelf import images_folder
-from llmstack.recipes.site import Site
+from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
+from llmstack.image_builds.recipe_folder import images_folder
+from llmstack.image_builds.site_settings import Site
 from tests.support.listener import Listener
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
@@ -36,7 +36,7 @@ def prepare(engine, busybox, debian, build_environment, hub):
     def run(script, repo_id="org/tiny", repo_type="model"):
         listener = Listener()
         bases = {"": busybox, "prepare": debian}
-        wish = PrepareWish(repo_id, repo_type, "main", script, hub.url, TOKEN, bases)
+        wish = PrepareRequest(repo_id, repo_type, "main", script, hub.url, TOKEN, bases)
         with Client() as client:
             return build_prepared(wish, site, listener, client), listener
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import transformers
 
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.convert import convert
-from llmstack.llama.plan import Request, prepare
 from llmstack.reporting import make_reporter
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.params import Version
-from llmstack.llama.plan import Request, prepare
 
 pytestmark = pytest.mark.xdist_group("llama")
 

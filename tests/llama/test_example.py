@@ -9,8 +9,8 @@ import sys
 import pytest
 from llama_cases import EXAMPLE, ROOT
 
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.convert import convert
-from llmstack.llama.plan import Request, prepare
 from llmstack.reporting import make_reporter
 
 pytestmark = pytest.mark.xdist_group("llama")

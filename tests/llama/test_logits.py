@@ -8,8 +8,8 @@ import torch
 from llama_cases import CASES, load_model
 from safetensors.torch import load_file, save_file
 
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.convert import convert
-from llmstack.llama.plan import Request, prepare
 from llmstack.reporting import make_reporter
 
 pytestmark = pytest.mark.xdist_group("llama")

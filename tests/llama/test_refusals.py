@@ -8,9 +8,9 @@ from llama_cases import change_params, run
 from tests.support.disk import unsized_disk
 
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.convert import convert
 from llmstack.llama.params import Version
-from llmstack.llama.plan import Request, prepare
 from llmstack.llama.staging import PART
 from llmstack.reporting import make_reporter
 

@@ -10,9 +10,9 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoTokenizer
 
 from llmstack.errors import IntegrityError, UsageError
+from llmstack.llama.conversion_plan import Request, prepare
 from llmstack.llama.convert import convert
 from llmstack.llama.params import Version
-from llmstack.llama.plan import Request, prepare
 from llmstack.llama.tiktoken_bpe import special_tokens
 from llmstack.llama.tokenizer import read_vocabulary
 from llmstack.reporting import make_reporter

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from llmstack.net import Cancelled, Client, ConnectionLostError, Response, read_limited, read_resuming
-from llmstack.net.backoff import Backoff
+from llmstack.net.retry import Backoff
 
 SOON = 30
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
@@ -61,7 +61,7 @@ def scheme(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("sent", [b"", HEAD, HEAD + bytes(10)], ids=["no answer", "no body", "half a body"])
 def test_a_cancel_wakes_who_waits_for_bytes(scheme, sent: bytes):
-    from llmstack.net.client import tls_context
+    from llmstack.net.http_client import tls_context
 
     tls_context.cache_clear()
     silent = threading.Event()
@@ -147,7 +147,7 @@ def test_nobody_is_silent_where_all_is_said():
 
 def test_a_server_may_pause_longer_than_connecting_may_take(monkeypatch: pytest.MonkeyPatch):
     """One that writes to a slow disk stops reading now and then."""
-    monkeypatch.setattr("llmstack.net.client.CONNECT_TIMEOUT", 0.2)  # a shorter one, the same policy
+    monkeypatch.setattr("llmstack.net.http_client.CONNECT_TIMEOUT", 0.2)  # a shorter one, the same policy
     paused = threading.Event()
 
     def serve(connection: socket.socket) -> None:

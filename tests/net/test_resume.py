@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.net import Client, ConnectionLostError, Response, read_resuming
-from llmstack.net.backoff import TRIES, Backoff, Cancelled
+from llmstack.net.retry import TRIES, Backoff, Cancelled
 from tests.support.webserver import Disturbance, Request, WebServer
 from tests.support.webserver import Response as Answer
 

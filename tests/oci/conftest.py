@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.net import Client
-from llmstack.net.client import tls_context
+from llmstack.net.http_client import tls_context
 from tests.support.registry import Registry
 
 

@@ -27,7 +27,7 @@ def put_image(repository: Repository, tag: str, data: bytes = DATA) -> Manifest:
     write_bytes(repository, CONFIG_DATA)
     config = Descriptor(CONFIG, Digest.of(CONFIG_DATA), len(CONFIG_DATA))
     manifest = Manifest(config, (Descriptor(LAYER_TAR, Digest.of(data), len(data)),))
-    repository.put_manifest(manifest.document(), tag)
+    repository.put_manifest(manifest.to_raw(), tag)
     return manifest
 
 

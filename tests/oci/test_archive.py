@@ -1,4 +1,4 @@
-"""Archives are read in place; what is wrong with one is told. (Round trips are in tests/extract.)"""
+"""Archives are read in place; what is wrong with one is told. (Round trips are in tests/extraction.)"""
 
 from __future__ import annotations
 

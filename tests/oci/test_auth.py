@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.errors import NotAuthorisedError, UnavailableError
+from llmstack.errors import NotAuthorizedError, UnavailableError
 from llmstack.net import Cancelled, Client
 from llmstack.oci.auth import Challenge, Credentials, check_realm
 from llmstack.oci.store import write_bytes
@@ -27,7 +27,7 @@ def test_without_a_login_it_says_how_to_log_in(kind: str, request: pytest.Fixtur
         monkeypatch.setenv("SSL_CERT_FILE", str(registry.ca_file))
     repository = open_repository(client, f"{registry.namespace()}/models")
     for operation in (lambda: repository.manifest("x"), lambda: repository.write_blob(lambda: [b"x"])):
-        with pytest.raises(NotAuthorisedError) as raised:
+        with pytest.raises(NotAuthorizedError) as raised:
             operation()
         assert raised.value.hint == f"log in with: docker login {registry.host}"
 
@@ -40,7 +40,7 @@ def test_a_wrong_password_is_told_and_not_repeated(
     login(registry)
     auth = base64.b64encode(b"carrier:wr0ng-secret").decode()
     (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
-    with pytest.raises(NotAuthorisedError) as raised:
+    with pytest.raises(NotAuthorizedError) as raised:
         open_repository(client, f"{registry.namespace()}/models").manifest("x")
     assert "wr0ng" not in f"{raised.value} {raised.value.hint}"
     assert raised.value.exit_code == 4

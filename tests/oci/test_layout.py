@@ -45,7 +45,7 @@ def put_image(layout: Layout, tag: str, layer: bytes = b"") -> Manifest:
     write_bytes(layout, config_data)
     config = Descriptor(CONFIG, Digest.of(config_data), len(config_data))
     manifest = Manifest(config, (Descriptor(LAYER_TAR, Digest.of(layer), len(layer)),))
-    layout.put_manifest(manifest.document(), tag)
+    layout.put_manifest(manifest.to_raw(), tag)
     return manifest
 
 
@@ -70,9 +70,9 @@ def test_everything_a_store_does(layout: Layout):
     assert b"".join(layout.read_blob(BLOB, 5, 2_000_000)) == DATA[5:2_000_000]
     assert b"".join(layout.read_blob(BLOB, 9, 9)) == b""
     manifest = put_image(layout, "a")
-    document = manifest.document()
+    document = manifest.to_raw()
     assert layout.manifest("a") == layout.manifest(document.digest) == document
-    index = Index((document.descriptor,)).document()
+    index = Index((document.descriptor,)).to_raw()
     layout.put_manifest(index)
     assert layout.manifest(index.digest) == index
     assert layout.tags() == ["a"]
@@ -84,7 +84,7 @@ def test_everything_a_store_does(layout: Layout):
 
 
 def test_skopeo_copies_what_it_reads(layout: Layout, tmp_path: Path):
-    document = put_image(layout, "org--tiny").document()
+    document = put_image(layout, "org--tiny").to_raw()
     copy = tmp_path / "copy"
     command = [need("skopeo", "skopeo"), "--insecure-policy", "copy", "--preserve-digests"]
     subprocess.run([*command, f"oci:{layout.folder}:org--tiny", f"oci:{copy}:x"], check=True, capture_output=True)
@@ -110,7 +110,7 @@ def test_blobs_of_another_layout_are_copied_and_never_shared(layout: Layout, tmp
     """Damage to one folder must not be damage to both."""
     other = Layout(tmp_path / "other")
     write_bytes(other, DATA)
-    assert layout.adopt_blob(BLOB, other) is False
+    assert layout.mount_blob(BLOB, other) is False
     assert copy_blob(BLOB, other, layout) is True
     assert (layout.folder / "blobs/sha256" / BLOB.digest.hex).stat().st_nlink == 1
     assert copy_blob(BLOB, other, layout) is False
@@ -132,7 +132,7 @@ def test_a_damaged_blob_is_not_copied_on(layout: Layout, tmp_path: Path):
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda _: b""])
 def test_damage_is_found_when_it_is_read(layout: Layout, damage):
     write_bytes(layout, DATA)
-    document = put_image(layout, "x").document()
+    document = put_image(layout, "x").to_raw()
     for digest in (BLOB.digest, document.digest):
         path = layout.folder / "blobs/sha256" / digest.hex
         path.write_bytes(damage(path.read_bytes()))
@@ -257,24 +257,24 @@ def test_a_disk_without_locks(layout: Layout, monkeypatch: pytest.MonkeyPatch, n
 
 def test_tags_are_found_by_name(layout: Layout):
     one, two = put_image(layout, "one"), put_image(layout, "two")
-    assert layout.manifest("two") == two.document()
+    assert layout.manifest("two") == two.to_raw()
     with pytest.raises(NotFoundError) as missing:
         layout.manifest("three")
     assert missing.value.hint == "it holds: one, two"
     with pytest.raises(UsageError, match="several"):
         layout.manifest("")
-    only = Index((one.document().descriptor,))
-    assert find_manifest(only, "", "x") == one.document().descriptor
+    only = Index((one.to_raw().descriptor,))
+    assert find_manifest(only, "", "x") == one.to_raw().descriptor
     assert tags_of(only) == []
 
 
 def test_entries_of_others_are_kept(layout: Layout):
     """Entries without a tag, and what else an index.json says of itself."""
-    document = put_image(layout, "a").document()
+    document = put_image(layout, "a").to_raw()
     untagged = document.descriptor
     named = Descriptor(untagged.media_type, untagged.digest, untagged.size, {REF_NAME: "b", "org.example": "kept"})
     path = layout.folder / "index.json"
-    index = json.loads(Index((untagged, named), {"of": "someone"}).document().data)
+    index = json.loads(Index((untagged, named), {"of": "someone"}).to_raw().data)
     # What nobody here knows of.
     index["artifactType"] = index["manifests"][1]["artifactType"] = "application/vnd.example"
     index["manifests"][1]["platform"] = {"architecture": "amd64", "os": "windows", "os.version": "10.0"}

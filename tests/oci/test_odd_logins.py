@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.errors import NotAuthorisedError
+from llmstack.errors import NotAuthorizedError
 from llmstack.net import Client
 from llmstack.oci.repository import Repository
 from tests.oci.repositories import BLOB, DATA, open_repository
@@ -66,7 +66,7 @@ def test_a_storage_that_wants_a_login_does_not_get_the_registrys(
     with serving(of_storage) as storage, serving(of_registry) as registry:
         log_in(monkeypatch, tmp_path, registry.url.removeprefix("http://"))
         store = repository(client, registry)
-        with pytest.raises(NotAuthorisedError):
+        with pytest.raises(NotAuthorizedError):
             list(store.read_blob(BLOB))
         # The registry itself is spoken to as before.
         assert store.has_blob(BLOB.digest)

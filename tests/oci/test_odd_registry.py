@@ -18,7 +18,7 @@ from llmstack.engine.credentials import lookup
 from llmstack.errors import (
     IntegrityError,
     LlmstackError,
-    NotAuthorisedError,
+    NotAuthorizedError,
     NotFoundError,
     UnavailableError,
     UsageError,
@@ -89,7 +89,7 @@ def refusal(status: int, code: str = "", message: str = "the reason", **headers:
     [
         (400, "NAME_INVALID", UsageError, 2),
         (404, "NAME_UNKNOWN", NotFoundError, 3),
-        (403, "DENIED", NotAuthorisedError, 4),
+        (403, "DENIED", NotAuthorizedError, 4),
         (413, "", LlmstackError, 1),
         (400, "DIGEST_INVALID", IntegrityError, 5),
         (405, "UNSUPPORTED", LlmstackError, 1),
@@ -146,7 +146,7 @@ def test_all_requests_of_an_upload_share_its_tries(odd: OddRegistry, client: Cli
 
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
-    [(413, "", LlmstackError), (403, "DENIED", NotAuthorisedError), (507, "", LlmstackError)],
+    [(413, "", LlmstackError), (403, "DENIED", NotAuthorizedError), (507, "", LlmstackError)],
 )
 def test_a_layer_that_is_not_wanted_is_not_sent_again(odd: OddRegistry, client: Client, status: int, code: str, kind):
     odd.answers["PATCH"] = [refusal(status, code)]
@@ -163,7 +163,7 @@ def test_bytes_that_changed_on_the_way_are_an_integrity_error(odd: OddRegistry, 
 
 
 def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, client: Client):
-    document = Index(()).document()
+    document = Index(()).to_raw()
     odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
     odd.repository(client).put_manifest(document, "x")
     assert odd.seen.count("PUT") == 2
@@ -175,7 +175,7 @@ def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, c
 
 def test_a_manifest_that_arrived_damaged_is_written_again(odd: OddRegistry, client: Client):
     """By its tag alone a registry cannot tell; the digest that it answers with does."""
-    document = Index(()).document()
+    document = Index(()).to_raw()
     damaged = {"Docker-Content-Digest": Digest.of(b"damaged")}
     odd.answers["PUT"] = [Response(201, damaged), Response(201, {"Docker-Content-Digest": document.digest})]
     odd.repository(client).put_manifest(document, "x")
@@ -199,7 +199,7 @@ def test_a_registry_that_refuses_mounts_gets_the_bytes(odd: OddRegistry, client:
     registries = Registries(client, lookup)
     source = registries.repository(Reference.parse(f"{odd.host}/base"))
     target = registries.repository(Reference.parse(f"{odd.host}/x"), write=True)
-    assert target.adopt_blob(BLOB, source) is False
+    assert target.mount_blob(BLOB, source) is False
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])

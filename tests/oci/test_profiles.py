@@ -7,12 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from llmstack.carried.wishlist import WishEntry
 from llmstack.errors import UsageError
-from llmstack.ferry.base import scratch
-from llmstack.ferry.carry import Carrier
-from llmstack.ferry.plan import Limits, SplitFile, plan
-from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.ferrying.base_image import scratch
+from llmstack.ferrying.layer_plan import Limits, SplitFile, plan
+from llmstack.ferrying.repo_ferry import Carrier
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.profiles import PROFILES, profile_of
@@ -89,7 +89,7 @@ def test_nothing_moves_when_a_file_does_not_fit(tmp_path):
         carrier = Carrier(client, make_reporter("none"), 2, layer_size=100_000)
         store = Layout(tmp_path / "models")
         with pytest.raises(UsageError, match=r"001\.bin"):
-            carrier.carry(WishEntry("org/model", "model"), Listed(), store, scratch)
+            carrier.carry(RepoRequest("org/model", "model"), Listed(), store, scratch)
     assert not (tmp_path / "models").exists()
 
 

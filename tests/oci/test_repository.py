@@ -52,9 +52,9 @@ def test_everything_a_store_does(repository: Repository):
 
     manifest = put_image(repository, "latest")
     document = repository.manifest("latest")
-    assert document == manifest.document()
+    assert document == manifest.to_raw()
     assert repository.manifest(document.digest) == document
-    index = Index((document.descriptor,)).document()
+    index = Index((document.descriptor,)).to_raw()
     repository.put_manifest(index, "all")
     assert repository.manifest("all").media_type == INDEX
     repository.put_manifest(index)
@@ -98,7 +98,7 @@ def test_an_interrupt_out_of_the_source_passes_through_and_leaves_no_upload(regi
 def test_a_manifest_whose_blobs_are_missing_is_refused(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
     put_image(repository, "one")
-    lost = Manifest(BLOB, (Descriptor(LAYER_TAR, Digest.of(b"lost"), 4),)).document()
+    lost = Manifest(BLOB, (Descriptor(LAYER_TAR, Digest.of(b"lost"), 4),)).to_raw()
     with pytest.raises(NotFoundError) as raised:
         repository.put_manifest(lost, "two")
     assert "run the command again" in (raised.value.hint or "")
@@ -107,7 +107,7 @@ def test_a_manifest_whose_blobs_are_missing_is_refused(registry: Registry, clien
 
 def test_a_damaged_manifest_is_not_believed(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
-    document = put_image(repository, "x", b"of this test alone").document()
+    document = put_image(repository, "x", b"of this test alone").to_raw()
     file = registry.blob_file(document.digest)
     file.write_bytes(file.read_bytes().replace(b"tar", b"rat"))
     for reference in ("x", document.digest):
@@ -172,7 +172,7 @@ def test_a_mount_that_the_registry_will_not_make_becomes_an_upload(registry: Reg
     blob = Descriptor(LAYER_TAR, Digest.of(data), len(data))
     target = registries.repository(Reference.parse(f"{space}/models"), write=True)
     empty = registries.repository(Reference.parse(f"{space}/empty"))
-    assert target.adopt_blob(blob, empty) is False
+    assert target.mount_blob(blob, empty) is False
     assert uploads(registry, target) == []
 
     other = registries.repository(Reference.parse(f"{registry.namespace()}/elsewhere"), write=True)
@@ -183,7 +183,7 @@ def test_a_mount_that_the_registry_will_not_make_becomes_an_upload(registry: Reg
 
 def test_tags_over_many_pages(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
-    document = put_image(repository, "t0").document()
+    document = put_image(repository, "t0").to_raw()
     for number in range(1, 25):
         repository.put_manifest(document, f"t{number}")
     paging = WebServer(lambda request: _page(request, [f"t{number}" for number in range(25)]))

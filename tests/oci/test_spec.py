@@ -20,11 +20,11 @@ from llmstack.oci.spec import (
     LAYER_TAR,
     MANIFEST,
     Descriptor,
-    Document,
     ImageConfig,
     Index,
     Manifest,
     Platform,
+    RawManifest,
     canonical_json,
     media_type_of,
     parse_object,
@@ -78,23 +78,23 @@ def test_descriptors_without_a_valid_digest_and_size_are_refused(value: object):
 @given(DESCRIPTORS, st.lists(DESCRIPTORS, max_size=4), st.dictionaries(NAMES, NAMES, max_size=3))
 def test_manifests_and_indexes_come_back_and_are_the_same_bytes_every_time(config, items, notes):
     manifest = Manifest(config, tuple(items), notes)
-    assert Manifest.parse(manifest.document()) == manifest
-    assert Manifest.parse(manifest.document()).document() == manifest.document()
+    assert Manifest.parse(manifest.to_raw()) == manifest
+    assert Manifest.parse(manifest.to_raw()).to_raw() == manifest.to_raw()
     index = Index(tuple(items), notes)
-    assert Index.parse(index.document()) == index
-    assert index.document().descriptor.digest == Digest.of(index.document().data)
+    assert Index.parse(index.to_raw()) == index
+    assert index.to_raw().descriptor.digest == Digest.of(index.to_raw().data)
 
 
 def test_the_order_of_annotations_does_not_change_the_bytes():
     config = Descriptor(CONFIG, DIGEST, 1)
-    one = Manifest(config, (), {"a": "1", "b": "2"}).document()
-    other = Manifest(config, (), {"b": "2", "a": "1"}).document()
+    one = Manifest(config, (), {"a": "1", "b": "2"}).to_raw()
+    other = Manifest(config, (), {"b": "2", "a": "1"}).to_raw()
     assert one == other
 
 
 def test_a_manifest_is_written_as_the_spec_names_its_fields():
     layer = Descriptor(LAYER_TAR, DIGEST, 3, {"k": "v"})
-    document = Manifest(Descriptor(CONFIG, DIGEST, 1), (layer,), {"a": "b"}).document()
+    document = Manifest(Descriptor(CONFIG, DIGEST, 1), (layer,), {"a": "b"}).to_raw()
     assert document.data.decode() == (
         f'{{"schemaVersion":2,"mediaType":"{MANIFEST}",'
         f'"config":{{"mediaType":"{CONFIG}","digest":"{DIGEST}","size":1}},'
@@ -105,7 +105,7 @@ def test_a_manifest_is_written_as_the_spec_names_its_fields():
 
 def test_the_digest_is_that_of_the_stored_bytes_and_not_of_rewritten_json():
     data = b'{ "schemaVersion": 2,\n "manifests": [] }'
-    assert Document(INDEX, data).digest == Digest.of(data)
+    assert RawManifest(INDEX, data).digest == Digest.of(data)
 
 
 @given(JSON)
@@ -113,7 +113,7 @@ def test_any_json_is_a_document_or_an_integrity_error(value: Any):
     data = json.dumps(value).encode()
     for parse in (Manifest.parse, Index.parse):
         with contextlib.suppress(IntegrityError):
-            parse(Document(MANIFEST, data))
+            parse(RawManifest(MANIFEST, data))
     try:
         config = ImageConfig.parse(data)
         assert isinstance(config.labels, dict)
@@ -141,7 +141,7 @@ def test_any_json_is_a_document_or_an_integrity_error(value: Any):
     )
 )
 def test_hostile_fields_end_in_a_value_or_an_integrity_error(value: dict[str, Any]):
-    document = Document(MANIFEST, json.dumps(value).encode())
+    document = RawManifest(MANIFEST, json.dumps(value).encode())
     assert isinstance(media_type_of(value), str)
     for read in (
         lambda: Manifest.parse(document),
@@ -162,7 +162,7 @@ def test_what_is_no_json_object_is_an_integrity_error(data: bytes):
 
 def test_old_manifests_are_named_with_what_to_do():
     with pytest.raises(IntegrityError) as raised:
-        Manifest.parse(Document("", b'{"schemaVersion":1,"fsLayers":[]}'))
+        Manifest.parse(RawManifest("", b'{"schemaVersion":1,"fsLayers":[]}'))
     assert "pushed again" in (raised.value.hint or "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.extract.support import Heard
+from tests.extraction.support import Heard
 
 
 class Stopped(BaseException):

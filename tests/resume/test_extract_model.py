@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from llmstack.errors import LlmstackError
-from llmstack.extract.destination import WORK_FOLDER
+from llmstack.extraction.destination import WORK_FOLDER
 from llmstack.net import Client
 from llmstack.oci.reference import Digest, Reference
-from tests.extract.support import Heard, contents, registries, run
+from tests.extraction.support import Heard, contents, registries, run
 from tests.resume.support import Stopped, Stopping
 from tests.support.carried import carry
 from tests.support.sink import Blob, Sink
@@ -70,7 +70,7 @@ class Extracting(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["big.bin", "config.json"]), place=PLACES, vanish=st.booleans())
     def a_layer_is_damaged(self, name: str, place: int, vanish: bool) -> None:
-        digest = next(str(file.parts[0].layer) for file in self.index.files if file.path == name)
+        digest = next(str(file.ranges[0].layer) for file in self.index.files if file.path == name)
         blob = self.damaged.setdefault(digest, self.sink.blobs.get(digest) or self.damaged[digest])
         if vanish:
             self.sink.blobs.pop(digest, None)

@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from llmstack.carried.image import open_image
-from llmstack.carried.wishlist import WishEntry
+from llmstack.carried_image.image import open_image
 from llmstack.errors import LlmstackError, NotFoundError
-from llmstack.ferry.base import scratch
-from llmstack.ferry.carry import Carrier
-from llmstack.ferry.plan import Limits
-from llmstack.hub.api import Hub as HubClient
+from llmstack.ferrying.base_image import scratch
+from llmstack.ferrying.layer_plan import Limits
+from llmstack.ferrying.repo_ferry import Carrier
+from llmstack.hf.hub_client import Hub as HubClient
+from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Repository
-from tests.extract.support import Heard, registries
-from tests.hub.support import point_at
+from tests.extraction.support import Heard, registries
+from tests.hf.support import point_at
 from tests.resume.support import Stopped, Stopping
 from tests.support.hub import Generated, Hub
 from tests.support.sink import Sink
@@ -32,7 +32,7 @@ LARGE = Limits().large + 7
 PLACES = st.integers(0, LARGE)
 # A step takes its time, and there are eight: to look for fewer would take longer than to read them.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-ENTRY = WishEntry("org/model", "model")
+ENTRY = RepoRequest("org/model", "model")
 
 
 Fault = Callable[[Hub, Sink, int], None]
@@ -142,11 +142,11 @@ class Ferrying(RuleBasedStateMachine):
         try:
             image = open_image(store, "org--model")
             assert image.index is not None
-            blobs = {file.path: (self.sink.blobs[file.parts[0].layer], file) for file in image.index.files}
+            blobs = {file.path: (self.sink.blobs[file.ranges[0].layer], file) for file in image.index.files}
         except (NotFoundError, KeyError):
             assert self.lost or "org--model" not in store.tags()
             return None
-        starts = {path: file.parts[0].offset for path, (_, file) in blobs.items()}
+        starts = {path: file.ranges[0].offset for path, (_, file) in blobs.items()}
         return {
             path: b"".join(blob.read(starts[path], starts[path] + file.size)) for path, (blob, file) in blobs.items()
         }

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from llmstack.carried.fileindex import INDEX_PATH, NO_SELECTION, FileIndex, Selection
-from llmstack.carried.image import LAYER_ANNOTATION
-from llmstack.ferry.assemble import assemble
-from llmstack.ferry.base import load_base
-from llmstack.ferry.plan import Limits, plan
-from llmstack.ferry.publish import CompleteLayer
-from llmstack.ferry.upload import Upload
-from llmstack.hub.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.carried_image.file_index import INDEX_PATH, NO_SELECTION, FileIndex, Selection
+from llmstack.carried_image.image import LAYER_ANNOTATION
+from llmstack.ferrying.assemble import assemble
+from llmstack.ferrying.base_image import load_base
+from llmstack.ferrying.layer_plan import Limits, plan
+from llmstack.ferrying.publish import CompleteLayer
+from llmstack.ferrying.upload import Upload
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.reference import Digest

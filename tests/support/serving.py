@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmstack.carried.fileindex import NO_SELECTION, FileIndex, FilePart, IndexedFile
+from llmstack.carried_image.file_index import NO_SELECTION, BlobRange, FileIndex, IndexedFile
 from llmstack.net import Client
 from llmstack.oci import tar
 from llmstack.oci.layout import Layout
@@ -133,7 +133,7 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
         file.truncate(len(head) + size + 2048)
         file.seek(len(head) + size - len(end))
         file.write(end)
-    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (FilePart(digest, len(head), size),))
+    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (BlobRange(digest, len(head), size),))
     files = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
     put_image(layout, tag, files, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
 

@@ -25,7 +25,7 @@ RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs/uploads|blobs|manifests|tags)/(?P<rest>[^/]*)")
 
 
-class Shelf:
+class RepoIndex:
     """Blocks of bytes, each kept once."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Shelf:
 class Blob:
     """Bytes in blocks; made by appending, in pieces of any size."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: RepoIndex) -> None:
         self._shelf = shelf
         self._blocks: list[bytes] = []
         self._rest = bytearray()
@@ -92,7 +92,7 @@ class Sink:
         self.break_after: list[int] = []
         self.drop_after: list[int] = []
         self.ignore_range = 0
-        self.shelf = Shelf()
+        self.shelf = RepoIndex()
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="sink", daemon=True)
@@ -247,7 +247,7 @@ class _Requests(BaseHTTPRequestHandler):
         repository = self.repository
         digest = repository.tags.get(reference, reference)
         if self.command == "PUT":
-            body = Blob(Shelf())
+            body = Blob(RepoIndex())
             self._read_body(body)
             data = b"".join(body.read(0, body.size))
             if not self._has_all(data):

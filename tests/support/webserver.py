@@ -41,7 +41,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class FilePart:
+class BlobRange:
     """The bytes of a file from `start` up to `stop`."""
 
     path: Path
@@ -74,7 +74,7 @@ class Repeated:
             yield piece
 
 
-Body = bytes | FilePart | Repeated
+Body = bytes | BlobRange | Repeated
 
 
 @dataclass(frozen=True, slots=True)

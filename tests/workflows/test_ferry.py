@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.carried.catalogue import parse
+from llmstack.lists.catalogue import parse
 from tests.support.engine import Engine
 from tests.support.hub import Hub
 from tests.support.registry import Registry

@@ -11,7 +11,7 @@ import typer
 from llmstack import __version__
 from llmstack.cli.build import build
 from llmstack.cli.catalogue import catalogue
-from llmstack.cli.edge import EDGE
+from llmstack.cli.exit_codes import EDGE
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub

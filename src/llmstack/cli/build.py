@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.edge import EDGE
+from llmstack.cli.exit_codes import EDGE
 from llmstack.cli.options import DebugOption, JsonOption, ProgressOption, ProgressStyle, QuietOption
 from llmstack.errors import UsageError
 
@@ -61,22 +61,22 @@ def build(
     What a private site needs (mirrors, proxies, its certificate authority) is read from llmstack.yaml.
     """
     EDGE.debug = debug
-    from llmstack.build import run
-    from llmstack.build.plan import Wish
-    from llmstack.build.wheels import WheelWish
     from llmstack.cli.build_output import parse_pairs, print_built
-    from llmstack.recipes.site import Site
+    from llmstack.image_builds import builder as run
+    from llmstack.image_builds.build_plan import BuildRequest
+    from llmstack.image_builds.site_settings import Site
+    from llmstack.image_builds.wheel_download import WheelRequest
     from llmstack.reporting import make_reporter
     from llmstack.settings import load_settings
 
     site = Site.of(load_settings({"ca_cert": ca_cert}))
-    wish = Wish(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
+    wish = BuildRequest(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
     options = run.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
     if (python or platform_tag) and not requirements:
         raise UsageError("--python and --platform-tag go with --requirements")
     if dry_run:
         sys.stdout.write(run.dockerfiles(wish, site))
         return
-    wheels = WheelWish(tuple(requirements), tuple(python), tuple(platform_tag)) if requirements else None
+    wheels = WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)) if requirements else None
     built = run.build(wish, site, options, make_reporter(progress.value, quiet=quiet), wheels)
     print_built(built, as_json=as_json)

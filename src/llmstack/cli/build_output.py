@@ -8,12 +8,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from llmstack.build.plan import image_names
-from llmstack.build.run import Built
 from llmstack.cli.tables import stdout_width
 from llmstack.errors import UsageError
-from llmstack.recipes.recipe import Recipe
-from llmstack.recipes.site import Site
+from llmstack.image_builds.build_plan import image_names
+from llmstack.image_builds.builder import Built
+from llmstack.image_builds.recipe import Recipe
+from llmstack.image_builds.site_settings import Site
 
 
 def parse_pairs(texts: Sequence[str], *, unnamed: bool = False) -> dict[str, str]:

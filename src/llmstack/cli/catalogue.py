@@ -24,8 +24,8 @@ def merge(base: _File, ours: _File, theirs: _File) -> None:
 
     git config merge.llmstack.driver 'llmstack catalogue merge %O %A %B'
     """
-    from llmstack.carried import merging
     from llmstack.errors import UnavailableError
+    from llmstack.lists import catalogue_merge as merging
 
     try:
         texts = [path.read_bytes().decode(errors="surrogateescape") for path in (base, ours, theirs)]

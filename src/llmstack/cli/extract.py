@@ -57,10 +57,10 @@ def extract(
 
     Files arrive beside their place and are renamed when they are whole; run it again to go on where it broke off.
     """
-    from llmstack.carried.fileindex import Selection
+    from llmstack.carried_image.file_index import Selection
     from llmstack.cli.session import namespace_of, start
-    from llmstack.extract.run import ExtractRequest
-    from llmstack.extract.run import extract as run
+    from llmstack.extraction.extract import ExtractRequest
+    from llmstack.extraction.extract import extract as run
     from llmstack.reporting import human_size, human_time
 
     session = start({"jobs": jobs}, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)

@@ -65,20 +65,20 @@ def ferry(
     Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
     machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
     """
-    from llmstack.hub.endpoint import check_endpoint
+    from llmstack.hf.hub_urls import check_endpoint
 
     check_endpoint(os.environ)
-    from llmstack.carried.fileindex import Selection
-    from llmstack.carried.naming import Namespace
-    from llmstack.carried.wishlist import WishList, named_entries
+    from llmstack.carried_image.file_index import Selection
+    from llmstack.carried_image.naming import Namespace
     from llmstack.cli.ferry_output import print_results, show_failure, show_problem
-    from llmstack.cli.github import append_summary
+    from llmstack.cli.github_actions import append_summary
     from llmstack.cli.session import start
     from llmstack.errors import UsageError
-    from llmstack.ferry.run import FerryOptions, exit_code, find_lists, read_lists
-    from llmstack.ferry.run import ferry as run
-    from llmstack.ferry.shard import Shard
-    from llmstack.recipes.site import Site
+    from llmstack.ferrying.ferry import FerryOptions, exit_code, find_lists, read_lists
+    from llmstack.ferrying.ferry import ferry as run
+    from llmstack.ferrying.shard import Shard
+    from llmstack.image_builds.site_settings import Site
+    from llmstack.lists.wish_list import WishList, named_entries
 
     flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs, "split_large": split_large or None}
     session = start(flags, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)

@@ -6,24 +6,24 @@ import json
 import sys
 from collections.abc import Sequence
 
-from llmstack.carried.wishlist import WishEntry, WishProblem
-from llmstack.cli.edge import EDGE, show_error
-from llmstack.cli.github import annotate
+from llmstack.cli.exit_codes import EDGE, show_error
+from llmstack.cli.github_actions import annotate
 from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.ferry.carry import LayerPlan
-from llmstack.ferry.plan import SplitFile
-from llmstack.ferry.run import FerryResult
+from llmstack.ferrying.ferry import FerryResult
+from llmstack.ferrying.layer_plan import SplitFile
+from llmstack.ferrying.repo_ferry import LayerPlan
+from llmstack.lists.wish_list import ListProblem, RepoRequest
 from llmstack.reporting import human_size, human_time
 
 
-def show_problem(problem: WishProblem) -> None:
+def show_problem(problem: ListProblem) -> None:
     """Tell of a wrong line of a wish list."""
     show_error(UsageError(str(problem), hint=problem.hint))
     annotate(problem.message, problem.file, problem.line)
 
 
-def show_failure(entry: WishEntry, error: LlmstackError) -> None:
+def show_failure(entry: RepoRequest, error: LlmstackError) -> None:
     """Tell of an entry that could not be carried, and which line of a list asked for it."""
     where = f"{entry.file}:{entry.line}: " if entry.file else ""
     show_error(error, about=f"{where}{entry.repo_id}", debug=EDGE.debug)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.edge import EDGE, Interrupted
+from llmstack.cli.exit_codes import EDGE, Interrupted
 from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
 from llmstack.errors import UnavailableError, UsageError
 
@@ -40,8 +40,8 @@ def hub(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
     try:
-        from llmstack.serving.refreshing import Refresher
-        from llmstack.serving.server import Listen, serve
+        from llmstack.hub_server.refresher import Refresher
+        from llmstack.hub_server.server import Listen, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):
             raise
@@ -50,7 +50,7 @@ def hub(
             hint="in llmstack's folder: pip install '.[hub]'",
         ) from error
     from llmstack.cli.session import namespace_of, start
-    from llmstack.serving.start import CONNECTIONS, PATIENCE, open_shelf
+    from llmstack.hub_server.start import CONNECTIONS, RETRY_POLICY, open_shelf
 
     session = start(
         {"jobs": jobs},
@@ -59,7 +59,7 @@ def hub(
         plain_http=plain_http,
         debug=debug,
         connections=CONNECTIONS,
-        patience=PATIENCE,
+        retry_policy=RETRY_POLICY,
     )
     where = Listen(*address, _token(token_file), tls_cert, tls_key)
     shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmstack.cli.edge import EDGE
+from llmstack.cli.exit_codes import EDGE
 from llmstack.cli.options import DebugOption, JsonOption
 
 
@@ -10,8 +10,8 @@ def images(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the images that `llmstack build` can build: recipes, their parents and variants, and the tags they get."""
     EDGE.debug = debug
     from llmstack.cli.build_output import print_recipes
-    from llmstack.recipes.shelf import images_folder, load_recipes
-    from llmstack.recipes.site import Site
+    from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+    from llmstack.image_builds.site_settings import Site
     from llmstack.settings import load_settings
 
     print_recipes(load_recipes(images_folder()), Site.of(load_settings()), as_json=as_json)

@@ -31,8 +31,8 @@ def list_images(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List what a namespace holds: each carried repo with its commit, size and licence."""
-    from llmstack.carried.naming import REPO_TYPES
+    """List what a namespace holds: each carried repo with its commit, size and license."""
+    from llmstack.carried_image.naming import REPO_TYPES
     from llmstack.cli.inspection_output import print_list
     from llmstack.cli.session import namespace_of, start
     from llmstack.inspection import list_images as run
@@ -51,9 +51,9 @@ def inspect(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show one image: commit, licence, files and the layers that they lie in."""
-    from llmstack.carried.locate import locate
-    from llmstack.carried.source import open_source
+    """Show one image: commit, license, files and the layers that they lie in."""
+    from llmstack.carried_image.locate import locate
+    from llmstack.carried_image.source import open_source
     from llmstack.cli.inspection_output import print_details
     from llmstack.cli.session import namespace_of, start
     from llmstack.inspection import inspect as run
@@ -78,8 +78,8 @@ def verify(
     """Read every byte of an image and compare it with its digests and its file index."""
     from dataclasses import asdict
 
-    from llmstack.carried.locate import locate
-    from llmstack.carried.source import open_source
+    from llmstack.carried_image.locate import locate
+    from llmstack.carried_image.source import open_source
     from llmstack.cli.session import namespace_of, start
     from llmstack.errors import IntegrityError
     from llmstack.inspection import verify as run

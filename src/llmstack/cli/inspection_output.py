@@ -29,7 +29,7 @@ def print_list(images: Sequence[ListedImage], *, as_json: bool) -> None:
         )
         for image in images
     ]
-    print_table(("repo", "type", "revision", "commit", "size", "licence", "image"), rows, right=(4,))
+    print_table(("repo", "type", "revision", "commit", "size", "license", "image"), rows, right=(4,))
 
 
 def print_details(details: ImageDetails, *, as_json: bool) -> None:
@@ -64,7 +64,7 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
         ("repo", f"{index.repo_id} ({index.repo_type})"),
         ("revision", index.revision),
         ("commit", f"{index.commit} of {index.created}"),
-        ("licence", index.license or "not stated"),
+        ("license", index.license or "not stated"),
         ("files", f"{len(index.files)}, {human_size(index.size)}"),
     ]
     if index.selection.include or index.selection.exclude:

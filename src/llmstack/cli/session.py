@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmstack.carried.naming import Namespace
-from llmstack.cli.edge import EDGE
+from llmstack.carried_image.naming import Namespace
+from llmstack.cli.exit_codes import EDGE
 from llmstack.engine.credentials import lookup
-from llmstack.net import PATIENT, Client, Patience
+from llmstack.net import DEFAULT_RETRY_POLICY, Client, RetryPolicy
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Progress, Reporter, make_reporter
 from llmstack.settings import DEFAULT_NAMESPACE, Settings, load_settings
@@ -31,11 +31,11 @@ def start(
     plain_http: bool = False,
     debug: bool = False,
     connections: int = 0,
-    patience: Patience = PATIENT,
+    retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
 ) -> Session:
     """Return the session of a verb; `flags` are options that are settings too. Raises UsageError.
 
-    `connections` are kept beside those of the jobs, and `patience` is what each request has.
+    `connections` are kept beside those of the jobs, and `retry_policy` is what each request has.
     """
     EDGE.debug = debug
     settings = load_settings(flags)
@@ -43,10 +43,10 @@ def start(
     # A bundle of small files is read some files ahead, on connections of their own.
     client = Client(
         connections=settings.jobs + 10 + connections,
-        tell=reporter.note,
+        note=reporter.note,
         timeout=settings.timeout,
         retry_wait=settings.retry_wait,
-        patience=patience,
+        retry_policy=retry_policy,
     )
     registries = Registries(client, lookup, ("*",) if plain_http else settings.plain_http)
     return Session(settings, client, registries, reporter)

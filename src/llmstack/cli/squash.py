@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.edge import EDGE
+from llmstack.cli.exit_codes import EDGE
 from llmstack.cli.options import DebugOption, ProgressOption, ProgressStyle, QuietOption
 
 
@@ -23,7 +23,7 @@ def squash(
 ) -> None:
     """Squash an image's layers into one, and say how much that saved. Needs the extra `squash`."""
     EDGE.debug = debug
-    from llmstack.engine.client import Engine
+    from llmstack.engine.docker_engine import Engine
     from llmstack.engine.squash import squash_image
     from llmstack.reporting import make_reporter
 

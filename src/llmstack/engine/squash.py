@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from llmstack.engine.client import Engine, engine_errors
+from llmstack.engine.docker_engine import Engine, engine_errors
 from llmstack.errors import LlmstackError, UnavailableError
 from llmstack.reporting import Reporter, human_size
 

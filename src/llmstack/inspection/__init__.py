@@ -1,8 +1,8 @@
 """Looking at carried images: what a namespace holds, what one image holds, and whether every byte is right."""
 
-from llmstack.inspection.listing import ListedImage, list_images
-from llmstack.inspection.single import ImageDetails, LayerDetails, inspect
-from llmstack.inspection.verifying import Verified, verify
+from llmstack.inspection.image_details import ImageDetails, LayerDetails, inspect
+from llmstack.inspection.namespace_list import ListedImage, list_images
+from llmstack.inspection.verification import Verified, verify
 
 __all__ = [
     "ImageDetails",

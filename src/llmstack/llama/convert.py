@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmstack.errors import IntegrityError, LlmstackError, UnavailableError
-from llmstack.llama.config import generation_config
-from llmstack.llama.plan import ModelPlan, Plan
+from llmstack.llama.conversion_plan import ModelPlan, Plan
+from llmstack.llama.model_config import generation_config
 from llmstack.llama.safetensors_files import INDEX, Writer, data_size, index
 from llmstack.llama.staging import Staging
 from llmstack.llama.weights import Weight, assemble

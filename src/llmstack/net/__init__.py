@@ -1,19 +1,19 @@
 """HTTP as both the hub and the registries need it: one client, one retry policy, one resumable read."""
 
-from llmstack.net.backoff import PATIENT, Backoff, Patience
 from llmstack.net.cancel import Cancel, Cancelled
-from llmstack.net.client import Client, ConnectionLostError, Response, display_url, read_limited, read_whole
+from llmstack.net.http_client import Client, ConnectionLostError, Response, display_url, read_limited, read_whole
 from llmstack.net.resume import read_resuming
+from llmstack.net.retry import DEFAULT_RETRY_POLICY, Backoff, RetryPolicy
 
 __all__ = [
-    "PATIENT",
+    "DEFAULT_RETRY_POLICY",
     "Backoff",
     "Cancel",
     "Cancelled",
     "Client",
     "ConnectionLostError",
-    "Patience",
     "Response",
+    "RetryPolicy",
     "display_url",
     "read_limited",
     "read_resuming",

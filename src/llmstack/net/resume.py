@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Generator
 
 from llmstack.errors import IntegrityError
-from llmstack.net.backoff import Backoff
 from llmstack.net.cancel import Cancelled
-from llmstack.net.client import Client, ConnectionLostError, Response, discard, network_errors
+from llmstack.net.http_client import Client, ConnectionLostError, Response, discard, network_errors
+from llmstack.net.retry import Backoff
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Measured: smaller reads cost more system calls, and larger ones fall out of the processor's cache between being

@@ -28,10 +28,10 @@ from llmstack.oci.spec import (
     MAX_CONFIG_SIZE,
     MAX_MANIFEST_SIZE,
     Descriptor,
-    Document,
     ImageConfig,
     Index,
     Manifest,
+    RawManifest,
     media_type_of,
     parse_object,
 )
@@ -177,16 +177,16 @@ class OciArchive:
             if not self._tar.path.exists():
                 raise
             raise UsageError(f"{self._tar.path} is not an OCI archive: it has no index.json", hint=hint) from error
-        return Index.parse(Document("", data))
+        return Index.parse(RawManifest("", data))
 
-    def manifest(self, reference: str) -> Document:
+    def manifest(self, reference: str) -> RawManifest:
         """Return a manifest or an index; the empty reference names the only one there is. See BlobReader."""
         named = reference.startswith("sha256:")
         digest = Digest.parse(reference) if named else find_manifest(self._index, reference, self.name).digest
         data = self._tar.read_whole(_blob_path(digest), MAX_MANIFEST_SIZE)
         if Digest.of(data) != digest:
             raise IntegrityError(f"{self.name}: manifest {digest} does not match its digest")
-        return replace(Document("", data), media_type=media_type_of(parse_object(data, "manifest")))
+        return replace(RawManifest("", data), media_type=media_type_of(parse_object(data, "manifest")))
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
         """Yield a blob's bytes; see BlobReader."""
@@ -208,14 +208,14 @@ class DockerArchive:
         """Return the archive as skopeo names it: `docker-archive:FILE`."""
         return self._tar.name
 
-    def manifest(self, reference: str) -> Document:
+    def manifest(self, reference: str) -> RawManifest:
         """Return an image's manifest: by `repository:tag`, by tag alone, or the only one for the empty reference."""
         for image in self._images:
-            if image.document.digest == reference:
-                return image.document
+            if image.raw_manifest.digest == reference:
+                return image.raw_manifest
         matching = [image for image in self._images if not reference or image.is_called(reference)]
         if len(matching) == 1:
-            return matching[0].document
+            return matching[0].raw_manifest
         names = ", ".join(self.tags()[:8]) or "images without a name"
         if matching:
             raise UsageError(f"{self.name} holds several images", hint=f"name one after a colon: {names}")
@@ -268,7 +268,7 @@ class DockerArchive:
             blobs[layer.digest] = member
             layers.append(layer)
         names = tuple(str(name) for name in entry.get("RepoTags") or ())
-        return _SavedImage(names, Manifest(config, tuple(layers)).document(), blobs)
+        return _SavedImage(names, Manifest(config, tuple(layers)).to_raw(), blobs)
 
     def _layer(self, path: str, member: Member, diff_id: Digest) -> Descriptor:
         compression = sniff(b"".join(self._tar.read(member, stop=8)))
@@ -289,7 +289,7 @@ class DockerArchive:
 @dataclass(frozen=True, slots=True)
 class _SavedImage:
     names: tuple[str, ...]
-    document: Document
+    raw_manifest: RawManifest
     blobs: dict[Digest, Member]
 
     def is_called(self, reference: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlencode, urlsplit
 
-from llmstack.errors import NotAuthorisedError, UnavailableError
+from llmstack.errors import NotAuthorizedError, UnavailableError
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, display_url, read_whole
 from llmstack.oci.spec import parse_object
 
@@ -88,7 +88,7 @@ class Authorizer:
         """Return the Authorization header for `scopes`, fetching a new token where the old one is about to end.
 
         `backoff` counts the tries of fetching. With `last_words` it is tried once for so many seconds, be the client
-        cancelled or not. Empty before the registry's first challenge. Raises NotAuthorisedError, UnavailableError.
+        cancelled or not. Empty before the registry's first challenge. Raises NotAuthorizedError, UnavailableError.
         """
         with self._lock:
             if self._challenge is None:
@@ -140,7 +140,7 @@ class Authorizer:
         credentials = self._credential()
         if challenge.scheme == "basic":
             if credentials is None:
-                raise NotAuthorisedError(f"{self._registry} wants a login", hint=login_hint(self._registry))
+                raise NotAuthorizedError(f"{self._registry} wants a login", hint=login_hint(self._registry))
             return _Token(_basic(credentials), float("inf"))
         realm = check_realm(challenge.parameters.get("realm", ""), self._url)
         service = challenge.parameters.get("service", "")
@@ -158,7 +158,7 @@ class Authorizer:
 
     def _token(self, response: Response, answer: bytes, realm: str) -> _Token:
         if response.status in {400, 401, 403}:
-            raise NotAuthorisedError(
+            raise NotAuthorizedError(
                 f"{self._registry}: its token server {display_url(realm)} refuses the login ({response.status})",
                 hint=login_hint(self._registry),
             )

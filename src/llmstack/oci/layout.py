@@ -15,7 +15,7 @@ from typing import IO
 
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Document, Index, canonical_json, media_type_of
+from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Index, RawManifest, canonical_json, media_type_of
 from llmstack.oci.store import CHUNK, BlobReader
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -36,7 +36,7 @@ class Layout:
         """Return the folder as skopeo names it: `oci:FOLDER`."""
         return f"oci:{self.folder}"
 
-    def manifest(self, reference: str) -> Document:
+    def manifest(self, reference: str) -> RawManifest:
         """Return a manifest or an index; see BlobReader."""
         if reference.startswith("sha256:"):
             return self._document(Digest.parse(reference))
@@ -73,7 +73,7 @@ class Layout:
         except OSError as error:
             raise UnavailableError(f"{self.name}: blob {digest} cannot be looked for: {error.strerror}") from error
 
-    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:  # noqa: ARG002 - see BlobStore
+    def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:  # noqa: ARG002 - see BlobStore
         """Return false: a folder keeps bytes of its own, which no other folder's fate can touch."""
         return False
 
@@ -89,7 +89,7 @@ class Layout:
             _publish(file, part, self._blob(name))
         return name, size
 
-    def put_manifest(self, document: Document, tag: str | None = None) -> None:
+    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index, and list it in index.json under `tag`; see BlobStore."""
         self.write_blob(lambda: [document.data])
         if tag is None:
@@ -113,10 +113,10 @@ class Layout:
         entries.sort(key=lambda entry: (entry[0].annotations.get(REF_NAME, ""), entry[0].digest))
         self._replace("index.json", canonical_json({**value, "manifests": [raw for _, raw in entries]}))
 
-    def _document(self, digest: Digest) -> Document:
+    def _document(self, digest: Digest) -> RawManifest:
         with self._opened(digest) as file, self._errors(f"manifest {digest}"):
             data = file.read(MAX_MANIFEST_SIZE + 1)
-        document = Document("", data)
+        document = RawManifest("", data)
         if len(data) > MAX_MANIFEST_SIZE:
             raise IntegrityError(f"{self.name}: manifest {digest} is larger than {MAX_MANIFEST_SIZE} bytes")
         if document.digest != digest:
@@ -126,12 +126,12 @@ class Layout:
     def _index(self) -> Index:
         return Index.parse(self._index_document())
 
-    def _index_document(self) -> Document:
+    def _index_document(self) -> RawManifest:
         try:
             with self._errors("index.json"), (self.folder / "index.json").open("rb") as file:
-                return Document("", file.read(MAX_MANIFEST_SIZE))
+                return RawManifest("", file.read(MAX_MANIFEST_SIZE))
         except NotFoundError:
-            return Index(()).document()
+            return Index(()).to_raw()
 
     def _blob(self, digest: Digest) -> Path:
         return self.folder / "blobs" / "sha256" / digest.hex

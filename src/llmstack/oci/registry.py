@@ -9,14 +9,14 @@ from urllib.parse import urljoin
 from llmstack.errors import (
     IntegrityError,
     LlmstackError,
-    NotAuthorisedError,
+    NotAuthorizedError,
     NotFoundError,
     UnavailableError,
     UsageError,
 )
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_limited
-from llmstack.net.backoff import RETRIED_STATUS
-from llmstack.net.client import Body, discard, origin
+from llmstack.net.http_client import Body, discard, origin
+from llmstack.net.retry import RETRIED_STATUS
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
 from llmstack.oci.profiles import profile_of
 from llmstack.oci.reference import DOCKER_HUB, is_loopback
@@ -56,7 +56,7 @@ class Registry:
         """Send a request that may be repeated, logged in where the registry asks for it.
 
         `path` is relative to the base URL or an absolute URL. `backoff` and `timeout` are Client.request's. Returns the
-        last response whatever its status. Raises NotAuthorisedError, UnavailableError.
+        last response whatever its status. Raises NotAuthorizedError, UnavailableError.
         """
         backoff = backoff or self.client.backoff()
 
@@ -94,7 +94,7 @@ class Registry:
         if status == 401 or code in {"UNAUTHORIZED", "DENIED"} or status == 403:
             logged_in = self._open()[1].logged_in
             hint = "this login may not do that: check the name and its rights" if logged_in else login_hint(self.host)
-            return NotAuthorisedError(text, hint=hint)
+            return NotAuthorizedError(text, hint=hint)
         if code == "NAME_INVALID":
             return UsageError(text, hint="this registry does not allow that repository name")
         if code in {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"}:

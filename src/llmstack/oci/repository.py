@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import urljoin
 
-from llmstack.errors import IntegrityError, LlmstackError, NotAuthorisedError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, NotAuthorizedError, UsageError
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_whole
-from llmstack.net.backoff import RETRIED_STATUS, asked_wait
 from llmstack.net.cancel import GRACE
-from llmstack.net.client import discard, redirected
+from llmstack.net.http_client import discard, redirected
+from llmstack.net.retry import RETRIED_STATUS, asked_wait
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
 from llmstack.oci.registry import Registry
@@ -25,7 +25,7 @@ from llmstack.oci.spec import (
     MANIFEST,
     MAX_MANIFEST_SIZE,
     Descriptor,
-    Document,
+    RawManifest,
     media_type_of,
     parse_object,
 )
@@ -57,7 +57,7 @@ class Repository:
     def _client(self) -> Client:
         return self._registry.client
 
-    def manifest(self, reference: str) -> Document:
+    def manifest(self, reference: str) -> RawManifest:
         """Return a manifest or an index; see BlobReader."""
         what = f"reading {self.name}{'@' if ':' in reference else ':'}{reference}"
 
@@ -69,7 +69,7 @@ class Repository:
 
         response, data = read_whole(send, self._client.backoff(), MAX_MANIFEST_SIZE)
         expected = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
-        document = Document("", data)
+        document = RawManifest("", data)
         if expected and document.digest != expected:
             raise IntegrityError(f"{what}: the bytes do not match their digest {expected[:80]}")
         return replace(document, media_type=media_type_of(document.json()))
@@ -130,7 +130,7 @@ class Repository:
             return response.status == 200
         raise self._registry.error(response, f"looking for {self.name}@{digest}")
 
-    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
+    def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:
         """Mount a blob from another repository of this registry (distribution-spec, "Mounting a blob").
 
         A registry that will not mount, for whatever reason, gets the bytes: false, no error.
@@ -140,7 +140,7 @@ class Repository:
         query = f"blobs/uploads/?mount={blob.digest}&from={source._repository}"
         try:
             response = self._registry.request("POST", self._path(query), (*self._scopes, *source._scopes))
-        except NotAuthorisedError:
+        except NotAuthorizedError:
             return False
         discard(response)
         if response.status == 202:
@@ -168,7 +168,7 @@ class Repository:
                 else:
                     backoff.wait(broken)
 
-    def put_manifest(self, document: Document, tag: str | None = None) -> None:
+    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index; see BlobStore."""
         path = self._path(f"manifests/{tag or document.digest}")
         backoff = self._client.backoff()
@@ -195,14 +195,14 @@ class Repository:
         scopes = (f"repository:{self._repository}:delete",)
         try:
             response = self._registry.request("DELETE", self._path(f"manifests/{digest}"), scopes)
-        except NotAuthorisedError:
+        except NotAuthorizedError:
             return False
         if response.status in {200, 202, 204, 404}:
             discard(response)
             return True
         error = self._registry.error(response, f"deleting {self.name}@{digest}")
         # 405 is the distribution spec's word for it; registries say 400 (Docker Hub) and 501 as well.
-        if response.status in {400, 405, 501} or isinstance(error, NotAuthorisedError):
+        if response.status in {400, 405, 501} or isinstance(error, NotAuthorizedError):
             return False
         raise error
 

@@ -107,7 +107,7 @@ class Descriptor:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class RawManifest:
     """A manifest or an index exactly as it is stored: its media type and its raw bytes."""
 
     media_type: str
@@ -137,7 +137,7 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, document: Document) -> Manifest:
+    def parse(cls, document: RawManifest) -> Manifest:
         """Read an OCI or Docker schema 2 manifest; raises IntegrityError."""
         value = document.json()
         layers = value.get("layers")
@@ -152,7 +152,7 @@ class Manifest:
             annotations=_annotations(value),
         )
 
-    def document(self) -> Document:
+    def to_raw(self) -> RawManifest:
         """Return the manifest as the bytes that are stored; the same manifest gives the same bytes."""
         value = {
             "schemaVersion": 2,
@@ -161,7 +161,7 @@ class Manifest:
             "layers": [layer.to_json() for layer in self.layers],
             "annotations": dict(sorted(self.annotations.items())),
         }
-        return Document(MANIFEST, canonical_json(value))
+        return RawManifest(MANIFEST, canonical_json(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, document: Document) -> Index:
+    def parse(cls, document: RawManifest) -> Index:
         """Read an OCI index or a Docker manifest list; raises IntegrityError."""
         value = document.json()
         manifests = value.get("manifests")
@@ -180,7 +180,7 @@ class Index:
             raise IntegrityError(f"index {document.digest} has no list of manifests")
         return cls(tuple(Descriptor.from_json(item) for item in manifests), _annotations(value))
 
-    def document(self) -> Document:
+    def to_raw(self) -> RawManifest:
         """Return the index as the bytes that are stored; the same index gives the same bytes."""
         value = {
             "schemaVersion": 2,
@@ -188,7 +188,7 @@ class Index:
             "manifests": [item.to_json() for item in self.manifests],
             "annotations": dict(sorted(self.annotations.items())),
         }
-        return Document(INDEX, canonical_json(value))
+        return RawManifest(INDEX, canonical_json(value))
 
 
 @dataclass(frozen=True, slots=True)

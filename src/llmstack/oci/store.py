@@ -12,7 +12,7 @@ from typing import Protocol
 
 from llmstack.errors import IntegrityError, on_side
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import Descriptor, Document
+from llmstack.oci.spec import Descriptor, RawManifest
 
 # Big enough that a chunk costs more to move than to hand over, small enough that eight of them are nothing.
 CHUNK = 1024 * 1024
@@ -25,17 +25,17 @@ class BlobReader(Protocol):
     def name(self) -> str:
         """What messages call this place: `registry.local/llm/models`, `oci:./carried/models`."""
 
-    def manifest(self, reference: str) -> Document:
+    def manifest(self, reference: str) -> RawManifest:
         """Return the manifest or index that a tag or a digest names.
 
-        Raises NotFoundError, IntegrityError if the bytes do not match a digest, NotAuthorisedError, UnavailableError.
+        Raises NotFoundError, IntegrityError if the bytes do not match a digest, NotAuthorizedError, UnavailableError.
         """
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
         """Yield the blob's bytes from `start` up to `stop` (the end by default), not verified.
 
         A dropped connection is resumed where it broke. Closing the iterator ends the transfer. Raises NotFoundError,
-        IntegrityError if the blob is shorter than that, NotAuthorisedError, UnavailableError.
+        IntegrityError if the blob is shorter than that, NotAuthorizedError, UnavailableError.
         """
 
     def tags(self) -> list[str]:
@@ -55,10 +55,10 @@ class BlobStore(BlobReader, Protocol):
         cancels the upload: nothing is kept, and the exception passes through.
         """
 
-    def adopt_blob(self, blob: Descriptor, source: BlobReader) -> bool:
+    def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:
         """Take a blob over from `source` without moving its bytes, if both are of one registry; tell if it worked."""
 
-    def put_manifest(self, document: Document, tag: str | None = None) -> None:
+    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index by its digest, and under `tag` when one is given."""
 
     def delete_manifest(self, digest: Digest) -> bool:
@@ -92,7 +92,7 @@ def verified(chunks: Iterable[bytes], blob: Descriptor, place: str) -> Iterator[
 
 def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
     """Make sure that `target` holds a blob of `source`; tell whether its bytes had to move."""
-    if target.has_blob(blob.digest) or target.adopt_blob(blob, source):
+    if target.has_blob(blob.digest) or target.mount_blob(blob, source):
         return False
     target.write_blob(lambda: _from_source(verified(source.read_blob(blob), blob, source.name)))
     return True

@@ -229,25 +229,25 @@ class JumpingTarReader(TarReader):
 
 @contextlib.contextmanager
 def open_layer(
-    reader: BlobReader, layer: Descriptor, tell: Callable[[int], None] = lambda _: None
+    reader: BlobReader, layer: Descriptor, count_bytes: Callable[[int], None] = lambda _: None
 ) -> Iterator[TarReader]:
     """Read a layer's tar, decompressed where need be; the blob is verified when the context ends.
 
-    `tell` hears how many bytes of the blob have come. Raises IntegrityError at the end if the blob does not match its
+    `count_bytes` gets the size of each chunk. Raises IntegrityError at the end if the blob does not match its
     digest or size: nothing that was read before may be relied on until then.
     """
     what = f"{reader.name}: layer {layer.digest}"
     with contextlib.closing(reader.read_blob(layer)) as chunks:
-        stream = verified(told(chunks, tell), layer, reader.name)
+        stream = verified(counted(chunks, count_bytes), layer, reader.name)
         yield TarReader(decompressed(stream, what), what)
         for _ in stream:
             pass
 
 
-def told(chunks: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
-    """Pass chunks on; `tell` hears how long each one is before it goes on."""
+def counted(chunks: Iterable[bytes], count_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    """Pass chunks on; `count_bytes` hears how long each one is before it goes on."""
     for chunk in chunks:
-        tell(len(chunk))
+        count_bytes(len(chunk))
         yield chunk
 
 

@@ -1,4 +1,4 @@
-"""A loopback Hugging Face hub over real HTTP, judged by the real huggingface_hub (tests/test_rig_hub.py).
+"""A loopback Hugging Face hub over real HTTP, judged by the real huggingface_hub (tests/rig/test_hub.py).
 
 with Hub() as hub:
     repo = hub.add_repo("org/tiny", {"config.json": b"{}", "model.safetensors": Path("big.bin")}, license="mit")

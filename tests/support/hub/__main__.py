@@ -18,7 +18,7 @@ def main() -> None:
     )
     parser.add_argument("--dataset", action="append", default=[], metavar="ID=FOLDER", help="the same, as a dataset")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the URL is the first line printed")
-    parser.add_argument("--license", default=None, help="the licence of every repo")
+    parser.add_argument("--license", default=None, help="the license of every repo")
     parser.add_argument("--lfs-over", type=int, default=10 * 1024, metavar="BYTES", help="larger files are LFS files")
     parser.add_argument("--no-cdn", action="store_true", help="serve LFS files from the hub itself")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ from tests.support.hub import answers
 from tests.support.hub.content import Commit, Content, Gated, Generated, HubFile, Repo, RepoType
 from tests.support.hub.faults import Fault, Faults, Host
 from tests.support.hub.log import Logged, RequestLog
-from tests.support.webserver import Body, FilePart, Request, Response, WebServer
+from tests.support.webserver import BlobRange, Body, Request, Response, WebServer
 
 API_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits", "auth-check"})
 PREFIX: dict[RepoType, str] = {"model": "", "dataset": "datasets/"}
@@ -296,7 +296,7 @@ class Hub:
         elif isinstance(file.content, Generated):
             body = file.content.body(start, stop)
         else:
-            body = FilePart(file.content, start, stop)
+            body = BlobRange(file.content, start, stop)
         return Response(206 if partial else 200, headers, body, fault.disturbance)
 
 

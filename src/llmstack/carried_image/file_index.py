@@ -1,0 +1,281 @@
+"""The file index: which files a carried image holds, their hashes, and where each one's bytes lie.
+
+Stored as `.llmstack/index.json`, alone in the image's last layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from llmstack.carried_image.json_stream import parse_items
+from llmstack.errors import IntegrityError, UsageError
+from llmstack.oci.reference import Digest
+from llmstack.oci.spec import canonical_json
+
+INDEX_PATH = ".llmstack/index.json"
+ROOT = "REPO"
+# Outside ROOT, so that nobody takes a part of a file for the file.
+PARTS_ROOT = ".llmstack/parts"
+FORMAT = "1"
+# An index with files in parts says so: whoever knows format 1 alone refuses it, instead of giving half a file.
+FORMAT_OF_PARTS = "2"
+# 100,000 files with long names stay far below this.
+MAX_INDEX_SIZE = 256 * 1024 * 1024
+# What Linux opens, in bytes.
+MAX_PATH = 4096
+# How many files are serialised in one piece.
+_AT_ONCE = 500
+
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which files of a repo were asked for: globs with the meaning of `hf download --include/--exclude`.
+
+    `prepare` is the sha256 of the script that prepared the files, None for files as the hub has them.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    prepare: str | None = None
+
+
+NO_SELECTION = Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRange:
+    """A run of a file's bytes: `layer[offset : offset + size]` of an uncompressed layer, known by its digest."""
+
+    layer: Digest
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """One file: path inside the repo, size in bytes, hashes, and the ranges of layer blobs that hold its bytes.
+
+    `oid` is what the hub knows the file by: the sha256 of an LFS file (64 hex digits), else the git blob sha1 (40).
+    The bytes are those of `parts`, one after the other: a single one, or several where no layer could hold the file.
+    """
+
+    path: str
+    size: int
+    oid: str
+    sha256: str
+    ranges: tuple[BlobRange, ...]
+
+    @property
+    def is_split(self) -> bool:
+        """Tell whether the bytes lie in several layers."""
+        return len(self.ranges) > 1
+
+    @property
+    def layers(self) -> tuple[Digest, ...]:
+        """The layers that hold the bytes, in order."""
+        return tuple(part.layer for part in self.ranges)
+
+    def part_path(self, number: int) -> str:
+        """Return the path in the image of what holds a part: of the file itself, or of the part if it is split."""
+        return part_path(self.oid, number) if self.is_split else f"{ROOT}/{self.path}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that the index lists."""
+        head = {name: getattr(self, name) for name in _FILE}
+        if self.is_split:
+            return {**head, "parts": [{name: getattr(part, name) for name in _PART} for part in self.ranges]}
+        return {**head, "layer": self.ranges[0].layer, "offset": self.ranges[0].offset}
+
+
+def extents(file: IndexedFile, start: int, length: int) -> list[BlobRange]:
+    """Return where `length` bytes of a file lie, from byte `start` on, in order; fewer at the file's end."""
+    found, stop, begins = [], start + length, 0
+    for part in file.ranges:
+        low, high = max(start - begins, 0), min(stop - begins, part.size)
+        if low < high:
+            found.append(BlobRange(part.layer, part.offset + low, high - low))
+        begins += part.size
+    return found
+
+
+def part_path(oid: str, number: int) -> str:
+    """Return the path in the image of one part of a split file; sorted by name, the parts are in order."""
+    return f"{PARTS_ROOT}/{oid}/{number:05}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileIndex:
+    """A carried image's files, sorted by path, and the snapshot that they are of.
+
+    `incomplete` marks what a ferry that is still running, or did not end well, has carried so far.
+    """
+
+    repo_id: str
+    repo_type: str
+    revision: str
+    commit: str
+    created: str
+    license: str | None
+    gated: bool
+    selection: Selection
+    files: tuple[IndexedFile, ...]
+    incomplete: bool = False
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def format(self) -> str:
+        """The version of the format that tells all that this index does."""
+        return FORMAT_OF_PARTS if any(file.is_split for file in self.files) else FORMAT
+
+    def to_bytes(self) -> bytes:
+        """Serialise the index; the same index gives the same bytes."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what `to_bytes` returns a few files at a time: of many, the whole would be a good deal of memory."""
+        head = {name: getattr(self, name) for name in _HEAD}
+        selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
+        if self.incomplete:
+            head["incomplete"] = True
+        # The list of files is the last member.
+        yield canonical_json({"format": self.format, **head, **selection, "files": []}).removesuffix(b"]}")
+        for start in range(0, len(self.files), _AT_ONCE):
+            listed = canonical_json([file.to_json() for file in self.files[start : start + _AT_ONCE]])
+            yield (b"," if start else b"") + listed[1:-1]
+        yield b"]}"
+
+    @classmethod
+    def parse(cls, chunks: Iterable[bytes | memoryview]) -> FileIndex:
+        """Read an index; raises IntegrityError if it is of another format, or names or ranges are not allowed."""
+        value: dict[str, Any] = {}
+        files: list[IndexedFile] = []
+        layers: dict[str, Digest] = {}
+        try:
+            for item in parse_items(chunks, "files", value, "file index"):
+                if "format" in value:
+                    # Where it comes first, the files of a format that is not known are not looked at.
+                    _check_format(value)
+                files.append(_parse_file(item, layers))
+            _check_format(value)
+            value["files"]
+            index = cls(
+                repo_id=_text(value, "repo_id"),
+                repo_type=_text(value, "repo_type"),
+                revision=_text(value, "revision"),
+                commit=_text(value, "commit"),
+                created=_text(value, "created"),
+                license=_optional_text(value, "license"),
+                gated=bool(value["gated"]),
+                selection=Selection(
+                    _texts(value, "include"), _texts(value, "exclude"), _optional_text(value, "prepare")
+                ),
+                files=tuple(files),
+                incomplete=bool(value.get("incomplete")),
+            )
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
+        if index.repo_type not in {"model", "dataset"} or not _COMMIT.fullmatch(index.commit):
+            raise IntegrityError("file index: wrong repo type or commit")
+        if value["format"] == FORMAT != index.format:
+            raise IntegrityError(f"file index: format {FORMAT} has no files in parts")
+        check_paths(file.path for file in files)
+        return index
+
+
+_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", "incomplete"})
+_FILE = tuple(field.name for field in fields(IndexedFile) if field.name != "ranges")
+_PART = tuple(field.name for field in fields(BlobRange))
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Make sure that these can be one repo's files: clean paths, none twice, none below a file; raises IntegrityError.
+
+    With a zero for the slash, which no path holds and nothing sorts before, what lies below a path follows it at once.
+    """
+    ordered = sorted(check_path(path).replace("/", "\0") for path in paths)
+    for path, following in pairwise(ordered):
+        if following == path:
+            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} is listed twice")
+        if following.startswith(path + "\0"):
+            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} lies below a file")
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it is one that a repo may hold: Unicode, relative, clean, inside; raises IntegrityError."""
+    wrong = "\0" in path or any(part in {"", ".", ".."} for part in path.split("/"))
+    if wrong or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
+        raise IntegrityError(f"{path[:200]!r} is not a path that a repo may hold")
+    return path
+
+
+def _check_format(value: dict[str, Any]) -> None:
+    if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
+        raise IntegrityError(
+            f"file index: format {str(value.get('format'))[:20]!r} is not known",
+            hint="the image was made by a newer llmstack: upgrade",
+        )
+
+
+def _parse_file(value: object, layers: dict[str, Digest]) -> IndexedFile:
+    """Read one file's entry; `layers` keeps one digest for all files of a layer."""
+    if not isinstance(value, dict):
+        raise TypeError("a file is no object")
+    size = _number(value, "size")
+    oid, sha256 = _text(value, "oid"), _text(value, "sha256")
+    if not _OID.fullmatch(oid) or not _SHA256.fullmatch(sha256):
+        raise ValueError("oid or sha256")
+    parts = _parse_parts(value, size, layers) if "parts" in value else (_parse_part(value, size, layers),)
+    return IndexedFile(_text(value, "path"), size, oid, sha256, parts)
+
+
+def _parse_parts(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> tuple[BlobRange, ...]:
+    """Read where a split file lies: in two layers or more, none of them twice, and not in any other place as well."""
+    parts = tuple(_parse_part(item, _number(item, "size"), layers) for item in value["parts"])
+    if "layer" in value or "offset" in value or len(parts) < 2 or len({part.layer for part in parts}) < len(parts):
+        raise ValueError("parts")
+    if sum(part.size for part in parts) != size or not all(part.size for part in parts):
+        raise ValueError("size of parts")
+    return parts
+
+
+def _parse_part(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> BlobRange:
+    layer = layers.setdefault(text := _text(value, "layer"), Digest.parse(text))
+    return BlobRange(layer, _number(value, "offset"), size)
+
+
+def _number(value: dict[str, Any], name: str) -> int:
+    number = value[name]
+    if type(number) is not int or number < 0:
+        raise ValueError(name)
+    return number
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    text = value[name]
+    if not isinstance(text, str):
+        raise TypeError(name)
+    return text
+
+
+def _optional_text(value: dict[str, Any], name: str) -> str | None:
+    return None if value.get(name) is None else _text(value, name)
+
+
+def _texts(value: dict[str, Any], name: str) -> tuple[str, ...]:
+    texts = value.get(name, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(name)
+    return tuple(texts)

@@ -1,0 +1,229 @@
+"""A README as harmless HTML: Markdown and the HTML in it, its links and images turned to the repo on this hub."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Mapping
+from html import escape
+from html.parser import HTMLParser
+from urllib.parse import quote, unquote, urlsplit
+
+import nh3
+from markdown_it import MarkdownIt
+
+from llmstack.hub_server.pages.links import file_url, folder_url
+from llmstack.hub_server.repos import Files, Revision
+from llmstack.hub_server.routes import FileAddress, PageAddress, parse_address
+
+# Above these a README is shown as it is written: some documents take a parser time that grows with their square.
+MAX_TEXT = 128 * 1024
+MAX_TAGS = 5000
+_TAG = re.compile(r"<[a-zA-Z]")
+
+ID_PREFIX = "readme-"
+_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+_BARE_URL = re.compile(r"""https?://[^\s<>"'`()\[\]{}]*[^\s<>"'`()\[\]{}.,;:!?]""")
+_NOT_IN_SLUG = re.compile(r"[^\w\- ]")
+_HEADINGS = {f"h{level}": f"h{min(level + 1, 6)}" for level in range(1, 7)}
+_VOID = frozenset({"br", "hr", "img", "wbr"})
+
+_BLOCKS = {"blockquote", "center", "dd", "details", "div", "dl", "dt", "hr", "li", "ol", "p", "pre", "summary", "ul"}
+_INLINE = {"a", "abbr", "b", "br", "code", "del", "em", "i", "img", "ins", "kbd", "mark", "q", "s", "samp", "small"}
+_MORE_INLINE = {"span", "strong", "sub", "sup", "tt", "u", "var", "wbr"}
+_TABLES = {"caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"}
+TAGS = frozenset(_BLOCKS | _INLINE | _MORE_INLINE | _TABLES | set(_HEADINGS))
+_ALIGNED = {"div", "p", "table", "td", "th", "tr", *_HEADINGS}
+ATTRIBUTES: Mapping[str, set[str]] = {
+    **{tag: {"align", "id"} for tag in _ALIGNED},
+    "a": {"href", "id", "name", "title"},
+    "img": {"align", "alt", "height", "src", "title", "width"},
+    "td": {"align", "colspan", "rowspan"},
+    "th": {"align", "colspan", "rowspan"},
+    "ol": {"start"},
+    "details": {"open"},
+}
+# What is scrolled sideways must be reached by the keyboard.
+_FOCUSED: Mapping[str, set[str]] = {"tabindex": {"0"}}
+SCHEMES = frozenset({"http", "https", "mailto"})
+# Whatever else a page's own path may be, it does not lead to another host.
+_OWN_PATH = re.compile(r"/[A-Za-z0-9_]")
+
+
+def _own_images(_tag: str, attribute: str, value: str) -> str | None:
+    return None if attribute == "src" and not _OWN_PATH.match(value) else value
+
+
+def _cleaner(*, last: bool) -> nh3.Cleaner:
+    return nh3.Cleaner(
+        tags=TAGS,
+        attributes=ATTRIBUTES,
+        url_schemes=SCHEMES,
+        clean_content_tags={"script", "style"},
+        tag_attribute_values={"div": _FOCUSED, "pre": _FOCUSED},
+        allowed_classes={"a": {"image"}, "div": {"scrolled"}, "span": {"image"}},
+        link_rel="nofollow noopener noreferrer",
+        attribute_filter=_own_images if last else None,
+    )
+
+
+# The first makes well-formed HTML of anything; the last has the last word on what was made of that.
+_FIRST, _LAST = _cleaner(last=False), _cleaner(last=True)
+_MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def render(text: str, revision: Revision, files: Files) -> str:
+    """Return the README of a revision, without its card, as HTML that is safe to put into a page."""
+    if len(text) > MAX_TEXT or len(_TAG.findall(text)) > MAX_TAGS:
+        return f"<pre>{escape(text)}</pre>"
+    turner = _Turner(_Targets(revision, files))
+    turner.feed(_FIRST.clean(_markdown(text)))
+    turner.close()
+    return _LAST.clean("".join(turner.html))
+
+
+def _markdown(text: str) -> str:
+    tokens = _MARKDOWN.parse(text)
+    for token in tokens:
+        # A table's cells are aligned by an inline style, which the pages' policy does not let through.
+        if style := token.attrs.pop("style", None):
+            token.attrs["align"] = str(style).removeprefix("text-align:")
+    return str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
+
+class _Targets:
+    """Where the links and images of a README lead on this hub."""
+
+    def __init__(self, revision: Revision, files: Files) -> None:
+        self._revision = revision
+        self._files = files.files
+
+    def link(self, url: str) -> str | None:
+        """Return the address that a link is turned to; None for what is none."""
+        if url.startswith("#"):
+            return f"#{ID_PREFIX}{url[1:]}"
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        path = self._path(url)
+        if path is None:
+            return f"https:{url}" if parts.netloc and not parts.scheme else url
+        fragment = f"#{quote(parts.fragment)}" if parts.fragment else ""
+        if path.startswith("/"):
+            return f"/{quote(path.lstrip('/'))}{fragment}"
+        target = file_url if path in self._files else folder_url
+        return target(self._revision, path) + fragment
+
+    def image(self, url: str) -> str | None:
+        """Return the address of an image of the repo; None for every other."""
+        path = self._path(url)
+        return file_url(self._revision, path) if path and path in self._files else None
+
+    def _path(self, url: str) -> str | None:
+        """Return the path inside the repo, or from the hub's root with a slash before it; None on another host."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        if parts.scheme or parts.netloc:
+            return self._path_on_hub(parts.path) if parts.netloc in _HUB_HOSTS else None
+        if parts.path.startswith("/"):
+            return self._path_on_hub(parts.path) or unquote(parts.path)
+        path = posixpath.normpath(unquote(parts.path))
+        while path.startswith("../"):
+            path = path.removeprefix("../")
+        return "" if path in {".", ".."} else path
+
+    def _path_on_hub(self, path: str) -> str | None:
+        address = parse_address(path)
+        if not isinstance(address, FileAddress | PageAddress):
+            return None
+        own = (address.kind, address.repo_id) == (self._revision.kind, self._revision.repo_id)
+        return address.path if own else None
+
+
+class _Turner(HTMLParser):
+    """Writes well-formed HTML anew into `html`, with other links, images and headings."""
+
+    def __init__(self, targets: _Targets) -> None:
+        super().__init__(convert_charrefs=True)
+        self.html: list[str] = []
+        self._targets = targets
+        self._slugs: Counter[str] = Counter()
+        self._inside: Counter[str] = Counter()
+        # Where the heading that is open began, and what it was given.
+        self._heading: tuple[int, dict[str, str]] = (0, {})
+        self._words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        for name in {"id", "name"} & given.keys():
+            given[name] = ID_PREFIX + given[name]
+        if tag == "img":
+            self._image(given)
+            return
+        if tag == "a" and "href" in given:
+            given["href"] = self._targets.link(given["href"]) or "#"
+        if tag in _HEADINGS:
+            self._heading, self._words = (len(self.html), given), []
+        if tag == "pre":
+            given["tabindex"] = "0"
+        if tag == "table":
+            self._tag("div", {"class": "scrolled", "tabindex": "0"})
+        if tag not in _VOID:
+            self._inside[tag] += 1
+        self._tag(tag, given)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside[tag] -= 1
+        if tag in _HEADINGS:
+            at, given = self._heading
+            self.html[at] = _start(_HEADINGS[tag], {"id": self._slug("".join(self._words)), **given})
+        self.html.append(f"</{_HEADINGS.get(tag, tag)}>")
+        if tag == "table":
+            self.html.append("</div>")
+
+    def handle_data(self, data: str) -> None:
+        self._words.append(data)
+        if self._inside["a"] or self._inside["code"] or self._inside["pre"]:
+            self.html.append(escape(data))
+            return
+        end = 0
+        for match in _BARE_URL.finditer(data):
+            self.html.append(escape(data[end : match.start()]))
+            self._text_link(match[0], {"href": self._targets.link(match[0]) or "#"})
+            end = match.end()
+        self.html.append(escape(data[end:]))
+
+    def _image(self, given: dict[str, str]) -> None:
+        """Show an image of the repo; of every other its description alone, as a link where that is possible."""
+        source = given.get("src", "")
+        if own := self._targets.image(source):
+            self._tag("img", {**given, "src": own})
+            return
+        text = given.get("alt", "").strip() or posixpath.basename(source.partition("?")[0]) or source
+        if not self._inside["a"] and (href := self._targets.link(source)) and urlsplit(href).scheme:
+            self._text_link(text, {"href": href, "class": "image"})
+        else:
+            self.html.append(f'<span class="image">{escape(text)}</span>')
+
+    def _text_link(self, text: str, attributes: dict[str, str]) -> None:
+        self._tag("a", attributes)
+        self.html.append(f"{escape(text)}</a>")
+
+    def _tag(self, tag: str, attributes: dict[str, str]) -> None:
+        self.html.append(_start(tag, attributes))
+
+    def _slug(self, text: str) -> str:
+        """Return a heading's id as GitHub makes it, so that links inside a README find it."""
+        slug = _NOT_IN_SLUG.sub("", text.strip().lower()).replace(" ", "-")
+        self._slugs[slug] += 1
+        count = self._slugs[slug] - 1
+        return f"{ID_PREFIX}{slug}-{count}" if count else ID_PREFIX + slug
+
+
+def _start(tag: str, attributes: dict[str, str]) -> str:
+    given = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items())
+    return f"<{tag}{given}>"

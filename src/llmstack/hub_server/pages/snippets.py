@@ -1,0 +1,124 @@
+"""What to copy from a repo's page: commands and code that get at its files. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.hub_server.repos import Files, Revision
+
+# The Python that loads a model, by the library that its card names.
+_LOADERS = {
+    "transformers": """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({arguments})
+model = AutoModel.from_pretrained({arguments})
+""",
+    "sentence-transformers": """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({arguments})
+""",
+    "diffusers": """\
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained({arguments})
+""",
+}
+_DATASET = """\
+from datasets import load_dataset
+
+dataset = load_dataset({arguments})
+"""
+_FILES = """\
+from huggingface_hub import snapshot_download
+
+folder = snapshot_download({arguments})
+"""
+_VOLUME = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {kind}-reader
+spec:
+  containers:
+    - name: main
+      image: YOUR-IMAGE
+      volumeMounts:
+        - name: {kind}
+          mountPath: /{kind}
+          subPath: REPO
+          readOnly: true
+  volumes:
+    - name: {kind}
+      image:
+        reference: {image}
+        pullPolicy: IfNotPresent
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """One thing to copy; `name` is the key of the text above it."""
+
+    name: str
+    text: str
+
+
+def snippets(
+    revision: Revision, files: Files, card: Mapping[str, Any], endpoint: str | None, *, token: bool
+) -> list[Snippet]:
+    """Return what to copy for a revision, for a hub that wants a token or not.
+
+    It is reached at `endpoint`; None where clients cannot load the revision from it.
+    """
+    found = []
+    if endpoint:
+        found.append(Snippet("shell", _shell(revision, endpoint, token=token)))
+        found.append(Snippet("python", _python(revision, files, card)))
+    found.append(
+        Snippet("extract", f"llmstack extract {shlex.quote(revision.image)} {shlex.quote(_folder(revision))}\n")
+    )
+    if revision.image.startswith("oci:"):
+        found.append(Snippet("push", _push(revision)))
+    else:
+        found.append(Snippet("docker", f"docker run --rm {shlex.quote(revision.image)} ls -l /REPO\n"))
+        found.append(Snippet("kubernetes", _VOLUME.format(kind=revision.kind, image=json.dumps(revision.image))))
+    return found
+
+
+def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
+    lines = [f"export HF_ENDPOINT={shlex.quote(endpoint)}"]
+    if token:
+        lines.append("export HF_TOKEN=YOUR-TOKEN")
+    command = ["hf", "download", revision.repo_id]
+    if revision.kind == "dataset":
+        command += ["--repo-type", "dataset"]
+    if revision.name != DEFAULT_REVISION:
+        command += ["--revision", revision.name]
+    return "\n".join([*lines, shlex.join(command)]) + "\n"
+
+
+def _python(revision: Revision, files: Files, card: Mapping[str, Any]) -> str:
+    arguments = json.dumps(revision.repo_id)
+    if revision.name != DEFAULT_REVISION:
+        arguments += f", revision={json.dumps(revision.name)}"
+    if revision.kind == "dataset":
+        return _DATASET.format(arguments=arguments)
+    library = str(card.get("library_name") or ("transformers" if "config.json" in files.files else ""))
+    return _LOADERS.get(library, _FILES).format(arguments=arguments)
+
+
+def _push(revision: Revision) -> str:
+    _, _, tag = revision.image.rpartition(":")
+    target = f"docker://YOUR-REGISTRY/{revision.kind}s:{tag}"
+    return f"skopeo copy --all --preserve-digests {shlex.quote(revision.image)} {target}\n"
+
+
+def _folder(revision: Revision) -> str:
+    return f"./{revision.repo_id.rpartition('/')[2]}"

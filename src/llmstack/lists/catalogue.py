@@ -1,0 +1,247 @@
+"""The catalogue, models.md and datasets.md: a Markdown table with a row per carried tag, among lines that people wrote.
+
+llmstack changes only its own rows, which it knows by their first cell (repo id and revision); every other line stays as
+it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from urllib.parse import quote
+
+from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.errors import UnavailableError
+from llmstack.hf.snapshot import RepoType
+from llmstack.oci.reference import Digest
+from llmstack.reporting.text import human_size, printable
+
+HUB = "https://huggingface.co"
+FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
+
+_COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_SEPARATOR = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
+_CELL_END = re.compile(r"(?<!\\)\|")
+# A linked name and a linked commit: no row that a person wrote looks like that by accident.
+_OWN_ROW = re.compile(r"\s*\|\s*\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)\s*\|")
+_MARKUP = re.compile(r"([\\`*\[\]<>|])")
+_SHORT_COMMIT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRow:
+    """What the catalogue says of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
+
+    `image` is named as people pull it, with its tag; `hub` is the address of the hub that the links lead to.
+    """
+
+    repo_id: str
+    repo_type: RepoType
+    revision: str
+    commit: str
+    created: str
+    size: int
+    license: str | None
+    image: str
+    digest: Digest
+    hub: str = HUB
+
+    @property
+    def key(self) -> str:
+        """What tells this row from others: `repo_id`, or `repo_id@revision` where that is not main."""
+        return printable(self.repo_id if self.revision == DEFAULT_REVISION else f"{self.repo_id}@{self.revision}")
+
+    def to_line(self) -> str:
+        """Return the row in Markdown, without a line end."""
+        page = f"{self.hub.rstrip('/')}/{'datasets/' if self.repo_type == 'dataset' else ''}{quote(self.repo_id)}"
+        repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
+        cells = (
+            f"[{escape(self.key)}]({repo_page})",
+            f"[{escape(self.commit[:_SHORT_COMMIT])}]({page}/tree/{quote(self.commit, safe='')})",
+            escape(self.created[:10]),
+            human_size(self.size),
+            escape(self.license or "not stated"),
+            _code(f"{self.image}@{self.digest}"),
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def empty(repo_type: RepoType) -> str:
+    """Return a catalogue without rows."""
+    return (
+        f"# Carried {repo_type}s\n\nWhat `llmstack ferry` has carried, and the image that each {repo_type} is in. "
+        "The rows of the table are\nllmstack's, which updates them in place; every other line is yours.\n\n"
+        + "\n".join(_table_head(repo_type))
+        + "\n"
+    )
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return llmstack's own rows: from key (CatalogueRow.key) to line, in the order of the text."""
+    lines = _LINE.findall(text)
+    return {key: lines[position].rstrip("\r\n") for position, key in _own_rows(lines, _find_table(lines)).items()}
+
+
+def upsert(text: str, row: CatalogueRow) -> str:
+    """Return the catalogue with `row` in the place of the one with its key, or where its name sorts if it is new.
+
+    Cells that people added behind a row stay. A text without the table gets one at its end, an empty text a heading.
+    """
+    lines: list[str] = _LINE.findall(text or empty(row.repo_type))
+    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    table = _find_table(lines)
+    if table is None:
+        lines += _new_table(lines, row.repo_type, line_end)
+        table = range(len(lines), len(lines))
+    same = [position for position, key in _own_rows(lines, table).items() if key == row.key]
+    more = _more_cells(lines[same[0]]) if same else ""
+    return _put(lines, table, row.key, row.to_line() + more)
+
+
+def put(text: str, key: str, line: str | None) -> str:
+    """Return the catalogue with `line` as its row of that key, or without one; for texts that have the table."""
+    lines: list[str] = _LINE.findall(text)
+    table = _find_table(lines)
+    return text if table is None else _put(lines, table, key, line)
+
+
+def without_rows(text: str) -> str:
+    """Return what people wrote: the text without llmstack's own rows."""
+    lines: list[str] = _LINE.findall(text)
+    own = _own_rows(lines, _find_table(lines))
+    return "".join(line for position, line in enumerate(lines) if position not in own)
+
+
+def date_of(line: str) -> str:
+    """Return the date of a row's commit, as it is written there."""
+    return _cells(line)[2]
+
+
+def record(path: Path, row: CatalogueRow) -> bool:
+    """Bring the catalogue at `path` up to date with `row`; tell whether it had to change.
+
+    Processes that record at the same time wait for each other. A reader sees the old file or the new one, whole.
+    Raises UnavailableError if the file cannot be read or written.
+    """
+    path = path.resolve()
+    try:
+        with _locked(path.parent):
+            # Bytes that are not UTF-8 are a person's, and go back as they came.
+            old = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+            new = upsert(old, row)
+            if new == old:
+                return False
+            _replace(path, new.encode(errors="surrogateescape"))
+            return True
+    except OSError as error:
+        full = error.errno in {ENOSPC, EDQUOT}
+        raise UnavailableError(
+            f"catalogue {path}: cannot be updated: {error.strerror}",
+            hint="make room on the disk, then run it again" if full else None,
+        ) from error
+
+
+def _table_head(repo_type: RepoType) -> tuple[str, str]:
+    names = (repo_type.capitalize(), *_COLUMNS)
+    return f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"
+
+
+def _put(lines: list[str], table: range, key: str, line: str | None) -> str:
+    """Put a row in the place of those with its key, of which a merge may have left two, or where its name sorts."""
+    keys = _own_rows(lines, table)
+    same = [position for position, found in keys.items() if found == key]
+    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    if same:
+        old = lines[same[0]]
+        lines[same[0]] = "" if line is None else line + old[len(old.rstrip("\r\n")) :]
+        for position in reversed(same[1:]):
+            del lines[position]
+    elif line is not None:
+        greater = [position for position, found in keys.items() if _order(found) > _order(key)]
+        position = greater[0] if greater else max(keys, default=table.start - 1) + 1
+        if not lines[position - 1].endswith("\n"):
+            lines[position - 1] += line_end
+        lines.insert(position, line + line_end)
+    return "".join(lines)
+
+
+def _new_table(lines: list[str], repo_type: RepoType, line_end: str) -> list[str]:
+    """Return the lines that add a table below `lines`; an unended last line is ended, and a blank one put between."""
+    gap = [] if lines[-1].endswith("\n") else [line_end]
+    gap += [line_end] if lines[-1].strip() else []
+    return gap + [line + line_end for line in _table_head(repo_type)]
+
+
+def _find_table(lines: list[str]) -> range | None:
+    """Return the positions of the rows of llmstack's table, which is known by its column names."""
+    for head in range(len(lines) - 1):
+        if tuple(_cells(lines[head])[1 : 1 + len(_COLUMNS)]) == _COLUMNS and _SEPARATOR.fullmatch(lines[head + 1]):
+            end = start = head + 2
+            while end < len(lines) and lines[end].lstrip().startswith("|"):
+                end += 1
+            return range(start, end)
+    return None
+
+
+def _own_rows(lines: list[str], table: range | None) -> dict[int, str]:
+    """Return the keys of llmstack's own rows by position."""
+    found = ((position, _OWN_ROW.match(lines[position])) for position in table or ())
+    return {position: re.sub(r"\\(.)", r"\1", match[1]) for position, match in found if match}
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in _CELL_END.split(line.strip().lstrip("\ufeff"))[1:-1]]
+
+
+def _more_cells(line: str) -> str:
+    return "".join(f" {cell} |" for cell in _cells(line)[1 + len(_COLUMNS) :])
+
+
+def _order(key: str) -> tuple[str, str, str, str]:
+    repo_id, _, revision = key.partition("@")
+    return repo_id.casefold(), repo_id, revision.casefold(), revision
+
+
+def escape(text: str) -> str:
+    """Return `text` as it has to stand in a cell of a Markdown table to be read as it is."""
+    return _MARKUP.sub(r"\\\1", printable(text))
+
+
+def _code(text: str) -> str:
+    """Return `text` as code, unless it holds what code in a table cannot."""
+    text = printable(text)
+    return escape(text) if set("`|\\") & set(text) else f"`{text}`"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the folder itself carries it, so that no lock file is left among people's files."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # One name will do: the lock lets one process write at a time, and a rest of a killed one is overwritten.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

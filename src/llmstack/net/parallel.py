@@ -1,0 +1,46 @@
+"""Doing several things at once, and ending all of them when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import TypeVar
+
+from llmstack.net import Cancelled
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def unless_cancelled(count_bytes: Callable[[int], None], cancel: Event) -> Callable[[int], None]:
+    """Return a `count_bytes` that ends what calls it, by raising Cancelled, once `cancel` is set."""
+
+    def counted(size: int) -> None:
+        if cancel.is_set():
+            raise Cancelled("cancelled")
+        count_bytes(size)
+
+    return counted
+
+
+def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) -> list[R]:
+    """Return what `do` returns for each item, in order, `jobs` at a time.
+
+    When one fails or the person interrupts, `cancel` is set so that the others end, and that failure is raised.
+    """
+    with ThreadPoolExecutor(jobs, "read") as workers:
+        futures: list[Future[R]] = []
+        try:
+            futures += [workers.submit(do, item) for item in items]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            if not any(future.exception() for future in done):
+                return [future.result() for future in futures]
+        except BaseException:
+            cancel.set()
+            workers.shutdown(wait=True, cancel_futures=True)
+            raise
+        cancel.set()
+        workers.shutdown(wait=True, cancel_futures=True)
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])

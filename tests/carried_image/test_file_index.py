@@ -1,0 +1,310 @@
+"""The file index: it comes back as it was written, and what must not be in one is refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstack.carried_image.file_index import (
+    BlobRange,
+    FileIndex,
+    IndexedFile,
+    Selection,
+    check_path,
+    check_paths,
+    extents,
+)
+from llmstack.errors import IntegrityError
+from llmstack.oci.reference import Digest
+
+LAYER = Digest.of(b"layer")
+FILE = IndexedFile("config.json", 2, "a" * 40, "b" * 64, (BlobRange(LAYER, 512, 2),))
+# 10 bytes in three layers.
+PARTS = [BlobRange(Digest.of(b"%d" % number), 512, size) for number, size in enumerate((4, 4, 2))]
+SPLIT = IndexedFile("big.bin", 10, "d" * 64, "d" * 64, tuple(PARTS))
+INDEX = FileIndex(
+    repo_id="org/tiny",
+    repo_type="model",
+    revision="main",
+    commit="c" * 40,
+    created="2024-01-01T12:00:00Z",
+    license="mit",
+    gated=False,
+    selection=Selection(("*.json",), ()),
+    files=(FILE,),
+)
+PART = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20).filter(
+    lambda part: part not in {".", ".."}
+)
+PATHS = st.lists(st.lists(PART, min_size=1, max_size=3).map("/".join), unique=True, max_size=8)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+def parse(**changes: Any) -> FileIndex:
+    return FileIndex.parse([json.dumps({**json.loads(INDEX.to_bytes()), **changes}).encode()])
+
+
+def with_file(**changes: Any) -> FileIndex:
+    return parse(files=[{**json.loads(INDEX.to_bytes())["files"][0], **changes}])
+
+
+def test_it_is_written_like_this():
+    """Other programs read it, and its digest must not change."""
+    assert INDEX.to_bytes().decode() == (
+        '{"format":"1","repo_id":"org/tiny","repo_type":"model","revision":"main",'
+        f'"commit":"{"c" * 40}","created":"2024-01-01T12:00:00Z","license":"mit","gated":false,'
+        '"include":["*.json"],"exclude":[],'
+        f'"files":[{{"path":"config.json","size":2,"oid":"{"a" * 40}","sha256":"{"b" * 64}",'
+        f'"layer":"{LAYER}","offset":512}}]}}'
+    )
+
+
+@given(
+    paths=PATHS,
+    sizes=st.integers(0, 2**60),
+    texts=st.tuples(TEXT, TEXT, st.none() | TEXT),
+    gated=st.booleans(),
+    globs=st.tuples(st.lists(TEXT), st.lists(TEXT)),
+)
+def test_it_comes_back(paths, sizes, texts, gated, globs):
+    index = replace(
+        INDEX,
+        repo_id=texts[0],
+        revision=texts[1],
+        license=texts[2],
+        gated=gated,
+        selection=Selection(tuple(globs[0]), tuple(globs[1])),
+        files=tuple(replace(FILE, path=path, size=sizes, ranges=(BlobRange(LAYER, sizes, sizes),)) for path in paths),
+    )
+    try:
+        check_paths(paths)
+    except IntegrityError:
+        with pytest.raises(IntegrityError):
+            FileIndex.parse([index.to_bytes()])
+        return
+    assert FileIndex.parse([index.to_bytes()]) == index
+
+
+def test_the_order_of_its_members_does_not_matter():
+    value = json.loads(INDEX.to_bytes())
+    assert FileIndex.parse([json.dumps(dict(reversed(value.items()))).encode()]) == INDEX
+
+
+HOSTILE = [
+    "",
+    "/",
+    "/etc/passwd",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/..",
+    "./a",
+    "a/.",
+    "a//b",
+    "a/",
+    "a\0b",
+    "\0",
+    "x" * 4097,
+    "a/" * 2048 + "a",
+    "\ud800",
+    "a/\udfff",
+    "é" * 2049,
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_paths_that_lead_elsewhere(path: str):
+    with pytest.raises(IntegrityError):
+        check_path(path)
+    with pytest.raises(IntegrityError):
+        with_file(path=path)
+
+
+@pytest.mark.parametrize("path", ["a", ".gitattributes", "...", "a/b/c", "-rf", "C:\\x", "a b", "ü/模型", "é" * 2048])
+def test_paths_that_are_fine(path: str):
+    assert check_path(path) == path
+    assert with_file(path=path).files[0].path == path
+
+
+@pytest.mark.parametrize(
+    "paths", [["a", "a"], ["a", "a/b"], ["a/b", "a/b/c/d"], ["a", "a-b", "a/b"], ["b/x", "a", "b"], ["a!", "a", "a/b"]]
+)
+def test_a_path_is_there_once_and_no_folder(paths: list[str]):
+    with pytest.raises(IntegrityError):
+        check_paths(paths)
+
+
+@given(PATHS)
+def test_files_below_files_are_found_as_by_looking_at_every_folder(paths: list[str]):
+    below = any("/".join(path.split("/")[:depth]) in paths for path in paths for depth in range(1, path.count("/") + 1))
+    try:
+        check_paths(paths)
+        assert not below
+    except IntegrityError:
+        assert below
+
+
+def test_names_that_differ_in_case_or_begin_alike_are_not_the_same():
+    check_paths(["a", "A", "a b", "ab", "a.b/c", "a-b"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": -1},
+        {"size": 1.0},
+        {"size": True},
+        {"size": "2"},
+        {"size": None},
+        {"offset": -512},
+        {"offset": "0"},
+        {"oid": "a" * 39},
+        {"oid": "A" * 40},
+        {"oid": 7},
+        {"sha256": "b" * 63},
+        {"sha256": None},
+        {"layer": "sha256:x"},
+        {"layer": ["sha256:" + "0" * 64]},
+        {"path": 7},
+    ],
+)
+def test_files_that_lie(changes: dict[str, Any]):
+    with pytest.raises(IntegrityError):
+        with_file(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "3"},
+        {"format": None},
+        {"repo_type": "space"},
+        {"repo_type": 1},
+        {"commit": "main"},
+        {"commit": "../x"},
+        {"commit": None},
+        {"files": None},
+        {"files": {}},
+        {"files": [None]},
+        {"files": [[]]},
+        {"files": "x"},
+        {"include": "*"},
+        {"include": [1]},
+        {"exclude": {"a": 1}},
+        {"license": 7},
+        {"prepare": 7},
+        {"repo_id": None},
+        {"created": 7},
+    ],
+)
+def test_an_index_that_is_none(changes: dict[str, Any]):
+    with pytest.raises(IntegrityError):
+        parse(**changes)
+
+
+def test_a_newer_format_says_what_to_do():
+    for changes in ({}, {"files": ["a", "b"]}):
+        with pytest.raises(IntegrityError) as raised:
+            parse(format="3", **changes)
+        assert "upgrade" in (raised.value.hint or "")
+
+
+def test_a_split_file_is_written_like_this():
+    """Format 2, so that a reader that knows nothing of parts refuses the image instead of giving half a file."""
+    data = replace(INDEX, files=(SPLIT, FILE)).to_bytes()
+    value = json.loads(data)
+    assert value["format"] == "2"
+    assert value["files"][0] == {
+        "path": "big.bin",
+        "size": 10,
+        "oid": "d" * 64,
+        "sha256": "d" * 64,
+        "parts": [{"layer": part.layer, "offset": part.offset, "size": part.size} for part in PARTS],
+    }
+    assert value["files"][1] == json.loads(INDEX.to_bytes())["files"][0]
+    assert FileIndex.parse([data]).files == (SPLIT, FILE)
+    with pytest.raises(IntegrityError, match="format 1 has no files in parts"):
+        FileIndex.parse([json.dumps({**value, "format": "1"}).encode()])
+
+
+SPLIT_JSON = SPLIT.to_json()
+FIRST, *OTHERS = SPLIT_JSON["parts"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 9},
+        {"size": 11},
+        {"parts": []},
+        {"parts": [{**FIRST, "size": 10}]},
+        {"parts": [FIRST, FIRST, *OTHERS[1:]]},
+        {"parts": [FIRST, {**FIRST, "offset": 516}, *OTHERS[1:]]},
+        {"parts": [{**FIRST, "offset": -512}, *OTHERS]},
+        {"parts": [{**FIRST, "size": -4}, *OTHERS]},
+        {"parts": [{**FIRST, "size": 0}, *OTHERS], "size": 6},
+        {"parts": [{**FIRST, "size": True}, *OTHERS], "size": 7},
+        {"parts": [{**FIRST, "layer": "sha256:x"}, *OTHERS]},
+        {"parts": [{"layer": FIRST["layer"], "offset": 0}, *OTHERS]},
+        {"parts": [7, *OTHERS]},
+        {"parts": None},
+        {"layer": FIRST["layer"]},
+        {"offset": 512},
+    ],
+    ids=str,
+)
+def test_parts_that_lie(changes: dict[str, Any]):
+    assert parse(format="2", files=[SPLIT_JSON]).files == (SPLIT,)
+    with pytest.raises(IntegrityError):
+        parse(format="2", files=[{**SPLIT_JSON, **changes}])
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_extents_are_the_bytes_that_were_asked_for(start: int, length: int):
+    blobs = {
+        part.layer: bytes(512) + bytes(range(place, place + part.size))
+        for part, place in zip(PARTS, (0, 4, 8), strict=True)
+    }
+    found = extents(SPLIT, start, length)
+    assert (
+        b"".join(blobs[run.layer][run.offset : run.offset + run.size] for run in found)
+        == bytes(range(10))[start : start + length]
+    )
+    assert all(run.size for run in found)
+    single = extents(FILE, start, length)
+    assert single == ([BlobRange(LAYER, 512 + start, min(length, 2 - start))] if start < 2 and length else [])
+
+
+@pytest.mark.parametrize("name", ["repo_id", "repo_type", "revision", "commit", "created", "gated", "files"])
+def test_no_field_may_be_missing(name: str):
+    value = json.loads(INDEX.to_bytes())
+    del value[name]
+    with pytest.raises(IntegrityError):
+        FileIndex.parse([json.dumps(value).encode()])
+
+
+@given(st.binary(max_size=50))
+def test_bytes_that_are_none(data: bytes):
+    with pytest.raises(IntegrityError):
+        FileIndex.parse([data])
+
+
+def test_a_hundred_thousand_files_take_no_time():
+    files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
+    began = time.process_time()
+    data = replace(INDEX, files=files).to_bytes()
+    assert FileIndex.parse([data]).files == files
+    assert time.process_time() - began < 20
+
+
+def test_paths_of_a_thousand_folders_take_no_time():
+    """Each of these lies two thousand folders deep; looking at every folder of every path would take minutes."""
+    began = time.process_time()
+    check_paths("a/" * 2000 + str(number) for number in range(5000))
+    assert time.process_time() - began < 20

@@ -1,0 +1,96 @@
+"""A JSON object whose list is handed on item by item: the same as json.loads says, however it is cut up."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstack.carried_image.json_stream import MAX_VALUE, parse_items
+from llmstack.errors import IntegrityError
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def parse(data: bytes, step: int = 7) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    chunks = [data[start : start + step] for start in range(0, len(data), step)]
+    items = list(parse_items(chunks, "items", members, "a document"))
+    return {**members, "items": items} if "items" in members else members
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), VALUES, max_size=4),
+    st.lists(VALUES, max_size=5),
+    st.integers(1, 40),
+    st.sampled_from([None, 2]),
+    st.booleans(),
+)
+def test_it_says_what_json_says(members, items, step, indent, ascii_):
+    value = {**members, "items": items}
+    assert parse(json.dumps(value, indent=indent, ensure_ascii=ascii_).encode(), step) == value
+
+
+@given(st.binary(max_size=40), st.integers(0, 40), st.integers(1, 40))
+def test_what_is_no_such_object(noise, place, step):
+    """Never another exception, and never another value than json.loads gives."""
+    whole = b'{"a": [1, 2.5], "items": [{"b": null}, "\\u00e9"], "c": true}'
+    for data in (noise, whole[:place] + noise + whole[place:], whole[:place]):
+        try:
+            found = parse(data, step)
+        except IntegrityError:
+            continue
+        assert found == json.loads(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"items": {}}',
+        b'{"items": [1,]}',
+        b'{"items": [1 2]}',
+        b'{"items": []} x',
+        b'{"a": 1, "a": 2}',
+        b"{1: 2}",
+        b'{"a": "\xff"}',
+        b'{"a": "\xe9',
+        b'{"items": ' + b"[" * 100_000,
+        b'{"a": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=range(13),
+)
+def test_refused(data):
+    with pytest.raises(IntegrityError):
+        parse(data, 4096)
+
+
+def test_a_value_beyond_all_measure():
+    for value in (b'"' + b"x" * 2 * MAX_VALUE + b'"', b"[" + b"[]," * MAX_VALUE + b"[]]", b"1" * 2 * MAX_VALUE):
+        for name in (b"a", b"items"):
+            began = time.monotonic()
+            with pytest.raises(IntegrityError):
+                parse(b'{"%s": [%s]}' % (name, value), 1000)
+            assert time.monotonic() - began < 10
+
+
+def test_what_is_not_kept_costs_nothing():
+    """Whole, these fifty thousand lists would take 3 MB."""
+    chunks = [b'{"items": [[]', *([b",[]" * 1000] * 50), b"]}"]
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in parse_items(chunks, "items", {}, "a document")) == 50_001
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,104 @@
+"""What people write for an image, and where it is then looked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmstack.carried_image.locate import ImageRequest, Location, locate
+from llmstack.carried_image.naming import Namespace
+from llmstack.errors import NotFoundError, UsageError
+
+NAMESPACE = Namespace.parse("registry.local/llm")
+DIGEST = "sha256:" + "a" * 64
+
+
+def find(argument: str, source: str | None = None) -> ImageRequest:
+    return locate(argument, source, "model", NAMESPACE)
+
+
+@pytest.mark.parametrize(
+    ("argument", "place", "repo_id", "revision"),
+    [
+        ("facebook/opt-125m", "registry.local/llm/models:facebook--opt-125m", "facebook/opt-125m", "main"),
+        ("facebook/opt-125m@v1", "registry.local/llm/models:facebook--opt-125m--v1", "facebook/opt-125m", "v1"),
+        ("gpt2", "registry.local/llm/models:gpt2", "gpt2", "main"),
+        ("hgfkeep/models:gpt2", "hgfkeep/models:gpt2", None, "main"),
+        ("localhost/x/models", "localhost/x/models", None, "main"),
+        ("reg:5000/x", "reg:5000/x", None, "main"),
+        (f"hgfkeep/models@{DIGEST}", f"hgfkeep/models@{DIGEST}", None, "main"),
+    ],
+)
+def test_without_a_source(argument, place, repo_id, revision):
+    assert find(argument) == ImageRequest(Location("docker", place), repo_id, revision, anywhere=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "location"),
+    [
+        ("docker://a/b:c", Location("docker", "a/b:c")),
+        ("docker-daemon:a/b:c", Location("docker-daemon", "a/b:c")),
+        (f"docker-daemon:{DIGEST}", Location("docker-daemon", DIGEST)),
+        ("docker-archive:x.tar", Location("docker-archive", "x.tar")),
+        ("docker-archive:x.tar:a/b:c", Location("docker-archive", "x.tar", "a/b:c")),
+        ("oci-archive:/x/y.tar:t", Location("oci-archive", "/x/y.tar", "t")),
+        ("oci:x:t", Location("oci", "x", "t")),
+    ],
+)
+def test_transports(argument, location):
+    assert find(argument) == ImageRequest(location)
+
+
+@pytest.mark.parametrize(
+    ("source", "location"),
+    [
+        ("other.local/ns", Location("docker", "other.local/ns/models:o--m")),
+        ("docker://other.local/ns", Location("docker", "other.local/ns/models:o--m")),
+        ("docker-daemon:", Location("docker-daemon", "registry.local/llm/models:o--m")),
+        ("docker-daemon:other.local/ns", Location("docker-daemon", "other.local/ns/models:o--m")),
+        ("docker-archive:x.tar", Location("docker-archive", "x.tar", "o--m")),
+        ("oci-archive:x.tar:t", Location("oci-archive", "x.tar", "t")),
+    ],
+)
+def test_a_source(source, location):
+    assert find("o/m", source) == ImageRequest(location, "o/m")
+
+
+def test_folders(tmp_path):
+    (tmp_path / "ns/models").mkdir(parents=True)
+    (tmp_path / "ns/models/index.json").touch()
+    (tmp_path / "with:colon").mkdir()
+    (tmp_path / "with:colon/index.json").touch()
+    assert find("o/m", f"oci:{tmp_path}/ns").location == Location("oci", f"{tmp_path}/ns/models", "o--m")
+    assert find("o/m", f"oci:{tmp_path}/ns/models").location == Location("oci", f"{tmp_path}/ns/models", "o--m")
+    assert find("o/m", f"oci:{tmp_path}/ns/models:t").location == Location("oci", f"{tmp_path}/ns/models", "t")
+    assert find(f"oci:{tmp_path}/with:colon").location == Location("oci", f"{tmp_path}/with:colon")
+    folder = Namespace.parse(f"oci:{tmp_path}/ns")
+    assert locate("o/m", None, "model", folder).location == Location("oci", f"{tmp_path}/ns/models", "o--m")
+    with pytest.raises(NotFoundError):
+        locate("o/m", None, "dataset", folder)
+
+
+@pytest.mark.parametrize(
+    ("argument", "source"),
+    [
+        ("", None),
+        ("o/m@", None),
+        ("o/m/x", None),
+        ("docker://", None),
+        ("docker-archive:", None),
+        ("oci:x", "docker-daemon:"),
+        ("a/b:c", "registry.local/ns"),
+        ("a/B:c", None),
+        ("a/b:c d", None),
+        ("o/m", "registry.local/ns:tag"),
+    ],
+)
+def test_what_is_refused(argument, source):
+    with pytest.raises(UsageError):
+        find(argument, source)
+
+
+def test_names_that_no_disk_takes():
+    assert find("oci-archive:" + "x" * 5000 + ":t", None).location == Location("oci-archive", "x" * 5000, "t")
+    with pytest.raises(NotFoundError, match="holds no models"):
+        find("o/m", "oci:" + "x" * 5000)

@@ -1,0 +1,151 @@
+"""How repos are named as images: reversible, within the registries' grammar, and judged by huggingface_hub."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
+from llmstack.errors import UsageError
+from llmstack.oci.reference import Reference, is_tag
+
+PARTS = st.from_regex(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9_])?", fullmatch=True).filter(
+    lambda part: "--" not in part and ".." not in part and not part.endswith(".git")
+)
+REPO_IDS = st.one_of(PARTS, st.tuples(PARTS, PARTS).map("/".join))
+ALMOST = st.text(st.sampled_from("aZ09._-/ @:%\u00fc"), min_size=1, max_size=12)
+
+
+@given(REPO_IDS)
+def test_what_the_hub_allows_is_a_repo_id(repo_id: str):
+    validate_repo_id(repo_id)
+    assert check_repo_id(repo_id) == repo_id
+
+
+@given(ALMOST)
+def test_what_the_hub_does_not_allow_is_none(repo_id: str):
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        with pytest.raises(UsageError):
+            check_repo_id(repo_id)
+
+
+@given(REPO_IDS)
+def test_a_tag_is_a_tag_and_says_which_repo_it_is_of(repo_id: str):
+    tag = tag_for(repo_id)
+    assert is_tag(tag)
+    assert tag.replace("--", "/") == repo_id
+
+
+@given(REPO_IDS, REPO_IDS)
+def test_two_repos_have_two_tags(one: str, other: str):
+    assert (tag_for(one) == tag_for(other)) == (one == other)
+
+
+@given(REPO_IDS, st.text(min_size=1, max_size=60))
+def test_any_revision_gets_a_tag_or_a_usage_error(repo_id: str, revision: str):
+    try:
+        tag = tag_for(repo_id, revision)
+    except UsageError:
+        assert len(repo_id) + len(revision) > 100
+        return
+    assert is_tag(tag)
+    assert tag.startswith(tag_for(repo_id))
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "revision", "tag"),
+    [
+        ("gpt2", "main", "gpt2"),
+        ("facebook/opt-125m", "main", "facebook--opt-125m"),
+        ("facebook/opt-125m", "v1.0", "facebook--opt-125m--v1.0"),
+        ("facebook/opt-125m", "refs/pr/1", "facebook--opt-125m--refs_pr_1"),
+        ("facebook/opt-125m", "a" * 40, "facebook--opt-125m--" + "a" * 40),
+        ("_a/b_", "main", "_a--b_"),
+    ],
+)
+def test_tags(repo_id: str, revision: str, tag: str):
+    assert tag_for(repo_id, revision) == tag
+
+
+def test_a_tag_that_would_be_too_long_is_told_with_what_to_do():
+    with pytest.raises(UsageError, match="at most 128") as raised:
+        tag_for("o/" + "n" * 90, "branch/" + "b" * 60)
+    assert raised.value.hint == "name the commit instead of the branch"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/b", ("a/b", "main")),
+        ("a/b@v1", ("a/b", "v1")),
+        ("a/b@refs/pr/1", ("a/b", "refs/pr/1")),
+        ("gpt2@x@y", ("gpt2", "x@y")),
+    ],
+)
+def test_revisions(text: str, expected: tuple[str, str]):
+    assert split_revision(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a/b@", "", "@main", "a/b/c", "a//b", "../b", "a/..", "a--b/c", "a/b.git", " a/b"])
+def test_what_names_no_repo(text: str):
+    with pytest.raises(UsageError):
+        split_revision(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "image"),
+    [
+        ("registry.local:5000/llm", "registry.local:5000/llm", "registry.local:5000/llm/models:t"),
+        ("registry.local:5000", "registry.local:5000", "registry.local:5000/models:t"),
+        ("localhost:5000/a/b/", "localhost:5000/a/b", "localhost:5000/a/b/models:t"),
+        ("docker://quay.io/x", "quay.io/x", "quay.io/x/models:t"),
+        ("hgfkeep", "docker.io/hgfkeep", "docker.io/hgfkeep/models:t"),
+        ("docker.io/hgfkeep", "docker.io/hgfkeep", "docker.io/hgfkeep/models:t"),
+        ("oci:./carried", "oci:./carried", "oci:carried/models:t"),
+        ("oci:/a:b/c", "oci:/a:b/c", "oci:/a:b/c/models:t"),
+    ],
+)
+def test_namespaces(text: str, shown: str, image: str):
+    namespace = Namespace.parse(text)
+    assert str(namespace) == shown
+    assert namespace.image("model", "t") == image
+    assert namespace.image("dataset", "t") == image.replace("/models", "/datasets")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "oci:",
+        "docker.io",
+        "docker.io/",
+        "registry.local/models:tag",
+        "registry.local/x@sha256:" + "0" * 64,
+        "registry.local/Upper",
+        "docker-archive:x.tar",
+        "docker-daemon:",
+        "http://registry.local/x",
+        "user:secret@registry.local/x",
+        "registry.local//x",
+    ],
+)
+def test_what_is_no_namespace(text: str):
+    with pytest.raises(UsageError) as raised:
+        Namespace.parse(text)
+    assert raised.value.exit_code == 2
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_namespace_or_a_usage_error(text: str):
+    try:
+        namespace = Namespace.parse(text)
+    except UsageError:
+        return
+    if namespace.registry is not None:
+        assert Reference.parse(namespace.repository("dataset"))
+        assert Namespace.parse(str(namespace)) == namespace

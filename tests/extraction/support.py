@@ -1,0 +1,92 @@
+"""What the tests of extract share: a repo's files, a way to run extract, and a way to look at a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from llmstack.carried_image.file_index import Selection
+from llmstack.carried_image.naming import Namespace
+from llmstack.engine.credentials import lookup
+from llmstack.extraction.extract import ExtractRequest, ExtractResult, extract
+from llmstack.net import Client
+from llmstack.oci.repository import Registries
+
+_random = random.Random(7)
+
+# One file in a layer of its own, two bundles of small ones, an empty one, deep, long and unusual names.
+FILES = {
+    "big.safetensors": _random.randbytes(3 * 1024 * 1024 + 17),
+    "onnx/model.onnx": _random.randbytes(70_001),
+    "config.json": b'{"model_type": "opt"}',
+    "empty": b"",
+    "deep/er/and/deep/er/vocab.txt": b"a\nb\n",
+    "name with spaces & ünïcode 模型.txt": b"text",
+    "n" * 200 + ".bin": b"long",
+    **{f"small/{number:03}.bin": _random.randbytes(3000) for number in range(80)},
+}
+
+
+class Heard:
+    """A reporter that remembers what it was told, and counts the bytes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.advanced = 0
+
+    def begin(self, title: str, total: int) -> None: ...
+
+    def end(self) -> None: ...
+
+    def task(self, _name: str, _size: int) -> Heard:
+        return self
+
+    def advance(self, size: int) -> None:
+        self.advanced += size
+
+    def done(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+class Interrupting(Heard):
+    """A reporter that cancels everything as soon as it hears of the first bytes."""
+
+    def __init__(self, cancel: Event) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def advance(self, size: int) -> None:
+        super().advance(size)
+        self._cancel.set()
+
+
+def registries(client: Client) -> Registries:
+    return Registries(client, lookup)
+
+
+def run(argument: str, destination: Path | None, *, heard: Heard | None = None, **options: Any) -> ExtractResult:
+    """Extract as the command does; `include` and `exclude` are tuples of globs."""
+    selection = Selection(options.pop("include", ()), options.pop("exclude", ()))
+    namespace = Namespace.parse(options.pop("namespace", "oci:/nowhere"))
+    request = ExtractRequest(argument, destination, namespace, selection=selection, **options)
+    with closing(Client(retry_wait=0.001)) as client:
+        return extract(request, registries(client), client.cancel, heard or Heard())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files below a folder, hidden ones and those behind links included."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if not path.is_dir()}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

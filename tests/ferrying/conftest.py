@@ -1,0 +1,18 @@
+"""What the tests of ferry share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for DOCKER_CONFIG with no login in it."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    return folder

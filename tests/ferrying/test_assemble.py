@@ -1,0 +1,127 @@
+"""A carried image's documents: pure, the same every time, and as the image spec wants them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from llmstack.carried_image.file_index import NO_SELECTION, FileIndex
+from llmstack.ferrying.assemble import assemble, image_annotations
+from llmstack.ferrying.base_image import Base, BasePlatform, load_base
+from llmstack.net import Client
+from llmstack.oci.reference import Digest
+from llmstack.oci.repository import Registries
+from llmstack.oci.spec import (
+    CONFIG,
+    DOCKER_LAYER_GZIP,
+    LAYER_GZIP,
+    LAYER_TAR,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+)
+
+INDEX = FileIndex("org/tiny", "model", "main", "c" * 40, "2024-01-01T12:00:00Z", "mit", False, NO_SELECTION, ())
+LAYERS = (
+    Descriptor(LAYER_TAR, Digest.of(b"big"), 10, {"org.cncf.model.filepath": "model.safetensors"}),
+    Descriptor(LAYER_TAR, Digest.of(b"small"), 20),
+    Descriptor(LAYER_TAR, Digest.of(b"index"), 30, {"dev.llmstack.layer": "index"}),
+)
+SCRATCH = load_base("scratch", Registries(Client(), lambda _: None))
+
+
+def base_of(config: dict, layers: int = 1) -> Base:
+    diff_ids = [Digest.of(b"base%d" % number) for number in range(layers)]
+    value = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}, **config}
+    blobs = tuple(Descriptor(DOCKER_LAYER_GZIP, Digest.of(b"z%d" % n), 5, {"x": "y"}) for n in range(layers))
+    return Base("b", Digest.of(b"b"), (BasePlatform(Platform("linux", "amd64"), ImageConfig(value), blobs),), None)
+
+
+def config_of(index: FileIndex, base: Base) -> dict:
+    return json.loads(assemble(index, base, LAYERS).configs[0])
+
+
+def test_it_is_the_same_every_time_and_never_another():
+    """Golden: the digest of an image must not depend on the day, the machine or the release."""
+    assert assemble(INDEX, SCRATCH, LAYERS) == assemble(INDEX, SCRATCH, list(LAYERS))
+    assert assemble(INDEX, SCRATCH, LAYERS).index.digest == (
+        "sha256:2aa76d1d7969267ad80fb2b5b12c0c59ee1040138db524ae433e3b6060a1b330"
+    )
+
+
+def test_one_manifest_for_each_platform_and_an_index_over_them():
+    made = assemble(INDEX, SCRATCH, LAYERS)
+    index = Index.parse(made.index)
+    assert [str(item.platform) for item in index.manifests] == ["linux/amd64", "linux/arm64/v8"]
+    assert [item.digest for item in index.manifests] == [document.digest for document in made.manifests]
+    for data, document, platform in zip(made.configs, made.manifests, ("amd64", "arm64"), strict=True):
+        manifest = Manifest.parse(document)
+        assert manifest.config == Descriptor(CONFIG, Digest.of(data), len(data))
+        assert manifest.layers == LAYERS
+        config = json.loads(data)
+        assert config["architecture"] == platform
+        assert config["rootfs"]["diff_ids"] == [layer.digest for layer in LAYERS]
+        assert config["created"] == INDEX.created
+        assert [line["created_by"].rpartition(": ")[2] for line in config["history"]] == [
+            "model.safetensors",
+            "small files",
+            "file index",
+        ]
+
+
+def test_annotations_are_on_every_manifest_and_labels_say_the_same():
+    made = assemble(INDEX, SCRATCH, LAYERS)
+    notes = {
+        "org.opencontainers.image.title": "org/tiny",
+        "org.opencontainers.image.source": "https://huggingface.co/org/tiny",
+        "org.opencontainers.image.revision": "c" * 40,
+        "org.opencontainers.image.version": "main",
+        "org.opencontainers.image.licenses": "mit",
+        "org.opencontainers.image.created": "2024-01-01T12:00:00Z",
+        "dev.llmstack.repo-id": "org/tiny",
+        "dev.llmstack.repo-type": "model",
+        "dev.llmstack.format": "1",
+    }
+    assert Index.parse(made.index).annotations == notes
+    for document, config in zip(made.manifests, made.configs, strict=True):
+        assert Manifest.parse(document).annotations == notes
+        assert json.loads(config)["config"]["Labels"] == notes
+
+
+def test_datasets_and_what_is_not_known():
+    notes = image_annotations(replace(INDEX, repo_type="dataset", license=None), SCRATCH)
+    assert notes["org.opencontainers.image.source"] == "https://huggingface.co/datasets/org/tiny"
+    assert "org.opencontainers.image.licenses" not in notes
+    assert not any("base" in name for name in notes)
+
+
+def test_the_base_stays_what_it_is_below():
+    base = base_of(
+        {
+            "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {"of": "base", "dev.llmstack.format": "lie"}},
+            "history": [{"created_by": "one"}, {"created_by": "empty", "empty_layer": True}],
+            "os.version": "1",
+        }
+    )
+    config = config_of(INDEX, base)
+    assert config["config"]["Cmd"] == ["sh"]
+    assert config["config"]["Env"] == ["PATH=/bin"]
+    assert config["config"]["Labels"]["of"] == "base"
+    assert config["config"]["Labels"]["dev.llmstack.format"] == "1"
+    assert config["config"]["Labels"]["org.opencontainers.image.base.digest"] == Digest.of(b"b")
+    assert config["os.version"] == "1"
+    assert [line["created_by"] for line in config["history"]][:2] == ["one", "empty"]
+    manifest = Manifest.parse(assemble(INDEX, base, LAYERS).manifests[0])
+    assert manifest.layers[0] == Descriptor(LAYER_GZIP, Digest.of(b"z0"), 5)
+
+
+@pytest.mark.parametrize("history", [None, [], "x", [7], [{"created_by": "a"}] * 3, [{"empty_layer": True}]])
+def test_a_history_that_does_not_fit_its_layers_is_made_anew(history: object):
+    """Docker refuses an image whose history pairs up with its layers wrongly."""
+    config = config_of(INDEX, base_of({"history": history, "config": None}, layers=2))
+    lines = [line for line in config["history"] if not line.get("empty_layer")]
+    assert len(lines) == len(config["rootfs"]["diff_ids"]) == 5

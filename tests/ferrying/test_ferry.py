@@ -1,0 +1,369 @@
+"""`llmstack ferry` as a process: what it carries, what it leaves where it is, and what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Engine
+from tests.support.ferry import MiB, Port, moving, repo_files, skopeo
+from tests.support.registry import Registry
+
+RANDOM = os.urandom(17 * MiB)
+FILES = {
+    ".gitattributes": b"*.safetensors filter=lfs\n",
+    "README.md": b"# A model\n",
+    "config.json": b"{}",
+    "empty.txt": b"",
+    "model.safetensors": RANDOM,
+    "onnx/model.onnx": RANDOM[:100_000],
+    "sub/ünïcödé 模型.json": b"[]",
+    "sub/" + "n" * 150 + ".txt": b"a long name",
+}
+# Without a layer for a single file.
+SMALL = {path: data for path, data in FILES.items() if path != "model.safetensors"}
+JSON_KEYS = [
+    "repo_id",
+    "repo_type",
+    "revision",
+    "commit",
+    "image",
+    "digest",
+    "status",
+    "bytes_total",
+    "bytes_transferred",
+    "bytes_reused",
+    "seconds",
+    "error",
+]
+
+
+def test_into_a_registry(port: Port):
+    repo = port.hub.add_repo("org/tiny", FILES, license="mit")
+    run = port.ferry("org/tiny")
+    assert run.code == 0, run.stderr
+    assert "org/tiny  carried" in run.stdout
+    assert port.image("org--tiny") in run.stdout
+    assert port.files("org--tiny") == FILES
+
+    said = port.inspect("org--tiny")
+    assert said["Architecture"] == "amd64"
+    assert port.inspect("org--tiny", platform="arm64")["Architecture"] == "arm64"
+    assert said["Labels"]["org.opencontainers.image.revision"] == repo.sha
+    assert said["Labels"]["rig.base"] == "busybox"
+    assert said["Created"] == "2024-01-01T12:00:00Z"
+    # Base, large file, bundle, file index.
+    assert len(said["Layers"]) == 4
+    kinds = [layer["mediaType"].rpartition(".v1.")[2] for layer in port.manifest("org--tiny")["layers"]]
+    assert kinds == ["tar+gzip", *["tar"] * 3]
+    # Every file was asked for once, and its bytes moved once.
+    paths = [entry.path for entry in port.hub.log.files(method="GET") if entry.host == "hub"]
+    assert len(paths) == len(set(paths)) == len(FILES) - 1
+
+
+def test_the_json_is_what_the_design_says(port: Port):
+    repo = port.hub.add_repo("org/tiny", SMALL)
+    run = port.ferry("org/tiny", "--json", "--progress", "plain")
+    assert run.stderr == ""
+    assert list(run.json) == ["results"]
+    (result,) = run.json["results"]
+    assert list(result) == JSON_KEYS
+    size = sum(map(len, SMALL.values()))
+    raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{port.image('org--tiny')}")
+    assert {**result, "seconds": 0} == {
+        "repo_id": "org/tiny",
+        "repo_type": "model",
+        "revision": "main",
+        "commit": repo.sha,
+        "image": port.image("org--tiny"),
+        "digest": f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}",
+        "status": "carried",
+        "bytes_total": size,
+        "bytes_transferred": size,
+        "bytes_reused": 0,
+        "seconds": 0,
+        "error": None,
+    }
+    assert isinstance(result["seconds"], float)
+
+
+def test_docker_pulls_and_runs_it(port: Port, engine: Engine, busybox_base: Path):
+    """On a base that lies in the same registry, whose layers are mounted and not sent."""
+    base = f"{port.space}/busybox:latest"
+    copy = ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"]
+    skopeo(*copy, f"oci:{busybox_base}:latest", f"docker://{base}")
+    port.hub.add_repo("org/tiny", FILES)
+    port.registry.served()
+    assert port.ferry("org/tiny", "--base", base).code == 0
+    written = moving(port.registry.served())
+    mounts = [request for request in written if "mount=" in request.target]
+    assert [request.status for request in mounts] == [201, 201]
+    # The large file, the bundle, the file index, and a config for each of two platforms; and between the first two a
+    # checkpoint, with an index and a config of its own.
+    assert len([request for request in written if request.method == "PATCH"]) == 5 + 2
+
+    image = port.image("org--tiny")
+    engine.docker("pull", "--quiet", image)
+    try:
+        shell = "cat /etc/platform && cd /REPO && find . -type f | sort && sha256sum model.safetensors && cat README.md"
+        lines = engine.docker("run", "--rm", "--network", "none", image, "sh", "-c", shell).stdout.splitlines()
+    finally:
+        engine.docker("rmi", "--force", image)
+    assert lines[0] == "linux/amd64"
+    assert sorted(lines[1 : 1 + len(FILES)]) == sorted(f"./{path}" for path in FILES)
+    assert lines[1 + len(FILES)].endswith("model.safetensors")
+    assert lines[-1] == "# A model"
+
+
+@pytest.mark.parametrize("base", ["layout", "scratch"])
+def test_onto_a_disk(port: Port, tmp_path: Path, base: str):
+    port.hub.add_repo("org/tiny", FILES)
+    port.hub.add_repo("org/words", {"data.csv": b"a,b\n"}, repo_type="dataset")
+    target = tmp_path / "carried"
+    options = ["--to", f"oci:{target}", *(["--base", "scratch"] if base == "scratch" else [])]
+    assert port.ferry("org/tiny", *options).code == 0
+    assert port.ferry("org/words", "--type", "dataset", *options).code == 0
+    assert repo_files(target / "models") == FILES
+    assert repo_files(target / "datasets") == {"data.csv": b"a,b\n"}
+    said = json.loads(skopeo("inspect", f"oci:{target / 'models'}:org--tiny"))
+    assert len(said["Layers"]) == (4 if base == "layout" else 3)
+    assert {path.name for path in target.rglob("*") if path.name.startswith(".")} == set()
+
+
+def test_into_a_registry_with_a_login(port: Port, secure_registry: Registry, tmp_path: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    env = {
+        "DOCKER_CONFIG": str(secure_registry.docker_config(tmp_path / "docker")),
+        "SSL_CERT_FILE": str(secure_registry.ca_file),
+    }
+    (result,) = port.results("org/tiny", "--to", secure_registry.namespace(), env=env)
+    assert result["status"] == "carried"
+
+
+def test_into_a_registry_with_tokens(port: Port, token_registry: Registry, tmp_path: Path):
+    port.hub.add_repo("org/tiny", SMALL)
+    env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
+    space = token_registry.namespace()
+    (result,) = port.results("org/tiny", "--to", space, env=env)
+    assert result["status"] == "carried"
+    token_registry.served()
+    asked = len(token_registry.tokens.scopes)
+    port.hub.log.clear()
+    assert port.results("org/tiny", "--to", space, env=env)[0]["status"] == "up-to-date"
+    requests = len(port.hub.log) + len(token_registry.served()) + len(token_registry.tokens.scopes) - asked
+    assert requests <= 10
+
+
+def test_the_digest_is_the_same_anywhere_and_on_any_run(port: Port, token_registry: Registry, tmp_path: Path):
+    port.hub.add_repo("org/tiny", SMALL, license="mit")
+    env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
+    places = [port.space, port.registry.namespace(), token_registry.namespace(), f"oci:{tmp_path / 'carried'}"]
+    digests = {port.results("org/tiny", "--to", place, env=env)[0]["digest"] for place in places}
+    digests |= {port.results("org/tiny", "--force", "--jobs", "1")[0]["digest"]}
+    assert len(digests) == 1
+
+
+def test_datasets_revisions_tags_and_commits(port: Port):
+    repo = port.hub.add_repo("org/words", {"data.csv": b"one"}, repo_type="dataset")
+    first = repo.sha
+    repo.tag("v1.0")
+    repo.commit({"data.csv": b"two"})
+    repo.commit({"data.csv": b"three"}, branch="feature/x")
+    names = ["org/words", "org/words@v1.0", f"org/words@{first}", "org/words@feature/x"]
+    results = port.results(*names, "--type", "dataset")
+    assert [result["revision"] for result in results] == ["main", "v1.0", first, "feature/x"]
+    tags = ["org--words", "org--words--v1.0", f"org--words--{first}", "org--words--feature_x"]
+    assert [result["image"] for result in results] == [port.image(tag, "datasets") for tag in tags]
+    assert [port.files(tag, "datasets")["data.csv"] for tag in tags] == [b"two", b"one", b"one", b"three"]
+    assert port.tags("datasets") == sorted(tags)
+
+
+# What does not move
+
+
+def test_an_unchanged_repo_costs_a_handful_of_requests_and_no_file(port: Port):
+    port.hub.add_repo("org/tiny", SMALL)
+    (first,) = port.results("org/tiny")
+    port.hub.log.clear()
+    port.registry.served()
+    (result,) = port.results("org/tiny")
+    served = port.registry.served()
+    assert len(port.hub.log) + len(served) <= 10
+    assert not port.hub.log.files(method=None)
+    assert not moving(served)
+    size = sum(map(len, SMALL.values()))
+    assert (result["status"], result["digest"]) == ("up-to-date", first["digest"])
+    assert (result["bytes_total"], result["bytes_transferred"], result["bytes_reused"]) == (size, 0, size)
+
+
+def test_only_the_layer_of_a_changed_file_moves(port: Port):
+    second = os.urandom(17 * MiB)
+    repo = port.hub.add_repo("org/tiny", {**FILES, "second.safetensors": second})
+    port.results("org/tiny")
+
+    changed = os.urandom(17 * MiB)
+    repo.commit({"second.safetensors": changed})
+    port.hub.log.clear()
+    (result,) = port.results("org/tiny")
+    assert {entry.path.rpartition("/")[2] for entry in port.hub.log.files()} == {"second.safetensors"}
+    assert result["bytes_transferred"] == len(changed)
+    assert result["bytes_reused"] == sum(map(len, FILES.values()))
+
+    repo.commit({"config.json": b"[]"})
+    port.hub.log.clear()
+    (result,) = port.results("org/tiny")
+    moved = {entry.path.rpartition("/")[2] for entry in port.hub.log.files()}
+    assert not {"second.safetensors", "model.safetensors"} & moved
+    assert result["bytes_reused"] == len(changed) + len(RANDOM)
+    assert port.files("org--tiny") == {**FILES, "second.safetensors": changed, "config.json": b"[]"}
+
+
+def test_another_revision_takes_over_what_main_holds(port: Port):
+    repo = port.hub.add_repo("org/tiny", SMALL)
+    repo.tag("v1")
+    port.results("org/tiny")
+    port.hub.log.clear()
+    (result,) = port.results("org/tiny@v1")
+    assert (result["status"], result["bytes_transferred"]) == ("carried", 0)
+    assert not port.hub.log.files(method=None)
+
+
+def test_a_layer_that_the_registry_has_lost_moves_again(port: Port):
+    repo = port.hub.add_repo("org/tiny", FILES)
+    port.results("org/tiny")
+    (lost,) = [layer["digest"] for layer in port.manifest("org--tiny")["layers"] if layer["size"] > len(RANDOM)]
+    (port.repository() / "_layers/sha256" / lost.partition(":")[2] / "link").unlink()
+    repo.commit({"config.json": b"[]"})
+    (result,) = port.results("org/tiny")
+    assert result["bytes_reused"] == 0
+    assert port.files("org--tiny")["model.safetensors"] == RANDOM
+
+
+def test_force_carries_everything_again(port: Port):
+    port.hub.add_repo("org/tiny", SMALL)
+    (first,) = port.results("org/tiny")
+    port.hub.log.clear()
+    (again,) = port.results("org/tiny", "--force")
+    assert (again["status"], again["bytes_reused"]) == ("carried", 0)
+    assert again["digest"] == first["digest"]
+    assert len(port.hub.log.files("*/config.json")) == 1
+
+
+def test_another_image_under_the_tag_is_no_obstacle(port: Port, busybox_base: Path):
+    copy = ["copy", "--all", "--dest-tls-verify=false", f"oci:{busybox_base}:latest"]
+    skopeo(*copy, f"docker://{port.image('org--tiny')}")
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    (result,) = port.results("org/tiny")
+    assert result["status"] == "carried"
+    assert port.files("org--tiny") == {"config.json": b"{}"}
+
+
+def test_include_and_exclude(port: Port):
+    port.hub.add_repo("org/tiny", SMALL)
+    wanted = ["--include", "*.json", "--include", "onnx/", "--exclude", "sub/*"]
+    (first,) = port.results("org/tiny", *wanted)
+    assert set(port.files("org--tiny")) == {"config.json", "onnx/model.onnx"}
+    assert first["bytes_total"] == 2 + 100_000
+    assert not port.hub.log.files("*/README.md")
+    assert port.results("org/tiny", *wanted)[0]["status"] == "up-to-date"
+    # Another selection is another image.
+    assert port.results("org/tiny", "--include", "*.json")[0]["status"] == "carried"
+    run = port.ferry("org/tiny", "--include", "*.gguf")
+    assert run.code == 2
+    assert "check --include and --exclude" in run.stderr
+
+
+def test_a_dry_run_moves_nothing(port: Port):
+    repo = port.hub.add_repo("org/tiny", FILES)
+    run = port.ferry("org/tiny", "--dry-run")
+    assert run.code == 0, run.stderr
+    assert f"org/tiny at commit {repo.sha}:" in run.stdout
+    rows = [line.split() for line in run.stdout.splitlines()]
+    assert ["model.safetensors", "17.8", "MB", "carry"] in rows
+    assert "org/tiny  planned" in run.stdout
+    assert not moving(port.registry.served())
+    assert not port.hub.log.files(method=None)
+    assert port.tags() == []
+    (result,) = port.results("org/tiny", "--dry-run")
+    assert (result["status"], result["digest"]) == ("planned", None)
+
+    port.results("org/tiny")
+    repo.commit({"config.json": b"[]"})
+    rows = [line.split() for line in port.ferry("org/tiny", "--dry-run").stdout.splitlines()]
+    assert ["model.safetensors", "17.8", "MB", "reuse"] in rows
+
+
+def test_a_dry_run_makes_no_folder(port: Port, tmp_path: Path):
+    port.hub.add_repo("org/tiny", SMALL)
+    assert port.ferry("org/tiny", "--dry-run", "--to", f"oci:{tmp_path / 'carried'}").code == 0
+    assert not (tmp_path / "carried").exists()
+
+
+def test_quiet_says_nothing_and_plain_says_a_line_or_two(port: Port):
+    port.hub.add_repo("org/tiny", SMALL)
+    run = port.ferry("org/tiny", "--quiet")
+    assert (run.code, run.stdout, run.stderr) == (0, "", "")
+    run = port.ferry("org/tiny", "--force", "--progress", "plain")
+    assert run.stderr.startswith("org/tiny: 100 kB\n")
+
+
+# Wish lists
+
+
+def test_wish_lists(port: Port):
+    """A wrong line is told before anything moves; the right ones go; one that fails stops no other."""
+    models = port.folder / "get_hf"
+    models.mkdir()
+    (models / "to_get_models.txt").write_text(
+        "# models\norg/tiny --include '*.json'\n\nthis line is wrong\norg/none\norg/second@v1\n"
+    )
+    (models / "to_get_datasets.txt").write_text("org/words\n")
+    port.hub.add_repo("org/tiny", SMALL, license="mit")
+    port.hub.add_repo("org/second", {"config.json": b"{}"}).tag("v1")
+    port.hub.add_repo("org/words", {"data.csv": b"a"}, repo_type="dataset")
+    run = port.ferry("--json")
+    assert run.code == 1
+    assert [(result["repo_id"], result["status"]) for result in run.json["results"]] == [
+        ("org/tiny", "carried"),
+        ("org/none", "failed"),
+        ("org/second", "carried"),
+        ("org/words", "carried"),
+    ]
+    failed = run.json["results"][1]
+    assert list(failed) == JSON_KEYS
+    assert "org/none is not on" in failed["error"]
+    first, second = [line for line in run.stderr.splitlines() if line.startswith("error:")]
+    assert "get_hf/to_get_models.txt:4: " in first
+    assert "get_hf/to_get_models.txt:5: org/none: source: model org/none is not on" in second
+    assert set(port.files("org--tiny")) == {"config.json", "sub/ünïcödé 模型.json"}
+
+    models_md = (models / "models.md").read_text()
+    assert [line.partition("(")[0] for line in models_md.splitlines() if line.startswith("| [")] == [
+        "| [org/second@v1]",
+        "| [org/tiny]",
+    ]
+    assert run.json["results"][0]["digest"] in models_md
+    assert "org/words" in (models / "datasets.md").read_text()
+    assert (models / "to_get_datasets.txt").read_text() == "org/words\n"
+    assert port.tags() == ["org--second--v1", "org--tiny"]
+
+    again = port.ferry("--json")
+    assert [result["status"] for result in again.json["results"]] == ["up-to-date", "failed", *["up-to-date"] * 2]
+    assert (models / "models.md").read_text() == models_md
+
+
+def test_named_repos_are_written_into_the_catalogue_too(port: Port):
+    (port.folder / "get_hf").mkdir()
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    port.results("org/tiny")
+    assert "[org/tiny]" in (port.folder / "get_hf/models.md").read_text()
+
+
+def test_lists_without_an_entry_are_no_error(port: Port):
+    (port.folder / "get_hf").mkdir()
+    (port.folder / "get_hf/to_get_models.txt").write_text("# nothing yet\n")
+    assert port.results() == []

@@ -1,0 +1,236 @@
+"""What `llmstack ferry` says and ends with when something is wrong: never a traceback, never a secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Run, run_llmstack
+from tests.support.ferry import Port, moving
+from tests.support.registry import Registry
+
+TOKEN = "hf_s3cr3tT0kenOfTheTest"
+NOWHERE = "127.0.0.1:1"
+
+
+def check(run: Run, code: int, *words: str) -> None:
+    """Make sure that a run ended with this code and one error that a person can act on."""
+    assert run.code == code, run.stderr
+    assert "Traceback" not in run.stderr
+    assert TOKEN not in run.stdout + run.stderr
+    for word in words:
+        assert word in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["org/tiny", "--to", "registry.local/Upper"], ["registry.local/Upper", "lower case"]),
+        (["org/tiny", "--to", "registry.local/models:tag"], ["is an image, not a namespace"]),
+        (["org/tiny", "--to", "oci:"], ["names no folder"]),
+        (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "a folder is written as oci:./out"]),
+        (["not a repo"], ["'not a repo' is not a Hugging Face repo id"]),
+        (["org/tiny@"], ["names no revision"]),
+        (["org/" + "n" * 80 + "@" + "r" * 60], ["a tag has at most 128", "name the commit"]),
+        (["org/tiny", "--base", "UPPER"], ["'library/UPPER' is not a repository name"]),
+        (["org/tiny", "--base", "docker-daemon:busybox"], ["a base cannot be read from a Docker engine"]),
+        ([], ["no wish list here", "get_hf/to_get_models.txt"]),
+        (["--include", "*.json"], ["--include, --exclude and --prepare go with a named repo"]),
+        (["org/tiny", "--jobs", "0"], ["--jobs"]),
+        (["org/tiny", "--type", "space"], ["--type"]),
+        (["org/tiny", "--nonsense"], ["--nonsense"]),
+    ],
+)
+def test_a_wrong_command_line(port: Port, arguments: list[str], words: list[str]):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    check(port.ferry(*arguments), 2, *words)
+    assert not moving(port.registry.served())
+
+
+def test_without_a_target(port: Port):
+    check(run_llmstack("ferry", "org/tiny", cwd=port.folder), 2, "does not know where to carry to", "--to oci:FOLDER")
+
+
+def test_what_the_hub_does_not_have(port: Port):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    check(port.ferry("org/none"), 3, "source: model org/none is not on", "check the spelling", "--type dataset")
+    check(port.ferry("org/tiny@v9"), 3, "source: model org/tiny has no revision v9", "/org/tiny/tree/main")
+    assert port.tags() == []
+
+
+def test_two_revisions_with_one_tag(port: Port):
+    """The image of the first is not replaced behind the back of those who use it."""
+    repo = port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    repo.commit({"config.json": b"1"}, branch="feature/x")
+    repo.commit({"config.json": b"2"}, branch="feature_x")
+    assert port.ferry("org/tiny@feature/x").code == 0
+    wrong = ["the tag org--tiny--feature_x holds org/tiny@feature/x", "name the commit instead", "--force"]
+    check(port.ferry("org/tiny@feature_x"), 2, *wrong)
+    assert port.files("org--tiny--feature_x")["config.json"] == b"1"
+    assert port.ferry("org/tiny@feature_x", "--force").code == 0
+    assert port.files("org--tiny--feature_x")["config.json"] == b"2"
+
+
+def test_what_the_hub_does_not_give(port: Port):
+    port.hub.add_repo("org/gated", {"config.json": b"{}"}, gated="manual")
+    page = f"{port.hub.url}/org/gated"
+    check(port.ferry("org/gated"), 4, "source: model org/gated is gated", page, "HF_TOKEN")
+    env = {"HF_TOKEN": port.hub.add_token(TOKEN)}
+    check(port.ferry("org/gated", env=env), 4, page, "with the account of your token")
+    check(port.ferry("org/gated", env={"HF_TOKEN": TOKEN + "x"}), 4, "does not accept the token", "HF_TOKEN")
+    assert port.tags() == []
+    assert port.uploads() == []
+
+
+def test_a_token_is_seen_by_the_hub_alone(port: Port):
+    port.hub.add_repo("org/gated", {"config.json": b"{}", "weights.bin": bytes(50_000)}, gated="auto")
+    env = {"HF_TOKEN": port.hub.add_token(TOKEN, access={"org/gated"})}
+    run = port.ferry("org/gated", "--debug", env=env)
+    check(run, 0)
+    assert [entry.token for entry in port.hub.log.all(host="cdn")] == [None]
+    assert TOKEN not in port.registry.daemon.log.read_text()
+    assert all(TOKEN.encode() not in data for data in port.files("org--gated").values())
+    port.hub.fault("*/weights.bin", host="cdn", status=400, times=None)
+    run = port.ferry("org/gated", "--force", "--debug", env=env)
+    assert run.code == 6
+    assert "Traceback" in run.stderr
+    assert TOKEN not in run.stderr
+
+
+def test_a_registry_that_wants_a_login(port: Port, secure_registry: Registry, token_registry: Registry, secrets: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
+    for registry in (secure_registry, token_registry):
+        to = ["--to", registry.namespace()]
+        check(port.ferry("org/tiny", *to, env=env), 4, registry.host, f"log in with: docker login {registry.host}")
+        auth = base64.b64encode(f"carrier:{TOKEN}".encode()).decode()
+        (secrets / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+        check(port.ferry("org/tiny", *to, env=env), 4, registry.host)
+        (secrets / "config.json").write_text("{}")
+
+
+def test_logins_that_cannot_be_read(port: Port, secure_registry: Registry, secrets: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    (secrets / "config.json").write_text(json.dumps({"credHelpers": {secure_registry.host: "nonsense"}}))
+    env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
+    run = port.ferry("org/tiny", "--to", secure_registry.namespace(), env=env)
+    check(run, 2, "its credential helper is not on PATH")
+
+
+def test_a_registry_whose_ca_is_unknown(port: Port, secure_registry: Registry):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", "--to", secure_registry.namespace())
+    check(run, 6, "destination: ", "TLS", "SSL_CERT_FILE")
+
+
+def test_what_is_not_there(port: Port):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    check(port.ferry("org/tiny", "--to", f"{NOWHERE}/x"), 6, f"destination: http://{NOWHERE}/v2/: connection refused")
+    check(port.ferry("org/tiny", env={"HF_ENDPOINT": f"http://{NOWHERE}"}), 6, "source: ", "refused")
+    check(port.ferry("org/tiny", "--base", f"{port.space}/busybox:none"), 3, "base image: ", "busybox:none")
+    check(port.ferry("org/tiny", "--base", "oci:/nowhere"), 3, "base image: ", "/nowhere")
+    assert port.tags() == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "http://", "http://[::1", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://127.0.0.1:1/\tx"],
+)
+def test_a_hub_address_that_is_none(port: Port, endpoint: str):
+    check(port.ferry("org/tiny", env={"HF_ENDPOINT": endpoint}), 2, "HF_ENDPOINT")
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
+def test_a_proxy_that_cannot_be_used(port: Port, name: str):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", env={name: f"socks5://me:{TOKEN}@127.0.0.1:1"})
+    check(run, 2, f"{name.lower().removesuffix('_proxy')}_proxy", "a proxy of the kind socks5", "HTTP proxy")
+
+
+def test_a_token_that_was_not_copied_whole(port: Port):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    check(port.ferry("org/tiny", env={"HF_TOKEN": f"{TOKEN[:9]}…"}), 2, "token", "HF_TOKEN", "hf auth login")
+    assert not port.hub.log
+
+
+def test_a_stored_token_that_cannot_be_read(port: Port, tmp_path: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", env={"HF_TOKEN_PATH": str(tmp_path)})
+    check(run, 2, "the stored token of the hub cannot be read", str(tmp_path), "HF_TOKEN_PATH")
+
+
+def test_a_list_of_which_no_line_is_right(port: Port):
+    (port.folder / "get_hf").mkdir()
+    (port.folder / "get_hf/to_get_models.txt").write_text("org/tiny --inclde x\n")
+    check(port.ferry(), 2, "to_get_models.txt:1", "--inclde")
+
+
+def test_no_files(port: Port):
+    port.hub.add_repo("org/empty", {})
+    check(port.ferry("org/empty"), 3, "source: model org/empty has no files")
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    run = port.ferry("org/tiny", "--include", "*.bin")
+    check(run, 2, "no file of the repo is selected", "--include")
+    assert "destination" not in run.stderr
+
+
+def test_a_full_disk(port: Port, tiny_disk: Path):
+    port.hub.add_repo("org/tiny", {"weights.bin": bytes(3_000_000)})
+    run = port.ferry("org/tiny", "--to", f"oci:{tiny_disk}/carried", "--base", "scratch")
+    check(run, 6, "destination: weights.bin: writing to oci:", "the disk is full", "free some space")
+    assert not [path for path in tiny_disk.rglob("*") if "part" in path.name]
+    assert not (tiny_disk / "carried/models/index.json").exists()
+
+
+def test_a_limit_on_the_size_of_files(port: Port, tmp_path: Path):
+    port.hub.add_repo("org/tiny", {"weights.bin": bytes(3_000_000)})
+    target = f"oci:{tmp_path / 'carried'}"
+    with port.start("org/tiny", "--to", target) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        out, err = process.communicate(timeout=60)
+    check(Run(process.returncode, out, err), 6, "destination: weights.bin: writing to oci:", "File too large")
+
+
+def test_a_file_in_the_way(port: Port, tmp_path: Path):
+    port.hub.add_repo("org/tiny", {"config.json": b"{}"})
+    (tmp_path / "carried").write_text("not a folder")
+    check(port.ferry("org/tiny", "--to", f"oci:{tmp_path / 'carried'}"), 6, "destination: ", "Not a directory")
+
+
+@pytest.mark.parametrize("path", ["../climbs", "a//b", "/absolute", "a/./b"])
+def test_a_hub_that_lists_what_no_repo_holds(port: Port, path: str):
+    port.hub.add_repo("org/evil", {"config.json": b"{}", path: b"x"})
+    check(port.ferry("org/evil"), 5, "source: ", "is not a path that a repo may hold")
+    assert port.tags() == []
+
+
+def test_a_name_that_would_delete_files(port: Port):
+    port.hub.add_repo("org/odd", {"config.json": b"{}", "a/.wh.config.json": b"x"})
+    check(port.ferry("org/odd"), 2, "'a/.wh.config.json' cannot be in an image", "--exclude it")
+    assert port.results("org/odd", "--exclude", "*.wh.*")[0]["status"] == "carried"
+
+
+def test_names_from_strangers_do_no_harm_to_a_terminal(port: Port):
+    port.hub.add_repo("org/odd", {"\x1b[31mred\x07.bin": bytes(40_000)})
+    run = port.ferry("org/odd", "--dry-run")
+    check(run, 0)
+    assert "\x1b" not in run.stdout + run.stderr
+    port.hub.fault("*red*", corrupt_at=3)
+    run = port.ferry("org/odd")
+    check(run, 5, "\\x1b[31mred\\x07.bin")
+    assert "\x1b" not in run.stdout + run.stderr
+
+
+def test_one_that_fails_stops_no_other(port: Port):
+    port.hub.add_repo("org/one", {"config.json": b"{}"})
+    port.hub.add_repo("org/broken", {"weights.bin": bytes(50_000)})
+    port.hub.add_repo("org/two", {"config.json": b"{}"})
+    port.hub.fault("*/weights.bin", corrupt_at=1)
+    run = port.ferry("org/one", "org/broken", "org/none", "org/two", "--json")
+    check(run, 1, "org/broken: source: weights.bin: the bytes", "org/none: source: model org/none")
+    assert [result["status"] for result in run.json["results"]] == ["carried", "failed", "failed", "carried"]
+    assert port.tags() == ["org--one", "org--two"]

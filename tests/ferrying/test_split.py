@@ -1,0 +1,176 @@
+"""`ferry --split-large`: a file that no layer of the target can hold, in parts, and whole again on the other side."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+
+from llmstack.errors import IntegrityError
+from llmstack.ferrying.layer_plan import SplitFile
+from llmstack.ferrying.layer_stream import PartStream
+from llmstack.hf.snapshot import FileHash, HubFile
+from tests.support.cli import run_llmstack
+from tests.support.ferry import Port, moving, skopeo, wait_until
+from tests.support.listener import Listener
+
+_random = random.Random(11)
+BIG = _random.randbytes(5_000_003)
+# The same bytes under two names, a file that just needs a layer of its own, and small ones.
+FILES = {"big.gguf": BIG, "copy/big.gguf": BIG, "config.json": b"{}", "some.bin": _random.randbytes(900_000)}
+LAYER = 2_000_000
+CAP = {"LLMSTACK_MAX_LAYER": str(LAYER)}
+# Headers take 2,560 bytes at most, and parts are whole blocks.
+PART = (LAYER - 2560) // 512 * 512
+RANGES = [f"bytes={start}-{min(start + PART, len(BIG)) - 1}" for start in range(0, len(BIG), PART)]
+
+
+def carry(port: Port, *options: str, code: int = 0):
+    run = port.ferry("org/big", "--split-large", "--json", *options, env=CAP)
+    assert run.code == code, run.stderr
+    return run.json["results"][0]
+
+
+def asked(port: Port) -> list[str]:
+    """The ranges that the hub's storage was asked for of the large files, in order."""
+    return [entry.headers["range"] for entry in port.hub.log.files("*big.gguf") if entry.host == "cdn"]
+
+
+def extract(source: str, out: Path, *options: str):
+    run = run_llmstack("extract", "org/big", *([out] if "hf-cache" not in options else []), "--from", source, *options)
+    assert run.code == 0, run.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_parts_go_in_and_the_file_comes_out(port, tmp_path, monkeypatch):
+    repo = port.hub.add_repo("org/big", FILES)
+    refused = port.ferry("org/big", env=CAP)
+    assert refused.code == 2
+    assert "'big.gguf' has 5.0 MB" in refused.stderr
+    assert "--split-large" in refused.stderr
+    assert "in 3 parts" in port.ferry("org/big", "--split-large", "--dry-run", env=CAP).stdout
+    assert (moving(port.registry.served()), asked(port)) == ([], [])
+
+    first = carry(port)
+    assert (first["status"], first["bytes_transferred"]) == ("carried", sum(map(len, FILES.values())))
+    assert sorted(asked(port)) == sorted(RANGES * 2)
+    assert all(layer["size"] <= LAYER for layer in port.manifest("org--big")["layers"])
+    inspected = run_llmstack("inspect", "org/big", "--from", port.space, "--json").json
+    listed = {file["path"]: file for file in inspected["index"]["files"]}
+    assert {path: file["size"] for path, file in listed.items()} == {path: len(data) for path, data in FILES.items()}
+    assert [part["size"] for part in listed["big.gguf"]["parts"]] == [PART, PART, len(BIG) - 2 * PART]
+    assert port.inspect("org--big")["Labels"]["dev.llmstack.format"] == "2"
+    verified = run_llmstack("verify", "org/big", "--from", port.space, "--json").json
+    assert (verified["ok"], verified["files"]) == (True, len(FILES))
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    options = ("--all", "--preserve-digests", "--src-tls-verify=false")
+    skopeo("copy", *options, f"docker://{port.image('org--big')}", f"oci:{copy}/models:org--big")
+    extract(f"oci:{copy}", tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    port.registry.served()
+    extract(port.space, tmp_path, "--layout", "hf-cache", "--include", "big.gguf")
+    snapshot = tmp_path / "cache/models--org--big/snapshots" / repo.sha
+    assert contents(snapshot) == {"big.gguf": BIG}
+    sent = [request.length for request in port.registry.served() if request.status == 206]
+    assert sum(sent) == len(BIG)
+
+    # Elsewhere, with the same largest layer, it is the same image; with another one, it is not.
+    assert carry(port, "--to", f"oci:{tmp_path}/again")["digest"] == first["digest"]
+    port.hub.log.clear()
+    assert carry(port)["status"] == "up-to-date"
+    repo.commit({"config.json": b'{"new": 1}'})
+    second = carry(port)
+    assert (second["bytes_reused"], asked(port)) == (2 * len(BIG), [])
+    assert second["digest"] != first["digest"]
+    repo.commit({"config.json": b'{"new": 2}'})
+    other = port.ferry("org/big", "--split-large", "--json", env={"LLMSTACK_MAX_LAYER": "3 MB"})
+    assert other.json["results"][0]["bytes_reused"] == 0
+    assert run_llmstack("verify", "org/big", "--from", port.space).code == 0
+
+
+def test_a_damaged_part_is_refused(port, tmp_path):
+    port.hub.add_repo("org/big", {"big.gguf": BIG})
+    source, out = f"oci:{tmp_path}/carried", tmp_path / "out"
+    carry(port, "--to", source)
+    index = run_llmstack("inspect", "org/big", "--from", source, "--json").json["index"]
+    for part in index["files"][0]["parts"][::2]:
+        blob = tmp_path / "carried/models/blobs/sha256" / part["layer"].removeprefix("sha256:")
+        whole = blob.read_bytes()
+        damaged = bytearray(whole)
+        damaged[part["offset"] + part["size"] - 1] ^= 1
+        blob.write_bytes(damaged)
+        refused = run_llmstack("extract", "org/big", out, "--from", source)
+        assert (refused.code, contents(out) if out.exists() else {}) == (5, {})
+        assert run_llmstack("verify", "org/big", "--from", source).code == 5
+        blob.write_bytes(whole)
+    extract(source, out)
+    assert contents(out) == {"big.gguf": BIG}
+
+
+def test_bytes_that_are_not_the_hubs_get_no_name(port):
+    """The hub sends a wrong byte in the first part; that shows when the last one has come."""
+    port.hub.add_repo("org/big", {"big.gguf": BIG})
+    port.hub.fault("*/big.gguf", corrupt_at=7)
+    failed = port.ferry("org/big", "--split-large", env=CAP)
+    assert failed.code == 5
+    assert "big.gguf" in failed.stderr
+    assert port.uploads() == []
+    # The first two parts are kept from being cleaned away, but no index says that they are the file's.
+    assert port.tags() == ["org--big--partial"]
+    assert len(port.manifest("org--big--partial")["layers"]) == 3
+    assert carry(port)["bytes_reused"] == 0
+    assert port.tags() == ["org--big"]
+
+
+def test_a_ferry_that_is_killed_in_the_midst_of_a_file_goes_on_to_the_same_image(port, tmp_path):
+    port.hub.add_repo("org/big", FILES)
+    # Both come to a halt in their second part; what is smaller waits for its turn.
+    port.hub.fault("*/big.gguf", drop_after=PART, times=2)
+    port.hub.fault("*/big.gguf", stall_after=1_000_000, times=None)
+    process = port.start("org/big", "--split-large", "--jobs", "2", env=CAP)
+    wait_until(lambda: asked(port).count(RANGES[1]) == 2, process)
+    process.kill()
+    process.communicate()
+    assert "org--big" not in port.tags()
+
+    port.hub.faults.clear()
+    again = carry(port)
+    fresh = carry(port, "--to", f"oci:{tmp_path}/fresh")
+    assert again["digest"] == fresh["digest"]
+    extract(port.space, tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+
+
+def test_a_part_whose_upload_starts_over_is_hashed_once():
+    """And the file's own hash decides before the last part's tar has its end."""
+    file = HubFile("big.gguf", len(BIG), hashlib.sha256(BIG).hexdigest())
+    split = SplitFile(file, PART)
+    for sent, right in ((BIG, True), (bytes(1) + BIG[1:], False)):
+        listener, seen = Listener(), FileHash(file)
+        task = listener.task("big.gguf", len(BIG))
+        for number, part in enumerate(split.tar_files):
+            start = number * PART
+
+            def read(start: int = start, stop: int = start + part.size, data: bytes = sent):
+                for position in range(start, stop, 300_000):
+                    yield data[position : min(position + 300_000, stop)]
+
+            stream = PartStream(part, read, seen, task, is_last=number == 2)
+            broken = stream()
+            next(broken)
+            broken.close()
+            if number == 2 and not right:
+                with pytest.raises(IntegrityError, match="do not match"):
+                    list(stream())
+            else:
+                assert sum(map(len, stream())) == split.layer_sizes[number]
+                seen = stream.seen
+        assert listener.tasks[0].moved == len(BIG)

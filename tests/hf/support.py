@@ -1,0 +1,30 @@
+"""What the tests of the hub share."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+
+from llmstack.hf.hub_client import Hub
+from llmstack.hf.snapshot import RepoInfo, verifying
+
+DATA = random.Random(3).randbytes(200_000)
+TOKEN = "hf_s3cr3tT0kenOfTheTest"
+
+
+def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Do what HF_ENDPOINT would have done when huggingface_hub was imported, which was long ago."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # it reads its variables at import
+    name = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
+    monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # it reads its variables at import
+
+
+def read(hub: Hub, info: RepoInfo, path: str) -> bytes:
+    file = next(file for file in hub.snapshot(info).files if file.path == path)
+    seen: dict[str, str] = {}
+    chunks = hub.read(info, file, 0, file.size)
+    data = b"".join(verifying(file, chunks, lambda file, sha256: seen.update({file.path: sha256})))
+    assert seen == {path: hashlib.sha256(data).hexdigest()}
+    return data

@@ -1,0 +1,154 @@
+"""The bytes of the hub's files on their way: broken off, wrong, too slow, behind URLs that expire."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmstack.errors import IntegrityError, NotAuthorizedError, NotFoundError, UnavailableError
+from llmstack.hf import hub_client as api
+from llmstack.hf.snapshot import FileHash, HubFile
+from llmstack.net import Client
+from llmstack.net.retry import Cancelled
+from tests.hf.support import DATA, read
+from tests.support import hub as rig
+
+
+@pytest.mark.parametrize("cdn", [True, False])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, len(DATA) - 1), min_size=1, max_size=4))
+def test_dropped_connections_anywhere(hub: rig.Hub, ask, cdn: bool, cuts: list[int]):
+    hub.cdn = cdn
+    hub.faults.clear()
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    for cut in cuts:
+        hub.fault("*/weights.bin", drop_after=cut)
+    source = ask()
+    assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
+
+
+def test_dropped_connections_without_end(hub: rig.Hub, ask):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", drop_after=0, times=None)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    with pytest.raises(UnavailableError, match="broke off") as raised:
+        read(source, info, "weights.bin")
+    assert (raised.value.side, raised.value.exit_code) == ("source", 6)
+    assert "Signature" not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["weights.bin", "config.json"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_wrong_bytes(hub: rig.Hub, ask, path: str, at: int):
+    hub.add_repo("org/tiny", {"weights.bin": DATA, "config.json": b"{}"})
+    hub.fault(f"*/{path}", corrupt_at=at)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    with pytest.raises(IntegrityError, match=path) as raised:
+        read(source, info, path)
+    assert (raised.value.side, raised.value.exit_code) == ("source", 5)
+
+
+@pytest.mark.parametrize("size", [0, 1, 199_999])
+def test_a_truncated_file(hub: rig.Hub, ask, size: int):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", truncate_to=size)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    with pytest.raises(IntegrityError, match=f"is {size} bytes long, not 200000") as raised:
+        read(source, info, "weights.bin")
+    assert raised.value.side == "source"
+
+
+def test_a_server_that_ignores_range(hub: rig.Hub, ask):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", drop_after=1000)
+    hub.fault("*/weights.bin", ignore_range=True)
+    source = ask()
+    assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
+
+
+def test_a_signed_url_that_expires_midway_is_asked_for_again(hub: rig.Hub, ask):
+    """Every URL given out so far is worthless after the first response, which breaks off."""
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", host="cdn", drop_after=1000, expire=True)
+    source = ask()
+    assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
+    ranges = [entry.headers.get("range") for entry in hub.log.files("*/weights.bin")]
+    assert ranges == [None, None, "bytes=1000-199999", "bytes=1000-199999"]
+
+
+def test_a_storage_that_refuses_a_fresh_url_for_a_moment(hub: rig.Hub, ask):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", host="cdn", status=403, times=2)
+    source = ask()
+    assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
+
+
+def test_a_storage_that_refuses_on(hub: rig.Hub, ask):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", host="cdn", status=403, times=None)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    with pytest.raises(UnavailableError, match="the storage behind the hub answers 403"):
+        read(source, info, "weights.bin")
+
+
+def test_a_hub_that_refuses_without_a_reason_is_not_taken_for_its_storage(hub: rig.Hub, ask):
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    hub.fault("*/weights.bin", host="hub", status=403, times=None)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    with pytest.raises(NotAuthorizedError):
+        read(source, info, "weights.bin")
+    assert len(hub.log.files()) == 1
+
+
+def test_a_commit_that_is_gone(hub: rig.Hub, ask):
+    repo = hub.add_repo("org/tiny", {"config.json": b"{}"})
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    file = source.snapshot(info).files[0]
+    del repo.commits[repo.sha]
+    with pytest.raises(NotFoundError, match=r"config\.json is not there") as raised:
+        list(source.read(info, file, 0, file.size))
+    assert "run the command again" in (raised.value.hint or "")
+
+
+def test_a_large_file_comes_in_several_ranges(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
+    """The real storage refuses a single GET of more than 50 GB; the window is made small for the test."""
+    monkeypatch.setattr(api, "RANGE_WINDOW", 70_000)  # nobody has 32 GB to spare
+    hub.add_repo("org/tiny", {"weights.bin": DATA})
+    source = ask()
+    assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
+    ranges = [entry.headers["range"] for entry in hub.log.files(method="GET") if entry.host == "cdn"]
+    assert ranges == ["bytes=0-69999", "bytes=70000-139999", "bytes=140000-199999"]
+
+
+def test_a_cancel_ends_a_slow_file(hub: rig.Hub, ask, client: Client):
+    hub.add_repo("org/tiny", {"weights.bin": os.urandom(3_000_000)})
+    hub.fault("*/weights.bin", bytes_per_second=2_000_000, times=None)
+    source = ask()
+    info = source.info("org/tiny", "model", "main")
+    chunks = source.read(info, source.snapshot(info).files[0], 0, 3_000_000)
+    next(chunks)
+    client.cancel.set()
+    with pytest.raises(Cancelled):
+        list(chunks)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_hashes_are_the_hubs(data: bytes, lfs: bool):
+    oid = hashlib.sha256(data).hexdigest() if lfs else rig.git_oid(data)
+    seen = FileHash(HubFile("x", len(data), oid))
+    seen.update(data[:50])
+    seen.update(data[50:])
+    assert seen.check() == hashlib.sha256(data).hexdigest()
+    seen.update(b"more")
+    with pytest.raises(IntegrityError):
+        seen.check()

@@ -1,0 +1,225 @@
+"""The pages over HTTP: the catalogue, repos, errors for people, and what keeps all of it harmless."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import llmstack.hub_server.pages
+from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.pages import repo_list
+from llmstack.hub_server.pages.language import TEXTS, choose_language
+from llmstack.hub_server.pages.repo_page import ENTRIES
+from llmstack.hub_server.repos import Repo, Revision, make_repo
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest
+from tests.hub_server.conftest import OLD
+from tests.support.carried import COMMIT, carry
+from tests.support.registry import Registry
+from tests.support.serving import Door, Serving, repository, serving
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+TEMPLATES = Path(llmstack.hub_server.pages.__file__).parent / "templates"
+
+
+def repo(kind: RepoType, repo_id: str, size: int, created: str = "2024-05-06T07:08:09+00:00") -> Repo:
+    digest = Digest("sha256:" + "0" * 64)
+    reader = Layout(Path("nowhere"))
+    revision = Revision(
+        kind, repo_id, "main", COMMIT, f"models:{repo_id}", digest, size, 1, "mit", False, created, False, reader
+    )
+    return make_repo(kind, repo_id, [revision])
+
+
+REPOS = [
+    *(repo("model", f"many/m{number:02}", 2) for number in range(100)),
+    repo("model", "Org/large", 5000, "2023-01-01T00:00:00Z"),
+    repo("dataset", "org/set", 3, "2025-01-01T00:00:00Z"),
+]
+
+
+def shown(path: str = "", **query: str) -> list[str]:
+    return [repo.repo_id for repo in repo_list.values(REPOS, path, query)["repos"]]
+
+
+def test_searching_and_sorting():
+    assert shown(search="ORG") == ["Org/large", "org/set"]
+    assert shown(search="large org") == ["Org/large"]
+    assert shown(search="org", type="dataset") == shown("/datasets") == ["org/set"]
+    assert shown("/datasets", type="model", search="org") == ["Org/large"]
+    assert shown(search="org", sort="size") == ["Org/large", "org/set"]
+    assert shown(sort="size")[:2] == ["Org/large", "org/set"]
+    assert [shown(sort="newest")[0], shown(sort="newest", page="2")[-1]] == ["org/set", "Org/large"]
+    assert shown()[:2] == ["many/m00", "many/m01"]
+    assert shown(search="nothing") == []
+
+
+def test_pages_of_the_catalogue():
+    first, second = repo_list.values(REPOS, "", {"sort": "newest"}), repo_list.values(REPOS, "", {"page": "2"})
+    assert (first["count"], first["last"], len(first["repos"])) == (102, 2, 100)
+    assert (first["previous_url"], first["next_url"]) == (None, "/?search=&type=all&sort=newest&page=2")
+    assert (second["next_url"], len(second["repos"])) == (None, 2)
+    assert not set(shown()) & set(shown(page="2"))
+    assert shown(page="99") == shown(page="2")
+    assert shown(page="-1") == shown(page="x") == shown()
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("", "en"),
+        ("de", "en"),
+        ("zh", "zh"),
+        ("zh-TW,en;q=0.5", "zh"),
+        ("de, ZH-hans-cn;q=0.7, en;q=0.3", "zh"),
+        ("zh;q=0.3,en-GB;q=0.8", "en"),
+        ("zh;q=0", "en"),
+        ("zh;q=much,*", "en"),
+    ],
+)
+def test_the_language_that_a_browser_asks_for(header: str, language: str):
+    assert choose_language(header) == language
+
+
+def test_every_text_is_there_in_every_language():
+    used = {key for path in TEMPLATES.iterdir() for key in re.findall(r"""\bt\(["'](\w+)["'][,)]""", path.read_text())}
+    for texts in TEXTS.values():
+        assert texts.keys() == TEXTS["en"].keys()
+        assert used <= texts.keys()
+        for key, text in texts.items():
+            assert re.findall(r"{\w+}", text) == re.findall(r"{\w+}", TEXTS["en"][key])
+
+
+def test_what_a_page_tells(served_registry: Serving):
+    text = served_registry.ask("GET", "/org/model", HTML).body.decode()
+    for fact in (COMMIT, "3.1 MB", "mit", "feature-extraction", "transformers", "2024-05-06", "models:org--model<"):
+        assert fact in text
+    assert '<h2 id="readme-a-model">A model</h2>' in text
+    old = served_registry.ask("GET", "/org/model/tree/v1.0", HTML).body.decode()
+    assert OLD in old
+    assert "HF_TOKEN" not in old
+    asked = served_registry.ask("GET", "/org/model", {"Authorization": "Basic eDp5"}).body.decode()
+    assert "export HF_TOKEN=YOUR-TOKEN\n" in asked
+    assert "--revision v1.0" in old
+    assert "README" not in old
+    assert "load_dataset(&#34;org/set&#34;)" in served_registry.ask("GET", "/datasets/org/set", HTML).body.decode()
+
+
+@pytest.mark.parametrize("host", ["a.lab/b", "a$(x)", 'a"><script>', "q z", "[::1", "x@y"])
+def test_a_host_that_is_none(host: str, served_layout: Serving):
+    for path in ("/", "/models", "/datasets/org/set"):
+        assert served_layout.ask("GET", path, {"Host": host}).status == 200
+    text = served_layout.ask("GET", "/org/model", {"Host": host}).body.decode()
+    assert "HF_ENDPOINT=http://HOST:PORT\n" in text
+    assert host not in text
+
+
+def test_the_address_behind_a_proxy_that_speaks_tls(served_layout: Serving):
+    """What is shown to be copied is what the browser asked, as the proxy says."""
+    for said, scheme in (("https", "https"), ("http", "http"), ("gopher", "http"), ("https'$(x)", "http")):
+        asked = {**HTML, "Host": "hub.lab", "X-Forwarded-Proto": said}
+        text = served_layout.ask("GET", "/org/model", asked).body.decode()
+        assert f"HF_ENDPOINT={scheme}://hub.lab\n" in text
+
+
+def test_folders_and_files(served_layout: Serving):
+    root = served_layout.ask("GET", "/org/model/tree/main").body.decode()
+    assert f'<a href="/org/model/resolve/{COMMIT}/config.json">config.json</a>' in root
+    assert '<a href="/org/model/tree/main/sub%20dir">sub dir/</a>' in root
+    folder = served_layout.ask("GET", "/org/model/tree/main/sub%20dir/").body.decode()
+    assert f'<a href="/org/model/resolve/{COMMIT}/sub%20dir/a%2Bb%252F%C3%A9.json">a+b%2Fé.json</a>' in folder
+    assert "config.json" not in folder
+    for verb in ("tree", "blob"):
+        answer = served_layout.ask("GET", f"/org/model/{verb}/main/config.json")
+        assert (answer.status, answer.headers["location"]) == (307, f"/org/model/resolve/{COMMIT}/config.json")
+
+
+def test_pages_of_a_folder(tmp_path: Path):
+    files = {f"{number:04}": b"x" for number in range(ENTRIES + 1)}
+    carry(Layout(tmp_path / "carried/models"), "org--many", files, repo_id="org/many")
+    with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
+        first, second = (hub.ask("GET", f"/org/many{query}", HTML).body.decode() for query in ("", "?page=2"))
+    (onward,), (back,) = (re.findall(r'<a rel="(\w+)" href="([^"]+)"', page) for page in (first, second))
+    assert (onward, back) == (("next", "?page=2#files"), ("prev", "?page=1#files"))
+    assert ("Page 1 of 2" in first, "Page 2 of 2" in second) == (True, True)
+    assert [len(re.findall("resolve/", page)) for page in (first, second)] == [ENTRIES, 1]
+
+
+def test_a_folders_image_is_copied_into_a_registry(served_layout: Serving, registry: Registry):
+    text = html.unescape(served_layout.ask("GET", "/org/model/tree/v1.0", HTML).body.decode())
+    command = re.search(r"skopeo copy .*", text.split('id="use-push"')[1])[0].partition("<")[0]
+    target = f"{registry.host}/copied"
+    subprocess.run([*shlex.split(command.replace("YOUR-REGISTRY", target)), "--dest-tls-verify=false"], check=True)
+    assert repository(target).digest_of("org--model--v1.0")
+    assert "use-docker" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/org/other", 404, "RepoNotFound"),
+        ("/org/model/tree/v2", 404, "RevisionNotFound"),
+        ("/org/model/tree/main/none", 404, "EntryNotFound"),
+        ("/org/model/resolve/main/none", 404, "EntryNotFound"),
+        ("/a/b/c/d", 404, "NotFound"),
+    ],
+)
+def test_errors_are_pages_for_browsers_alone(path: str, status: int, code: str, served_layout: Serving):
+    for headers, kind in ((HTML, "text/html"), ({"Accept": "*/*"}, "application/json"), ({}, "application/json")):
+        answer = served_layout.ask("GET", path, headers)
+        assert (answer.status, answer.headers["x-error-code"]) == (status, code)
+        assert answer.headers["content-type"].startswith(kind)
+    assert (
+        served_layout.ask("GET", "/api/models/org/other", HTML).headers["content-type"].startswith("application/json")
+    )
+
+
+def test_a_registry_that_is_away_from_the_start(registry: Registry, tmp_path: Path):
+    with Door(registry.host) as door:
+        door.shut()
+        with serving(tmp_path, f"{door.name}/away") as hub:
+            answer = hub.ask("GET", "/", {**HTML, "Accept-Language": "zh"})
+    assert (answer.status, answer.headers["content-language"]) == (503, "zh-Hans")
+    assert int(answer.headers["retry-after"]) > 0
+    assert TEXTS["zh"]["error_Unavailable"] in answer.body.decode()
+
+
+def test_the_headers_of_pages_and_of_what_they_load(served_layout: Serving):
+    page = served_layout.ask("GET", "/", HTML)
+    policy = page.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "img-src 'self'", "style-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+    assert not [item for item in policy if "script" in item or "unsafe" in item]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["referrer-policy"] == "no-referrer"
+    loaded = set(re.findall(r'(?:href|src)="(/-/[^"]+)"', page.body.decode()))
+    assert len(loaded) == 2
+    for path in loaded:
+        answer = served_layout.get(path)
+        assert answer.status == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-type"].startswith(("text/css", "image/svg+xml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.html", "application/octet-stream"),
+        ("a.xhtml", "application/octet-stream"),
+        ("a.js", "application/octet-stream"),
+        ("a.xml", "application/octet-stream"),
+        ("a.txt", "text/plain; charset=utf-8"),
+        ("LICENSE", "text/plain; charset=utf-8"),
+        ("a.png", "image/png"),
+        ("a.svg", "image/svg+xml"),
+    ],
+)
+def test_a_repos_file_is_no_page_of_the_hub(name: str, kind: str, served_pages: Serving):
+    headers = served_pages.get(f"/bad/files/resolve/main/{name}").headers
+    assert headers["content-type"] == kind
+    assert headers["x-content-type-options"] == "nosniff"
+    assert {"default-src 'none'", "sandbox"} <= set(headers["content-security-policy"].split("; "))

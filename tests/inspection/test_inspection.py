@@ -1,0 +1,299 @@
+"""list, inspect and verify: what a namespace holds, what an image holds, and whether every byte is right."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from threading import Event
+
+import pytest
+
+from llmstack.carried_image.image import host_platform
+from llmstack.carried_image.locate import locate
+from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.source import open_source
+from llmstack.errors import IntegrityError, NotFoundError, UsageError
+from llmstack.ferrying.layer_plan import Limits
+from llmstack.inspection import inspect, list_images, verify
+from llmstack.net import Cancelled, Client
+from llmstack.oci.layout import Layout
+from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest, Platform
+from llmstack.oci.store import CHUNK, write_bytes
+from tests.extraction.support import FILES, Heard, Interrupting, registries, run
+from tests.support.carried import COMMIT, carry, put_image
+from tests.support.cli import run_llmstack
+from tests.support.layers import file, image, tar
+
+LIMITS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
+NOWHERE = Namespace.parse("oci:/nowhere")
+
+
+@contextmanager
+def opened(argument: str, source: str | None = None):
+    with closing(Client()) as client:
+        wanted = locate(argument, source, "model", NOWHERE)
+        with open_source(wanted, registries(client), lambda _: None) as found:
+            yield found
+
+
+def checked(argument: str, source: str | None = None):
+    heard = Heard()
+    with opened(argument, source) as found:
+        return verify(found, heard, Event(), 3), heard
+
+
+@pytest.fixture
+def carried(tmp_path, busybox_base):
+    folder = tmp_path / "carried"
+    carry(Layout(folder / "models"), "org--model", FILES, base=f"oci:{busybox_base}")
+    return folder
+
+
+def blob_of(folder, index, path):
+    layer = next(file.ranges[0].layer for file in index.files if file.path == path)
+    return folder / "models/blobs/sha256" / layer.hex
+
+
+def test_listing_a_registry(registry):
+    namespace = registry.namespace()
+    with closing(Client()) as client:
+        for repo_type in ("model", "dataset"):
+            store = registries(client).repository(Reference.parse(f"{namespace}/{repo_type}s"), write=True)
+            for number in range(5):
+                carry(store, f"org--{repo_type}{number}", {"a": b"a"}, repo_id=f"org/{repo_type}{number}")
+        registry.served()
+        found = list_images(namespace, NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
+        # Two lists of tags, and two documents for each.
+        assert len([request for request in registry.served() if request.status == 200]) <= 2 + 2 * 10 + 1
+        assert list_images(registry.namespace(), NOWHERE, ["model"], registries(client), Event(), 4) == []
+    assert [entry.repo_id for entry in found] == [f"org/{kind}{n}" for kind in ("model", "dataset") for n in range(5)]
+    first = found[0]
+    assert first.image == f"{namespace}/models:org--model0"
+    assert (first.commit, first.license, first.revision) == (COMMIT, "mit", "main")
+    assert first.created == "2024-05-06T07:08:09+00:00"
+    assert first.size is not None
+    assert first.error is None
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path):
+    with closing(Client()) as client, pytest.raises(NotFoundError, match="typo is not there"):
+        list_images(f"oci:{tmp_path}/typo", NOWHERE, ["model"], registries(client), Event(), 4)
+
+
+def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
+    layout = Layout(carried / "models")
+    index = carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
+    assert index.files
+    (carried / "models/blobs/sha256" / layout.manifest("broken").digest.hex).write_bytes(b"{}")
+    with closing(Client()) as client:
+        found = list_images(f"oci:{carried}", NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
+        foreign = list_images(
+            image(tmp_path / "other", tar(file("REPO/a", b"a"))).rpartition(":")[0],
+            NOWHERE,
+            [],
+            registries(client),
+            Event(),
+            4,
+        )
+        with pytest.raises(UsageError, match="engine"):
+            list_images("docker-daemon:", NOWHERE, ["model"], registries(client), Event(), 4)
+    assert [(entry.repo_id, bool(entry.error)) for entry in found] == [(None, True), ("org/model", False)]
+    assert [(entry.image, entry.repo_id) for entry in foreign] == [(f"oci:{tmp_path}/other:latest", None)]
+
+
+def test_a_tag_that_cannot_be_read_is_named_in_the_list(carried):
+    layout = Layout(carried / "models")
+    carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
+    (carried / "models/blobs/sha256" / layout.manifest("broken").digest.hex).write_bytes(b"{}")
+    done = run_llmstack("list", "--from", f"oci:{carried}", "--type", "model")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("?")]
+    assert line.split()[1] == f"oci:{carried}/models:broken:"
+    assert "digest" in line
+
+
+def test_inspecting(carried):
+    with opened("org/model", f"oci:{carried}") as source:
+        details = inspect(source)
+    assert details.index is not None
+    assert details.index.commit == COMMIT
+    assert {file.path: file.size for file in details.files} == {path: len(data) for path, data in FILES.items()}
+    assert details.platforms == ("linux/amd64", "linux/arm64/v8")
+    assert details.digest == Layout(carried / "models").manifest("org--model").digest
+    assert details.layers[0].files == 0
+    assert sum(layer.files for layer in details.layers) == len(FILES)
+    assert details.labels["dev.llmstack.repo-id"] == "org/model"
+
+
+def test_inspecting_in_the_engine(registry, engine):
+    there = f"{registry.namespace()}/models:org--model"
+    with closing(Client()) as client:
+        store = registries(client).repository(Reference.parse(there), write=True)
+        carry(store, "org--model", FILES)
+    engine.docker("pull", there)
+    with opened(f"docker-daemon:{there}") as source:
+        details = inspect(source)
+    assert len(details.files) == len(FILES)
+    result, _ = checked(f"docker-daemon:{there}")
+    assert result.ok
+    assert result.files == len(FILES)
+
+
+def in_engine(registry, engine, files, keep=lambda layers: layers):
+    """Put an image of files into the engine, where large ones are in parts, with those of its layers that are kept."""
+    there = f"{registry.namespace()}/models:org--model"
+    with closing(Client()) as client:
+        store = registries(client).repository(Reference.parse(there), write=True)
+        index = carry(store, "org--model", files, limits=LIMITS)
+        manifest = store.manifest("org--model").json()["manifests"][0]["digest"]
+        *layers, _ = Manifest.parse(store.manifest(manifest)).layers
+        put_image(store, "org--model", index, keep(layers))
+    engine.docker("pull", there)
+    return f"docker-daemon:{there}"
+
+
+PARTS = {"big.safetensors": FILES["big.safetensors"]}
+AWAY = "is not where the file index says"
+
+
+@pytest.mark.parametrize(
+    ("files", "keep", "problems"),
+    [
+        (PARTS, slice(None), []),
+        (PARTS, slice(1), [f"'big.safetensors' {AWAY}"]),
+        (PARTS | {"config.json": b"{}"}, slice(None), []),
+        (PARTS | {"config.json": b"{}"}, slice(-1), [f"'config.json' {AWAY}"]),
+        (PARTS | {"config.json": b"{}"}, slice(0), [f"'big.safetensors' {AWAY}", f"'config.json' {AWAY}"]),
+    ],
+)
+def test_verifying_parts_in_the_engine(registry, engine, files, keep, problems):
+    result, _ = checked(in_engine(registry, engine, files, lambda layers: layers[keep]))
+    assert list(result.problems) == problems
+    assert result.files == len(files)
+
+
+@pytest.mark.parametrize(("files", "keep"), [(PARTS, slice(1)), ({"config.json": b"{}"}, slice(0))])
+def test_extracting_what_is_not_in_the_engine(registry, engine, tmp_path, files, keep):
+    with pytest.raises(IntegrityError, match=r"does not hold .* which its file index lists"):
+        run(in_engine(registry, engine, files, lambda layers: layers[keep]), tmp_path / "out")
+
+
+def test_everything_is_right(carried):
+    before = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
+    result, heard = checked("org/model", f"oci:{carried}")
+    assert result.ok
+    assert result.files == len(FILES)
+    assert result.bytes_read == heard.advanced > sum(map(len, FILES.values()))
+    assert {path: path.stat().st_mtime_ns for path in carried.rglob("*")} == before
+
+
+@pytest.mark.parametrize("place", [0, 600, 1_000_000, -1])
+def test_one_wrong_byte(carried, place):
+    with opened("org/model", f"oci:{carried}") as source:
+        blob = blob_of(carried, source.index, "big.safetensors")
+    data = bytearray(blob.read_bytes())
+    data[place] ^= 1
+    blob.write_bytes(data)
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert not result.ok
+
+
+def test_the_other_platforms_base_is_verified_too(carried):
+    layout = Layout(carried / "models")
+    arm = layout.manifest(layout.manifest("org--model").json()["manifests"][1]["digest"]).json()["layers"][0]["digest"]
+    blob = carried / "models/blobs/sha256" / arm[7:]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert [arm in problem for problem in result.problems] == [True]
+
+
+def test_layers_are_not_read_to_their_end_once_all_is_cancelled(tmp_path):
+    cancel = Event()
+    heard = Interrupting(cancel)
+    name = image(tmp_path / "foreign", tar(file("REPO/big", bytes(4 * CHUNK))))
+    with opened(name) as found, pytest.raises(Cancelled):
+        verify(found, heard, cancel, 1)
+    assert heard.advanced == CHUNK
+
+
+def test_other_images_have_their_layers_verified(tmp_path):
+    name = image(tmp_path / "other", tar(file("REPO/a", b"a")), compression="gzip")
+    result, _ = checked(name)
+    assert (result.ok, result.files, result.layers) == (True, 0, 1)
+
+
+def blob(store, data, media_type):
+    write_bytes(store, data)
+    return Descriptor(media_type, Digest.of(data), len(data))
+
+
+def put(store, tag, config, *layers):
+    """Put a manifest of these layers, which need not be tars, into a store, and return its descriptor."""
+    document = Manifest(config, layers).to_raw()
+    store.put_manifest(document, tag)
+    return document.descriptor
+
+
+def beside_an_attestation(layout):
+    """Put an image into a layout as BuildKit does, with an attestation beside it; return the attestation's layer."""
+    content = tar(file("bin/sh", b"#!"))
+    settings = b'{"rootfs":{"type":"layers","diff_ids":["%s"]}}' % Digest.of(content).encode()
+    built = put(layout, None, blob(layout, settings, CONFIG), blob(layout, content, LAYER_TAR))
+    statement = blob(layout, b'{"_type": "https://in-toto.io/Statement/v0.1"}' * 20, "application/vnd.in-toto+json")
+    attestation = put(layout, None, blob(layout, b'{"architecture":"unknown"}', CONFIG), statement)
+    listed = (
+        replace(built, platform=Platform("linux", "amd64")),
+        replace(attestation, platform=Platform("unknown", "unknown")),
+    )
+    layout.put_manifest(Index(listed).to_raw(), "latest")
+    return statement
+
+
+def test_attestations_have_their_digests_verified(tmp_path):
+    layout = Layout(tmp_path / "other")
+    statement = beside_an_attestation(layout)
+    result, _ = checked(f"oci:{tmp_path}/other:latest")
+    assert (result.ok, result.layers) == (True, 2)
+    place = tmp_path / "other/blobs/sha256" / statement.digest.hex
+    place.write_bytes(place.read_bytes().replace(b"_type", b"_tipe"))
+    result, _ = checked(f"oci:{tmp_path}/other:latest")
+    assert [statement.digest in problem for problem in result.problems] == [True]
+
+
+@pytest.mark.parametrize("content", [b"apiVersion: v2", b"\x1f\x8bno gzip"])
+def test_artifacts_have_their_digests_verified(tmp_path, content):
+    layout = Layout(tmp_path / "other")
+    config = blob(layout, b"{}", "application/vnd.cncf.helm.config.v1+json")
+    chart = blob(layout, content, "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+    put(layout, "chart", config, chart)
+    result, _ = checked(f"oci:{tmp_path}/other:chart")
+    assert (result.ok, result.files, result.bytes_read) == (True, 0, len(content))
+    (tmp_path / "other/blobs/sha256" / chart.digest.hex).write_bytes(content[:-1] + b"x")
+    result, _ = checked(f"oci:{tmp_path}/other:chart")
+    assert [chart.digest in problem for problem in result.problems] == [True]
+
+
+def test_a_copy_for_one_platform(tmp_path):
+    """What `docker save` and sparse copies leave: the index lists platforms whose manifests are not there."""
+    layout = Layout(tmp_path / "other")
+    here = put(layout, None, blob(layout, b'{"rootfs":{}}', CONFIG))
+    away = Descriptor(here.media_type, Digest.of(b"away"), 100, platform=Platform("linux", "riscv64"))
+    notes = {"dev.llmstack.repo-id": "org/model"}
+    layout.put_manifest(Index((away, replace(here, platform=host_platform())), notes).to_raw(), "latest")
+    with closing(Client()) as client:
+        [listed] = list_images(f"oci:{tmp_path}/other", NOWHERE, [], registries(client), Event(), 4)
+    assert (listed.repo_id, listed.size, listed.error) == ("org/model", 0, None)
+    done = run_llmstack("verify", f"oci:{tmp_path}/other:latest")
+    assert done.code == 5
+    problem, error, hint = done.stderr.splitlines()[-3:]
+    assert problem == f"linux/riscv64: oci:{tmp_path}/other: blob {away.digest} is missing"
+    assert "1 of its manifests, layers and files are damaged or missing" in error
+    assert "copy it again" in hint
+
+
+def test_a_layer_that_is_missing(carried):
+    with opened("org/model", f"oci:{carried}") as source:
+        place = blob_of(carried, source.index, "config.json")
+        place.unlink()
+    result, _ = checked("org/model", f"oci:{carried}")
+    assert [place.name in problem for problem in result.problems] == [True]

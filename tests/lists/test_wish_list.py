@@ -1,0 +1,214 @@
+"""Wish lists: what lines mean, what wrong ones are answered with, and that no text can break the parser."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstack.carried_image.file_index import Selection
+from llmstack.carried_image.naming import check_repo_id, tag_for
+from llmstack.errors import UsageError
+from llmstack.lists.wish_list import ListProblem, RepoRequest, parse_wishlist, read_wishlist
+
+COMMIT = "27dcfa74d334bc871f3234de431e71c6eeba5dd6"
+
+
+def parse(text, repo_type="model", endpoint=None):
+    return parse_wishlist(text, "list.txt", repo_type, endpoint)
+
+
+def entry(repo_id, revision="main", line=1, include=(), exclude=(), prepare=None, repo_type="model"):
+    return RepoRequest(repo_id, repo_type, revision, Selection(include, exclude), prepare, "list.txt", line)
+
+
+def test_a_list_as_people_write_it():
+    text = (
+        "\ufeff# models\r\n\r\nfacebook/opt-125m   # small\r\n"
+        "gpt2@v1.0 --include '*.json' --include=*.txt --exclude 'a b/#*' --prepare ./prepare.sh\t# rest\r\n"
+        "   \t\n  # a comment with a ' quote\nBAAI/bge-m3@refs/pr/3"
+    )
+    assert parse(text).entries == (
+        entry("facebook/opt-125m", line=3),
+        entry("gpt2", "v1.0", 4, ("*.json", "*.txt"), ("a b/#*",), "./prepare.sh"),
+        entry("BAAI/bge-m3", "refs/pr/3", 7),
+    )
+    assert parse(text).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "repo_id", "revision"),
+    [
+        ("facebook/opt-125m", "facebook/opt-125m", "main"),
+        ("facebook/opt-125m/", "facebook/opt-125m", "main"),
+        ("facebook/opt-125m?library=transformers#readme", "facebook/opt-125m", "main"),
+        ("gpt2", "gpt2", "main"),
+        ("gpt2/tree/v1", "gpt2", "v1"),
+        ("facebook/opt-125m/tree/v1.0/", "facebook/opt-125m", "v1.0"),
+        (f"facebook/opt-125m/commit/{COMMIT}", "facebook/opt-125m", COMMIT),
+        ("facebook/opt-125m/tree/refs%2Fpr%2F3", "facebook/opt-125m", "refs/pr/3"),
+        ("facebook/opt-125m/tree/refs/pr/3", "facebook/opt-125m", "refs/pr/3"),
+        ("facebook/opt-125m/tree/a%2Fb", "facebook/opt-125m", "a/b"),
+        ("facebook/opt-125m@v1", "facebook/opt-125m", "v1"),
+        ("facebook/tree", "facebook/tree", "main"),
+    ],
+)
+@pytest.mark.parametrize("repo_type", ["model", "dataset"])
+def test_hub_pages(path, repo_id, revision, repo_type):
+    folder = "datasets/" if repo_type == "dataset" else ""
+    for host in ("https://huggingface.co/", "https://hf.co/", "http://127.0.0.1:8080/"):
+        wishes = parse(f"{host}{folder}{path}", repo_type, "http://127.0.0.1:8080")
+        assert wishes.problems == ()
+        assert wishes.entries == (entry(repo_id, revision, repo_type=repo_type),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a/b/c", "'a/b/c' is not a Hugging Face repo id"),
+        ("a--b", "'a--b' is not a Hugging Face repo id"),
+        ("org/name#x", "'org/name#x' is not a Hugging Face repo id"),
+        ("org/name@", "'org/name@' names no revision after @"),
+        ("org/name@a..b", "'a..b' is not a branch, tag or commit"),
+        ("org/name@'a b'", "'a b' is not a branch, tag or commit"),
+        ("org/name@\x1b[2J", "'\\x1b[2J' is not a branch, tag or commit"),
+        ("org/name@" + "x" * 200, "org/name@" + "x" * 200 + ": the tag"),
+        ("org/name other/name", "'other/name' is one word too many"),
+        ("org/name --include a b", "'b' is one word too many"),
+        ("org/name --includes a", "'--includes' is not an option of a wish list"),
+        ("org/name --include", "--include names nothing"),
+        ("org/name --include --exclude a", "--include names nothing"),
+        ("org/name --exclude=", "--exclude names nothing"),
+        ("org/name --prepare a --prepare b", "--prepare is given twice"),
+        ("org/name --include 'a", "a quote or a backslash is not closed"),
+        ("org/name \\", "a quote or a backslash is not closed"),
+        ("'' --include a", "'' is not a Hugging Face repo id"),
+        ("https://huggingface.co/datasets/org/name", "this is a dataset in a list of models"),
+        ("https://huggingface.co/spaces/org/name", "a space cannot be carried"),
+        ("https://huggingface.co/org/name/blob/main/a.bin", "this is the page of one file"),
+        ("https://huggingface.co/org/name/tree/main/folder", "this is the page of a folder"),
+        ("https://huggingface.co/org/name/discussions/3", "'org/name/discussions/3' is not a Hugging Face repo id"),
+        ("https://huggingface.co/", "'' is not a Hugging Face repo id"),
+        ("https://example.org/org/name", "'example.org' is not the hub"),
+        ("https://user:secret@example.org/org/name", "'example.org' is not the hub"),
+        ("https://[::1/org/name", "the address cannot be read"),
+    ],
+)
+def test_a_wrong_line_is_a_problem_and_stops_no_other(line, message):
+    wishes = parse(f"gpt2\n{line}\nfacebook/opt-125m\n")
+    assert wishes.entries == (entry("gpt2"), entry("facebook/opt-125m", line=3))
+    (problem,) = wishes.problems
+    assert (problem.file, problem.line) == ("list.txt", 2)
+    assert problem.message.startswith(message)
+    assert str(problem).startswith("list.txt:2: ")
+    assert str(problem).isprintable()
+
+
+def test_a_model_in_the_list_of_datasets():
+    (problem,) = parse("https://huggingface.co/org/name", "dataset").problems
+    assert problem == ListProblem(
+        "list.txt", 1, "this is a model in a list of datasets", "move the line to the list of models"
+    )
+
+
+def test_what_is_asked_for_twice_is_a_problem_on_the_second_line():
+    wishes = parse("gpt2\ngpt2@v1\ngpt2@main --include a\nhttps://hf.co/gpt2/tree/v1\norg/n@a/b\norg/n@a_b\n")
+    assert [(wish.repo_id, wish.revision) for wish in wishes.entries] == [
+        ("gpt2", "main"),
+        ("gpt2", "v1"),
+        ("org/n", "a/b"),
+    ]
+    assert [str(problem) for problem in wishes.problems] == [
+        "list.txt:3: gpt2@main is on line 1 already",
+        "list.txt:4: gpt2@v1 is on line 2 already",
+        "list.txt:6: org/n@a_b would get the same tag as org/n@a/b on line 5",
+    ]
+
+
+def test_reading_a_file(tmp_path, monkeypatch):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfhttp://hub.local:81/gpt2\r\n")
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.local:81/")
+    assert read_wishlist(path, "model").entries[0].repo_id == "gpt2"
+    path.write_bytes(b"gpt2\n\nna\xefve\n")
+    with pytest.raises(UsageError) as caught:
+        read_wishlist(path, "model")
+    assert caught.value.message == f"{path}:3: this is not UTF-8 text"
+    path.unlink()
+    with pytest.raises(UsageError, match="No such file"):
+        read_wishlist(path, "model")
+    with pytest.raises(UsageError, match="Is a directory"):
+        read_wishlist(tmp_path, "model")
+
+
+def is_repo_id(text):
+    try:
+        return check_repo_id(text) == text
+    except UsageError:
+        return False
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,20}[A-Za-z0-9_])?", fullmatch=True)
+REPO_IDS = st.one_of(NAMES, st.tuples(NAMES, NAMES).map("/".join)).filter(is_repo_id)
+REVISIONS = st.one_of(st.just("main"), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9#_|-]{0,20}", fullmatch=True))
+LINE_TEXT = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1)
+GLOBS = LINE_TEXT.filter(lambda glob: not glob.startswith("--"))
+
+
+@given(
+    st.lists(
+        st.tuples(REPO_IDS, REVISIONS, st.lists(GLOBS, max_size=3), st.lists(GLOBS, max_size=3), st.none() | GLOBS),
+        unique_by=lambda wish: tag_for(wish[0], wish[1]),
+        max_size=6,
+    ),
+    st.sampled_from(["\n", "\r\n", "  # a comment's end\n", "\n\n# between\n"]),
+)
+def test_what_is_written_is_read(wishes, end):
+    lines = []
+    for repo_id, revision, include, exclude, prepare in wishes:
+        words = [f"{repo_id}@{revision}"]
+        words += [word for glob in include for word in ("--include", glob)]
+        words += [f"--exclude={glob}" for glob in exclude]
+        words += ["--prepare", prepare] if prepare else []
+        lines.append(shlex.join(words))
+    parsed = parse("".join(line + end for line in lines))
+    assert parsed.problems == ()
+    assert [
+        (wish.repo_id, wish.revision, list(wish.selection.include), list(wish.selection.exclude), wish.prepare)
+        for wish in parsed.entries
+    ] == wishes
+
+
+@given(
+    st.text() | st.lists(st.sampled_from([*"'\"\\#@ \n\t/-=[]", "https://", "hf.co", "org", "--include"])).map("".join)
+)
+def test_no_text_breaks_the_parser(text):
+    for repo_type in ("model", "dataset"):
+        wishes = parse(text, repo_type)
+        lines = text.count("\n") + 1
+        numbers = [found.line for found in (*wishes.entries, *wishes.problems)]
+        assert len(set(numbers)) == len(numbers)
+        assert all(1 <= number <= lines for number in numbers)
+
+
+def test_the_lists_that_ship_are_right():
+    folder = Path(__file__).parent.parent / "get_hf"
+    for name, repo_type, repo_id in (
+        ("to_get_models.txt", "model", "facebook/opt-125m"),
+        ("to_get_datasets.txt", "dataset", "cornell-movie-review-data/rotten_tomatoes"),
+    ):
+        wishes = read_wishlist(folder / name, repo_type)
+        assert wishes.problems == ()
+        assert [wish.repo_id for wish in wishes.entries] == [repo_id]
+
+
+def test_neither_yaml_nor_rich_is_imported():
+    code = (
+        "import sys, llmstack.lists.wish_list, llmstack.lists.catalogue\n"
+        "print({'yaml', 'rich', 'huggingface_hub', 'docker'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
