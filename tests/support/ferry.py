@@ -115,8 +115,9 @@ def repo_files(layout: Path, tag: str | None = None) -> dict[str, bytes]:
         for layer in _blob_json(layout, entry["digest"])["layers"]:
             with tarfile.open(fileobj=io.BytesIO(_blob(layout, layer["digest"]))) as archive:
                 for member in archive:
-                    if member.name.startswith("REPO/"):
-                        files[member.name.removeprefix("REPO/")] = archive.extractfile(member).read()
+                    content = archive.extractfile(member)
+                    if member.name.startswith("REPO/") and content:
+                        files[member.name.removeprefix("REPO/")] = content.read()
         found.append(files)
     assert all(files == found[0] for files in found)
     return found[0]
