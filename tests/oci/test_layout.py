@@ -249,7 +249,7 @@ def test_a_disk_without_locks(layout: Layout, monkeypatch: pytest.MonkeyPatch, n
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", flock)  # no such disk can be had here: the kernel's own answer in its place
-    with pytest.raises(UnavailableError, match="this disk has no file locks") as raised:
+    with pytest.raises(UnavailableError, match="no file locks") as raised:
         put_image(layout, "a")
     assert "flock" in (raised.value.hint or "")
     assert parts(layout) == []

@@ -17,9 +17,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from llmstack.disk import disk_errors
+from llmstack.disk import NO_LOCKS, disk_errors
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
-from llmstack.oci.layout import NO_LOCKS
 from llmstack.oci.store import CHUNK
 
 WORK_FOLDER = ".llmstack-partial"

@@ -6,17 +6,13 @@ it is, byte for byte.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from urllib.parse import quote
 
 from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.disk import DISK_FULL, lock_directory, replace_file
 from llmstack.errors import UnavailableError
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.reference import Digest
@@ -132,19 +128,18 @@ def record(path: Path, row: CatalogueRow) -> bool:
     """
     path = path.resolve()
     try:
-        with _locked(path.parent):
+        with lock_directory(path.parent):
             # Bytes that are not UTF-8 are a person's, and go back as they came.
             old = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
             new = upsert(old, row)
             if new == old:
                 return False
-            _replace(path, new.encode(errors="surrogateescape"))
+            replace_file(path, new.encode(errors="surrogateescape"))
             return True
     except OSError as error:
-        full = error.errno in {ENOSPC, EDQUOT}
         raise UnavailableError(
             f"catalogue {path}: cannot be updated: {error.strerror}",
-            hint="make room on the disk, then run it again" if full else None,
+            hint="make room on the disk, then run it again" if error.errno in DISK_FULL else None,
         ) from error
 
 
@@ -218,30 +213,3 @@ def _code(text: str) -> str:
     """Return `text` as code, unless it holds what code in a table cannot."""
     text = printable(text)
     return escape(text) if set("`|\\") & set(text) else f"`{text}`"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the folder itself carries it, so that no lock file is left among people's files."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # One name will do: the lock lets one process write at a time, and a rest of a killed one is overwritten.
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            if path.exists():
-                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

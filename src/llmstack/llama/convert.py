@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmstack.disk import DISK_FULL
 from llmstack.errors import IntegrityError, LlmstackError, UnavailableError
 from llmstack.llama.conversion_plan import ModelPlan, Plan
 from llmstack.llama.model_config import generation_config
@@ -19,8 +19,6 @@ from llmstack.reporting import Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def convert(plan: Plan, reporter: Reporter) -> None:
@@ -39,7 +37,7 @@ def convert(plan: Plan, reporter: Reporter) -> None:
                 _write_json(staging.folder / "config.json", plan.model.config)
             staging.publish()
     except OSError as error:
-        kind = UnavailableError if error.errno in _DISK_FULL else LlmstackError
+        kind = UnavailableError if error.errno in DISK_FULL else LlmstackError
         raise kind(f"{plan.output}: cannot be written: {error.strerror or error}") from error
 
 

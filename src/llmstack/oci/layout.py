@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+from llmstack.disk import DISK_FULL, lock, lock_directory, publish, replace_file
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Index, RawManifest, canonical_json, media_type_of
@@ -21,8 +21,7 @@ from llmstack.oci.store import CHUNK, BlobReader
 REF_NAME = "org.opencontainers.image.ref.name"
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _PART = ".part-"
-# What flock(2) says on disks that have no locks.
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
+_MODE = 0o644
 
 
 class Layout:
@@ -86,7 +85,7 @@ class Layout:
                 size += len(chunk)
                 file.write(chunk)
             name = Digest("sha256:" + digest.hexdigest())
-            _publish(file, part, self._blob(name))
+            publish(file, part, self._blob(name), _MODE)
         return name, size
 
     def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
@@ -95,12 +94,12 @@ class Layout:
         if tag is None:
             return
         new = replace(document.descriptor, annotations={REF_NAME: tag})
-        with self._writing(), self._locked():
+        with self._writing(), lock_directory(self.folder):
             self._change(lambda item: item.annotations.get(REF_NAME) != tag, new)
 
     def delete_manifest(self, digest: Digest) -> bool:
         """Take an image out of index.json; see BlobStore. Its blobs stay: others may share them."""
-        with self._writing(), self._locked():
+        with self._writing(), lock_directory(self.folder):
             self._change(lambda item: item.digest != digest)
         return True
 
@@ -111,7 +110,9 @@ class Layout:
         known = zip(Index.parse(document).manifests, value["manifests"], strict=True)
         entries = [(item, raw) for item, raw in known if stays(item)] + [(item, item.to_json()) for item in new]
         entries.sort(key=lambda entry: (entry[0].annotations.get(REF_NAME, ""), entry[0].digest))
-        self._replace("index.json", canonical_json({**value, "manifests": [raw for _, raw in entries]}))
+        replace_file(
+            self.folder / "index.json", canonical_json({**value, "manifests": [raw for _, raw in entries]}), _MODE
+        )
 
     def _document(self, digest: Digest) -> RawManifest:
         with self._opened(digest) as file, self._errors(f"manifest {digest}"):
@@ -156,10 +157,11 @@ class Layout:
         try:
             (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             if not (self.folder / "oci-layout").exists():
-                self._replace("oci-layout", _LAYOUT)
+                with lock_directory(self.folder):
+                    replace_file(self.folder / "oci-layout", _LAYOUT, _MODE)
             yield
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in DISK_FULL:
                 raise UnavailableError(
                     f"writing to {self.name}: the disk is full", hint="free some space; what is whole is kept"
                 ) from error
@@ -169,46 +171,16 @@ class Layout:
     def _part_file(self) -> Iterator[tuple[IO[bytes], Path]]:
         """Open a new part file, locked while it is written; part files that a killed process left are cleared away."""
         blobs = self.folder / "blobs" / "sha256"
-        with self._locked():
+        with lock_directory(self.folder):
             for stale in blobs.glob(f"{_PART}*"):
                 _remove_if_unlocked(stale)
             descriptor, name = tempfile.mkstemp(prefix=_PART, dir=blobs)
-            self._lock(descriptor)
+            lock(descriptor, Path(name))
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file, Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the layout's lock: two processes that write into one layout never lose each other's entries."""
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._lock(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            raise UnavailableError(
-                f"writing to {self.name}: this disk has no file locks, and two ferries would lose each other's entries",
-                hint="mount it with locks (Lustre: -o flock), or carry to another disk and copy the folder",
-            ) from error
-
-    def _replace(self, name: str, data: bytes) -> None:
-        descriptor, part = tempfile.mkstemp(prefix=f".{name}-", dir=self.folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                _publish(file, Path(part), self.folder / name)
-        finally:
-            Path(part).unlink(missing_ok=True)
 
 
 def exists(path: Path) -> bool:
@@ -237,19 +209,6 @@ def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
     if not reference and len({item.digest for item in found}) > 1:
         raise UsageError(f"{place} holds several images", hint=hint)
     return found[0]
-
-
-def _publish(file: IO[bytes], part: Path, target: Path) -> None:
-    """Give a written file its final name, so that after a power loss it is there whole or not at all."""
-    file.flush()
-    os.fchmod(file.fileno(), 0o644)
-    os.fsync(file.fileno())
-    part.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove_if_unlocked(part: Path) -> None:
