@@ -95,8 +95,7 @@ def test_sizes_and_switches(tmp_path, text, size):
         ("plain_http: [1]", "plain_http must be a list of texts"),
         ("- a", "it must hold keys and values"),
         ("1: 2", "1 is not a setting"),
-        ("namespace: 2024-99-99", "not YAML"),
-        ("namespace: \x07", "not YAML"),
+        ("namespace: \x07", "invalid YAML"),
     ],
 )
 def test_wrong_values_name_the_file_and_the_key(tmp_path, text, message):
@@ -106,11 +105,12 @@ def test_wrong_values_name_the_file_and_the_key(tmp_path, text, message):
     assert caught.value.message.startswith(f"{path}: {message}")
 
 
-def test_a_syntax_error_names_the_line(tmp_path):
-    path = write(tmp_path, "jobs: 2\nnamespace: [a\nbase: b\n")
+@pytest.mark.parametrize("text", ["base: [a\njobs: 2\n", "base: b\nsplit_large: !!bool foo", "a:\n  2024-99-99"])
+def test_invalid_yaml_names_the_line(tmp_path, text):
+    path = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
         load_settings({}, {}, tmp_path)
-    assert caught.value.message.startswith(f"{path}:3: not YAML: ")
+    assert caught.value.message.startswith(f"{path}:2: invalid YAML: ")
 
 
 def test_wrong_variables_and_flags_are_named(tmp_path):

@@ -128,18 +128,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_file(path: Path) -> dict[str, object]:
-    import yaml
+    from llmstack.safe_yaml import read_yaml
 
-    try:
-        value = yaml.safe_load(path.read_bytes())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(f"{place}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    value = read_yaml(path)
     if value is None:
         return {}
     if not isinstance(value, dict):

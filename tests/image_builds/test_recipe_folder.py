@@ -21,7 +21,8 @@ def write(folder, name, text, template="FROM {{ base }}\n"):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("a: [", "is not YAML"),
+        ("a: [", "invalid YAML"),
+        ("a: 1\nports: !!int ''", "image.yaml:2: invalid YAML: invalid value for int"),
         ("[]", "the file must be a mapping"),
         ("description: x\n", "variants must be a mapping"),
         ("description: x\nvariants: {}\n", "there is no variant"),

@@ -6,26 +6,16 @@ import re
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from llmstack.errors import LlmstackError
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Revision
+from llmstack.safe_yaml import YamlError, parse_yaml
 
 README = "README.md"
 MAX_README = 1024 * 1024
 # Cards are short; what is longer takes the parser long.
 _MAX_CARD = 64 * 1024
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few of them can stand for a document of any size."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
 
 
 def card_of(shelf: RepoIndex, revision: Revision) -> dict[str, Any]:
@@ -46,8 +36,8 @@ def parse_card(text: str) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _parse(text: str) -> dict[str, Any]:
     try:
-        value = yaml.load(text, _PlainLoader)  # noqa: S506 - a SafeLoader, and stricter
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+        value = parse_yaml(text)
+    except YamlError:
         return {}
     return {str(key): _plain(item) for key, item in value.items()} if isinstance(value, dict) else {}
 

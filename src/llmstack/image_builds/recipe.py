@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llmstack.errors import UsageError
 from llmstack.oci.reference import Reference, is_tag
+from llmstack.safe_yaml import read_yaml
 
 RECIPE_FILE = "image.yaml"
 TEMPLATE_FILE = "Dockerfile.j2"
@@ -70,13 +69,7 @@ class Recipe:
 def load_recipe(folder: Path) -> Recipe:
     """Read `folder/image.yaml`; raises UsageError that names the file and what is wrong in it."""
     path = folder / RECIPE_FILE
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        # ValueError: it is no UTF-8, or a date in it is none.
-        raise UsageError(f"{path} is not YAML: {error}") from error
+    value = read_yaml(path)
     try:
         return _recipe(folder, value)
     except _WrongError as error:
