@@ -21,6 +21,14 @@ _INVALID_PATH = frozenset(
 )
 
 
+def exists(path: Path) -> bool:
+    """Tell whether a path exists; false for names that no file system allows, and for paths without permission."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn an OSError from writing to `path` into an LlmstackError."""

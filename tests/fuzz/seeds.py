@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import zstandard
 
-from llmstack.oci import tar as written
+from llmstack.oci import tar_writer
 from tests.support.layers import file, folder, hardlink, image, special, symlink, tar
 
 _ENTRIES = [
@@ -33,7 +33,7 @@ def made(name: str) -> list[bytes]:
 
 def _layers() -> list[bytes]:
     whole = tar(*_ENTRIES)
-    ours = b"".join(written.layer([written.TarFile("REPO/é" * 60, 3)], [[b"abc"]]))
+    ours = b"".join(tar_writer.layer([tar_writer.TarFile("REPO/é" * 60, 3)], [[b"abc"]]))
     odd = tar(special("REPO/pipe", tarfile.FIFOTYPE), file("REPO/s", pax_headers={"GNU.sparse.major": "1"}))
     return [
         whole,

@@ -32,13 +32,13 @@ from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.rootfs import Rootfs
 from llmstack.oci.spec import Descriptor, ImageConfig, Index, Manifest, Platform, RawManifest, media_type_of
 from llmstack.oci.store import CHUNK
-from llmstack.oci.untar import EntryKind, TarEntry, TarReader
+from llmstack.oci.tar_reader import EntryKind, TarEntry, TarReader
 from llmstack.reporting.text import fit, printable, width_of
 from llmstack.settings import load_settings
 
 _SCRATCH = tempfile.mkdtemp(prefix="llmstack-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 _NAMESPACE = Namespace(None, f"{_SCRATCH}/none")
-_KINDS: tuple[EntryKind, ...] = ("file", "folder", "symlink", "hardlink", "other")
+_KINDS: tuple[EntryKind, ...] = ("file", "directory", "symlink", "hardlink", "other")
 _PIECE = 4000
 
 
@@ -89,7 +89,7 @@ def layer(data: bytes) -> None:
             size = 0
             for entry in reader:
                 assert entry.size >= 0
-                _check_inside(rootfs.offer(entry))
+                _check_inside(rootfs.add(entry))
                 size += sum(map(len, reader.content()))
                 # A bomb unfolds only as far as it is read.
                 if size > 16 * CHUNK:
@@ -107,7 +107,7 @@ def merging(data: bytes) -> None:
                 rootfs.end_layer()
                 continue
             name, _, target = line[1:].partition(" ")
-            _check_inside(rootfs.offer(TarEntry(name, _KINDS[ord(line[0]) % len(_KINDS)], 0, target)))
+            _check_inside(rootfs.add(TarEntry(name, _KINDS[ord(line[0]) % len(_KINDS)], 0, target)))
         rootfs.end_layer()
         _check_links(rootfs)
 
@@ -217,7 +217,7 @@ def _check_inside(path: str | None) -> None:
 def _check_links(rootfs: Rootfs) -> None:
     for link in rootfs.links():
         _check_inside(link.path)
-        _check_inside(link.twin)
+        _check_inside(link.same_as)
     for path in rootfs.files:
         _check_inside(path)
 

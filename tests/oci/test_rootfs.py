@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError
 from llmstack.oci.rootfs import Rootfs
-from llmstack.oci.untar import TarEntry
+from llmstack.oci.tar_reader import TarEntry
 
 Layer = Sequence[TarEntry]
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
@@ -28,7 +28,7 @@ def entries(draw: st.DrawFn) -> TarEntry:
         case "opaque":
             return TarEntry(f"{folder}/.wh..wh..opq", "file", 0, "")
         case "folder":
-            return TarEntry(path + "/", "folder", 0, "")
+            return TarEntry(path + "/", "directory", 0, "")
         case _:
             return TarEntry(path, "file", 1, "")
 
@@ -69,7 +69,7 @@ def merge(layers: Sequence[Layer]) -> dict[str, int]:
     rootfs = Rootfs("REPO")
     found = {}
     for number, layer in enumerate(reversed(layers)):
-        offered = {path for entry in layer if (path := rootfs.offer(entry)) is not None}
+        offered = {path for entry in layer if (path := rootfs.add(entry)) is not None}
         kept = rootfs.end_layer()
         assert kept <= offered
         found |= dict.fromkeys(kept, number)
@@ -94,7 +94,7 @@ def test_no_name_leads_out(name):
     """Whatever a name is, the path that comes of it is below the root, or the name is refused."""
     rootfs = Rootfs("REPO")
     try:
-        path = rootfs.offer(TarEntry("REPO/" + name, "file", 0, ""))
+        path = rootfs.add(TarEntry("REPO/" + name, "file", 0, ""))
     except IntegrityError:
         return
     assert path is None or (not path.startswith("/") and ".." not in path.split("/") and path != "")
@@ -103,10 +103,10 @@ def test_no_name_leads_out(name):
 def test_links_to_folders_do_not_multiply():
     """Links to folders of links to folders would double at every step."""
     rootfs = Rootfs("REPO")
-    rootfs.offer(TarEntry("REPO/0/file", "file", 0, ""))
+    rootfs.add(TarEntry("REPO/0/file", "file", 0, ""))
     for number in range(1, 30):
         for name in "ab":
-            rootfs.offer(TarEntry(f"REPO/{number}/{name}", "symlink", 0, f"../{number - 1}"))
+            rootfs.add(TarEntry(f"REPO/{number}/{name}", "symlink", 0, f"../{number - 1}"))
     rootfs.end_layer()
     assert len(list(rootfs.links())) < 200
 
@@ -114,7 +114,7 @@ def test_links_to_folders_do_not_multiply():
 @pytest.mark.parametrize("target", ["../../x", "/x", "..", "/", "../.."])
 def test_links_that_lead_out(target):
     rootfs = Rootfs("REPO")
-    rootfs.offer(TarEntry("REPO/a", "symlink", 0, target))
+    rootfs.add(TarEntry("REPO/a", "symlink", 0, target))
     rootfs.end_layer()
     with pytest.raises(IntegrityError):
         list(rootfs.links())

@@ -15,7 +15,7 @@ from llmstack.ferrying.publish import CompleteLayer
 from llmstack.ferrying.upload import Upload
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
@@ -88,7 +88,7 @@ def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descrip
             for blob in entry.layers:
                 copy_blob(blob, loaded.source, store)
     data = index.to_bytes()
-    digest, size = store.write_blob(lambda: tar.layer([tar.TarFile(INDEX_PATH, len(data))], [[data]]))
+    digest, size = store.write_blob(lambda: tar_writer.layer([tar_writer.TarFile(INDEX_PATH, len(data))], [[data]]))
     assembled = assemble(index, loaded, [*layers, Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})])
     for config in assembled.configs:
         write_bytes(store, config)

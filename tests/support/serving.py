@@ -18,7 +18,7 @@ from pathlib import Path
 
 from llmstack.carried_image.file_index import NO_SELECTION, BlobRange, FileIndex, IndexedFile
 from llmstack.net import Client
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
@@ -125,7 +125,7 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
 
     The digest of its layer is not true; nobody reads all of it.
     """
-    head = tar.header(tar.TarFile("REPO/big.bin", size))
+    head = tar_writer.header(tar_writer.TarFile("REPO/big.bin", size))
     digest = Digest("sha256:" + "ab" * 32)
     blob = layout.folder / "blobs/sha256" / digest.hex
     blob.parent.mkdir(parents=True)

@@ -21,7 +21,7 @@ from llmstack.oci.spec import (
     RawManifest,
 )
 from llmstack.oci.store import BlobReader, read_verified
-from llmstack.oci.untar import open_layer
+from llmstack.oci.tar_reader import open_layer
 
 LAYER_ANNOTATION = "dev.llmstack.layer"
 FORMAT_LABEL = "dev.llmstack.format"
@@ -183,6 +183,6 @@ def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex | None:
             path = posixpath.normpath(entry.name)
             if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
                 index = FileIndex.parse(tar.content())
-            elif entry.kind != "folder":
+            elif entry.kind != "directory":
                 return None
     return index

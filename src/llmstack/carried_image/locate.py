@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace, split_revision, tag_for
+from llmstack.disk import exists
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.hf.snapshot import RepoType
-from llmstack.oci.layout import exists
 from llmstack.oci.reference import Reference, is_registry
 
 Transport = Literal["docker", "docker-daemon", "docker-archive", "oci", "oci-archive"]

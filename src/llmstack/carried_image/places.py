@@ -9,9 +9,10 @@ from pathlib import Path
 from llmstack.carried_image.locate import parse_location, transport_of
 from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.source import open_reader
+from llmstack.disk import exists
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.hf.snapshot import RepoType
-from llmstack.oci.layout import Layout, exists
+from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.store import BlobReader

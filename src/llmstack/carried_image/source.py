@@ -12,12 +12,13 @@ from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIn
 from llmstack.carried_image.image import Image, open_image
 from llmstack.carried_image.locate import ImageRequest, Location
 from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.disk import exists
 from llmstack.engine.docker_engine import local_engine_holds
 from llmstack.engine.engine_image import DaemonImage, open_daemon_image
 from llmstack.errors import NotFoundError, on_side
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.oci.archive import DockerArchive, OciArchive
-from llmstack.oci.layout import Layout, exists
+from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Registries
 from llmstack.oci.store import BlobReader
@@ -111,6 +112,6 @@ def _daemon_index(image: DaemonImage) -> FileIndex | None:
     if data is None:
         return None
     digest = hashlib.sha256()
-    for chunk in tar.layer([tar.TarFile(INDEX_PATH, len(data))], [[data]]):
+    for chunk in tar_writer.layer([tar_writer.TarFile(INDEX_PATH, len(data))], [[data]]):
         digest.update(chunk)
     return FileIndex.parse([data]) if image.top_layer == f"sha256:{digest.hexdigest()}" else None

@@ -7,9 +7,9 @@ import os
 import warnings
 from pathlib import Path
 
+from llmstack.disk import exists
 from llmstack.errors import UsageError
 from llmstack.oci.auth import Credentials
-from llmstack.oci.layout import exists
 
 
 def lookup(registry: str) -> Credentials | None:

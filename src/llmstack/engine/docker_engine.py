@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 
+from llmstack.disk import exists
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
-from llmstack.oci.layout import exists
 from llmstack.oci.spec import Platform
 
 if TYPE_CHECKING:

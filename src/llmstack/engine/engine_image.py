@@ -14,7 +14,7 @@ from typing import Any
 from llmstack.engine.docker_engine import Engine
 from llmstack.errors import NotFoundError
 from llmstack.oci.reference import Digest
-from llmstack.oci.untar import TarReader
+from llmstack.oci.tar_reader import TarReader
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from llmstack.extraction.from_layers import LayerSource, extract_merged
 from llmstack.hf.cache_layout import default_cache
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.repository import Registries
-from llmstack.oci.untar import TarReader, open_layer
+from llmstack.oci.tar_reader import TarReader, open_layer
 from llmstack.reporting import Reporter
 
 DEFAULT_JOBS = 4

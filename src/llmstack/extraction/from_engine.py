@@ -14,7 +14,7 @@ from llmstack.extraction.from_index import Worker
 from llmstack.extraction.from_layers import LayerSource
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
-from llmstack.oci.untar import TarEntry, TarReader
+from llmstack.oci.tar_reader import TarEntry, TarReader
 
 # Each file that is asked for alone costs the engine a request; more than these come quicker in one stream.
 _FEW = 32

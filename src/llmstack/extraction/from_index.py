@@ -17,7 +17,7 @@ from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.compression import decompressed
 from llmstack.oci.reference import Digest
 from llmstack.oci.store import BlobReader
-from llmstack.oci.untar import ChunkReader, counted
+from llmstack.oci.tar_reader import ChunkReader, counted
 from llmstack.reporting import Reporter, Task
 
 # Files up to this size are written by one thread at a time: they are all system calls, and threads that take turns at
@@ -133,7 +133,7 @@ class _Reading:
                         self._copy(stream, file.size, part, task)
                         self._worker.store(file, part)
                     continue
-                gathered.append((file, stream.take(file.size)))
+                gathered.append((file, stream.read(file.size)))
                 room -= file.size
                 if room <= 0:
                     self._write_small(gathered, task)

@@ -14,7 +14,7 @@ from llmstack.extraction.destination import Destination, Part
 from llmstack.extraction.from_index import Worker
 from llmstack.net import Cancelled
 from llmstack.oci.rootfs import LinkedFile, Rootfs
-from llmstack.oci.untar import TarReader
+from llmstack.oci.tar_reader import TarReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class _Merging:
         with self._collecting() as parts:
             with layer.open() as tar:
                 for entry in tar:
-                    path = self._rootfs.offer(entry)
+                    path = self._rootfs.add(entry)
                     if path is not None and self._wanted(path):
                         self._write(tar, entry.size, path, parts)
             # A later entry of the same layer may have taken a file's place.
@@ -83,8 +83,8 @@ class _Merging:
         """Make links files: the same file as one that is written already, else read from its layer once more."""
         unread: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for link in links:
-            if link.twin in self._sizes:
-                self._twin(link.twin, link.path)
+            if link.same_as in self._sizes:
+                self._twin(link.same_as, link.path)
             else:
                 unread[link.content.layer][link.content.path].append(link.path)
         for number, contents in unread.items():

@@ -11,7 +11,7 @@ from itertools import pairwise
 from llmstack.carried_image.file_index import ROOT, part_path
 from llmstack.errors import UsageError
 from llmstack.hf.snapshot import HubFile
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.reporting import human_size
 
 MiB = 1024 * 1024
@@ -21,7 +21,7 @@ MAX_LAYERS = 120
 # About what a header and the rest of the last block take in a tar.
 _TAR_ROOM = 1024
 # What a part's header takes at most, a PAX one for 8 GiB and more, and the end of the tar.
-_PART_ROOM = 3 * tar.BLOCK + len(tar.END)
+_PART_ROOM = 3 * tar_writer.BLOCK + len(tar_writer.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class PlannedLayer:
         return self.files[0].path if self.is_single else f"{len(self.files)} files, {self.files[0].path} …"
 
     @property
-    def tar_files(self) -> list[tar.TarFile]:
+    def tar_files(self) -> list[tar_writer.TarFile]:
         """The files as they lie in the tar."""
-        return [tar.TarFile(f"{ROOT}/{file.path}", file.size) for file in self.files]
+        return [tar_writer.TarFile(f"{ROOT}/{file.path}", file.size) for file in self.files]
 
     @cached_property
     def _laid_out(self) -> tuple[list[int], int]:
-        return tar.offsets(self.tar_files)
+        return tar_writer.offsets(self.tar_files)
 
     @property
     def offsets(self) -> list[int]:
@@ -124,16 +124,16 @@ class SplitFile:
         return -(-self.file.size // self.part_size)
 
     @cached_property
-    def tar_files(self) -> list[tar.TarFile]:
+    def tar_files(self) -> list[tar_writer.TarFile]:
         """The parts, as each lies in a tar of its own."""
         starts = range(0, self.file.size, self.part_size)
         sizes = [min(self.part_size, self.file.size - start) for start in starts]
-        return [tar.TarFile(part_path(self.file.oid, number), size) for number, size in enumerate(sizes)]
+        return [tar_writer.TarFile(part_path(self.file.oid, number), size) for number, size in enumerate(sizes)]
 
     @property
     def offsets(self) -> list[int]:
         """Where each part's bytes begin in its layer."""
-        return [tar.offsets([part])[0][0] for part in self.tar_files]
+        return [tar_writer.offsets([part])[0][0] for part in self.tar_files]
 
     @property
     def places(self) -> list[tuple[tuple[int, int], ...]]:
@@ -143,7 +143,7 @@ class SplitFile:
     @property
     def layer_sizes(self) -> list[int]:
         """The bytes of each layer."""
-        return [tar.offsets([part])[1] for part in self.tar_files]
+        return [tar_writer.offsets([part])[1] for part in self.tar_files]
 
     @property
     def size(self) -> int:
@@ -174,14 +174,14 @@ def _split(files: Sequence[HubFile], limits: Limits) -> tuple[SplitFile, ...]:
     most = limits.layer_size
     if most is None or not limits.split_large:
         return ()
-    part_size = max(1, (most - _PART_ROOM) // tar.BLOCK) * tar.BLOCK
+    part_size = max(1, (most - _PART_ROOM) // tar_writer.BLOCK) * tar_writer.BLOCK
     return tuple(SplitFile(file, part_size) for file in files if PlannedLayer((file,)).size > most)
 
 
 def _plan_whole(ordered: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
     small = [file for file in ordered if file.size < limits.large]
-    most = limits.bundle if limits.layer_size is None else limits.layer_size - len(tar.END)
+    most = limits.bundle if limits.layer_size is None else limits.layer_size - len(tar_writer.END)
     bundles = _bundles(small, min(limits.bundle, most))
     if len(large) + len(bundles) > limits.layers:
         bundles = _grouped(bundles, max(_room_for_bundles(large, limits), limits.layers - len(large)))

@@ -10,7 +10,7 @@ from itertools import islice
 
 from llmstack.ferrying.layer_plan import PlannedLayer
 from llmstack.hf.snapshot import FileHash, HubFile
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.reporting import Task
 
 Chunks = Generator[bytes, None, None]
@@ -36,7 +36,7 @@ class LayerStream:
         self._passed = 0
         files = self._layer.files
         contents = map(self._read, files) if self._layer.is_single else _opened_ahead(files, self._read, self._ahead)
-        return tar.layer(self._layer.tar_files, (self._counted(chunks) for chunks in contents))
+        return tar_writer.layer(self._layer.tar_files, (self._counted(chunks) for chunks in contents))
 
     def _counted(self, chunks: Chunks) -> Chunks:
         with contextlib.closing(chunks):
@@ -53,7 +53,7 @@ class PartStream:
     """
 
     def __init__(
-        self, part: tar.TarFile, read: Callable[[], Chunks], before: FileHash, task: Task, *, is_last: bool
+        self, part: tar_writer.TarFile, read: Callable[[], Chunks], before: FileHash, task: Task, *, is_last: bool
     ) -> None:
         self._part = part
         self._read = read
@@ -70,7 +70,7 @@ class PartStream:
         """
         self._task.advance(-self._passed)
         self._passed = 0
-        return tar.layer([self._part], [self._hashed()])
+        return tar_writer.layer([self._part], [self._hashed()])
 
     def _hashed(self) -> Chunks:
         seen = self._before.copy()

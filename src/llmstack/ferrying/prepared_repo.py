@@ -16,7 +16,7 @@ from llmstack.hf.hub_client import Hub
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
 from llmstack.image_builds.site_settings import Site
-from llmstack.oci.untar import TarEntry, TarReader
+from llmstack.oci.tar_reader import TarEntry, TarReader
 from llmstack.reporting import Reporter
 
 
@@ -98,7 +98,7 @@ def _files(tar: TarReader) -> Iterator[HubFile]:
     known: dict[str, HubFile] = {}
     for entry in tar:
         path = entry.name.rstrip("/").removeprefix(ROOT).lstrip("/")
-        if entry.kind == "folder":
+        if entry.kind == "directory":
             continue
         known[path] = _listed(tar, entry, path, known)
         yield known[path]

@@ -11,7 +11,7 @@ from llmstack.errors import on_side
 from llmstack.ferrying.assemble import FILEPATH, PART_OF, assemble
 from llmstack.ferrying.base_image import Base
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor, RawManifest
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
@@ -71,6 +71,6 @@ def publish(
 
 
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
-    file = tar.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
-    digest, size = store.write_blob(lambda: tar.layer([file], [index.chunks()]))
+    file = tar_writer.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
+    digest, size = store.write_blob(lambda: tar_writer.layer([file], [index.chunks()]))
     return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})

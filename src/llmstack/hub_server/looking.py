@@ -10,7 +10,7 @@ from llmstack.errors import IntegrityError
 from llmstack.hub_server.repos import Files
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import Rootfs
-from llmstack.oci.untar import JumpingTarReader, TarReader, open_layer
+from llmstack.oci.tar_reader import RangeTarReader, TarReader, open_layer
 
 # A compressed layer has to be read whole to see what it holds: a base may be, a model's weights not.
 MAX_COMPRESSED = 64 * 1024 * 1024
@@ -39,7 +39,7 @@ def look_through(image: Image) -> Files:
             with open_layer(image.reader, layer.blob) as tar:
                 _take(tar, rootfs, held)
         else:
-            _take(JumpingTarReader(image.reader, layer.blob), rootfs, held)
+            _take(RangeTarReader(image.reader, layer.blob), rootfs, held)
         rootfs.end_layer()
     return _files(rootfs, layers, found)
 
@@ -47,7 +47,7 @@ def look_through(image: Image) -> Files:
 def _take(tar: TarReader, rootfs: Rootfs, held: dict[str, tuple[int, int]]) -> None:
     """Offer a layer's entries; note where the bytes of its files begin, hidden ones too: a link may stand for them."""
     for entry in tar:
-        rootfs.offer(entry)
+        rootfs.add(entry)
         if entry.kind == "file":
             held["/".join(part for part in entry.name.split("/") if part not in {"", "."})] = tar.position, entry.size
 

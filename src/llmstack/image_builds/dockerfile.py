@@ -12,10 +12,10 @@ from pathlib import Path
 import jinja2
 
 from llmstack import __version__
+from llmstack.disk import exists
 from llmstack.errors import UsageError
 from llmstack.image_builds.recipe import TEMPLATE_FILE, Recipe, Variant
 from llmstack.image_builds.site_settings import SITE_FOLDER, Site
-from llmstack.oci.layout import exists
 from llmstack.settings import expand_home
 
 _INSTRUCTIONS = (

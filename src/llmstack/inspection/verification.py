@@ -19,7 +19,7 @@ from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor
-from llmstack.oci.untar import TarReader, open_layer
+from llmstack.oci.tar_reader import TarReader, open_layer
 from llmstack.reporting import Reporter
 
 

@@ -53,7 +53,7 @@ class Member:
     size: int
 
 
-class _Forward(io.FileIO):
+class _ForwardFile(io.FileIO):
     """What tarfile reads headers from, onwards only: a size that lies neither makes it turn in circles nor read all."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -69,7 +69,7 @@ class _Forward(io.FileIO):
         return super().read(size)
 
 
-class TarFolder:
+class TarArchive:
     """The files of an uncompressed tar on a disk, found once and read by offset; safe in threads."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -89,7 +89,7 @@ class TarFolder:
             if compression:
                 raise UsageError(f"{self.name} is compressed with {compression}", hint=_unpack_hint(compression))
             try:
-                with tarfile.open(fileobj=_Forward(file.fileno(), closefd=False), mode="r:") as tar:
+                with tarfile.open(fileobj=_ForwardFile(file.fileno(), closefd=False), mode="r:") as tar:
                     for info in tar:
                         path = posixpath.normpath(info.name)
                         links.pop(path, None)
@@ -161,7 +161,7 @@ class OciArchive:
     """An OCI image layout inside a tar; implements BlobReader."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = TarFolder(path, f"oci-archive:{path}")
+        self._tar = TarArchive(path, f"oci-archive:{path}")
 
     @property
     def name(self) -> str:
@@ -201,7 +201,7 @@ class DockerArchive:
     """What `docker save` wrote, as a BlobReader: manifests are made up from manifest.json and the configs."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = TarFolder(path, f"docker-archive:{path}")
+        self._tar = TarArchive(path, f"docker-archive:{path}")
 
     @property
     def name(self) -> str:
@@ -316,7 +316,7 @@ def _blob_path(digest: Digest) -> str:
 
 
 def _read_sized(
-    tar: TarFolder, member: Member, blob: Descriptor, start: int, stop: int | None
+    tar: TarArchive, member: Member, blob: Descriptor, start: int, stop: int | None
 ) -> Generator[bytes, None, None]:
     if member.size != blob.size:
         raise IntegrityError(f"{tar.name}: blob {blob.digest} is {member.size} bytes long, not {blob.size}")

@@ -183,14 +183,6 @@ class Layout:
             Path(name).unlink(missing_ok=True)
 
 
-def exists(path: Path) -> bool:
-    """Tell whether something is there; a name that no file system takes is not, nor is what may not be looked at."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def tags_of(index: Index) -> list[str]:
     """Return the tags that a layout's index.json lists, sorted."""
     return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})

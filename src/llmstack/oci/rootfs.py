@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmstack.errors import IntegrityError
-from llmstack.oci.untar import EntryKind, TarEntry
+from llmstack.oci.tar_reader import EntryKind, TarEntry
 
 WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -31,12 +31,12 @@ class Content:
 class LinkedFile:
     """A file under the root that is a link in the image: its path below the root, and whose bytes it has.
 
-    `twin` is the path below the root of the file with those bytes, None when the merged image does not show it.
+    `same_as` is the path below the root of the file with those bytes, None when the merged image does not show it.
     """
 
     path: str
     content: Content
-    twin: str | None
+    same_as: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Rootfs:
         self._new_opaque: set[str] = set()
         self._outside: set[str] = set()
 
-    def offer(self, entry: TarEntry) -> str | None:
+    def add(self, entry: TarEntry) -> str | None:
         """Take in the layer's next entry; return its path below the root if it is a file that nothing above hides.
 
         Raises IntegrityError for names that climb or are absolute, and for devices and pipes under the root.
@@ -96,14 +96,14 @@ class Rootfs:
         folders = {parent for path in self._nodes for parent in _parents(path)}
         for path in folders:
             node = self._nodes.get(path)
-            if node and node.kind != "folder":
+            if node and node.kind != "directory":
                 raise IntegrityError(f"the image has entries below {path!r}, which is a {node.kind}")
         shown = {path: node for path, node in self._nodes.items() if not self._hidden(path, node.kind)}
-        self._visible |= {path: node for path, node in shown.items() if node.kind != "folder"}
+        self._visible |= {path: node for path, node in shown.items() if node.kind != "directory"}
         self._layers.append(self._nodes)
         self._folders |= folders
         for path, node in self._nodes.items():
-            (self._folders if node.kind == "folder" else self._blocked).add(path)
+            (self._folders if node.kind == "directory" else self._blocked).add(path)
         self._blocked |= self._whiteouts
         self._opaque |= self._new_opaque
         self._begin_layer()
@@ -128,7 +128,7 @@ class Rootfs:
 
     def _take(self, path: str, entry: TarEntry) -> str | None:
         hidden = self._hidden(path, entry.kind)
-        if path == self._root and entry.kind != "folder" and not hidden:
+        if path == self._root and entry.kind != "directory" and not hidden:
             raise IntegrityError(f"/{self._root} is not a folder in this image but a {entry.kind}")
         if entry.kind == "other" and not hidden:
             raise IntegrityError(f"{path!r} is a device, a pipe or the like, which an image of files may not hold")
@@ -141,7 +141,7 @@ class Rootfs:
         return self._below(path) if entry.kind == "file" and not hidden else None
 
     def _hidden(self, path: str, kind: EntryKind) -> bool:
-        if path in self._blocked or (kind != "folder" and path in self._folders):
+        if path in self._blocked or (kind != "directory" and path in self._folders):
             return True
         return any(parent in self._blocked or parent in self._opaque for parent in ("", *_parents(path)))
 

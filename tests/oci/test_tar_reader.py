@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError
-from llmstack.oci import tar
+from llmstack.oci import tar_writer
 from llmstack.oci.compression import decompressed
-from llmstack.oci.untar import TarReader
+from llmstack.oci.tar_reader import TarReader
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=300).filter(
     lambda name: name.strip("/")
@@ -51,7 +51,7 @@ def test_what_tarfile_writes(files, form, size):
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 2**33 - 1, 2**33, 70 * 10**9, 2**60])
 def test_sizes(size):
     """Beyond 8 GiB a size no longer fits into a plain header."""
-    data = tar.header(tar.TarFile("REPO/big", size))
+    data = tar_writer.header(tar_writer.TarFile("REPO/big", size))
     entry = next(iter(TarReader([data], "a tar")))
     assert (entry.name, entry.size) == ("REPO/big", size)
 
@@ -63,7 +63,9 @@ def test_gnu_sizes():
 
 
 def test_what_is_not_read_is_skipped():
-    layer = b"".join(tar.layer([tar.TarFile("a", 3000), tar.TarFile("b", 1)], [[bytes(3000)], [b"b"]]))
+    layer = b"".join(
+        tar_writer.layer([tar_writer.TarFile("a", 3000), tar_writer.TarFile("b", 1)], [[bytes(3000)], [b"b"]])
+    )
     reader = TarReader(cut(layer, 1000), "a tar")
     assert [entry.name for entry in reader] == ["a", "b"]
 
@@ -71,14 +73,14 @@ def test_what_is_not_read_is_skipped():
 def test_global_headers_are_nobodys():
     """`git archive` writes one; Go's reader, which docker uses, does not apply it to entries."""
     head = tarfile.TarInfo.create_pax_global_header({"comment": "c0ffee", "path": "evil"})
-    reader = TarReader([head + tar.header(tar.TarFile("a", 0))], "a tar")
+    reader = TarReader([head + tar_writer.header(tar_writer.TarFile("a", 0))], "a tar")
     assert [entry.name for entry in reader] == ["a"]
 
 
 @given(st.binary(max_size=2000))
 def test_anything_at_all(data):
     """No input ends in another exception than IntegrityError."""
-    for stream in (data, tar.header(tar.TarFile("a", 5)) + data):
+    for stream in (data, tar_writer.header(tar_writer.TarFile("a", 5)) + data):
         try:
             for _ in TarReader(decompressed(cut(stream, 700), "a layer"), "a layer"):
                 pass
@@ -88,7 +90,7 @@ def test_anything_at_all(data):
 
 @given(st.binary(max_size=600), st.integers(0, 1535))
 def test_a_damaged_header(noise, place):
-    data = bytearray(tar.header(tar.TarFile("a" * 200, 2**34)) + bytes(1024))
+    data = bytearray(tar_writer.header(tar_writer.TarFile("a" * 200, 2**34)) + bytes(1024))
     data[place : place + len(noise)] = noise
     try:
         for entry in TarReader([bytes(data)], "a layer"):

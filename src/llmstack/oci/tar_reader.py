@@ -17,9 +17,9 @@ from llmstack.errors import IntegrityError
 from llmstack.oci.compression import decompressed
 from llmstack.oci.spec import Descriptor
 from llmstack.oci.store import BlobReader, verified
-from llmstack.oci.tar import BLOCK
+from llmstack.oci.tar_writer import BLOCK
 
-EntryKind = Literal["file", "folder", "symlink", "hardlink", "other"]
+EntryKind = Literal["file", "directory", "symlink", "hardlink", "other"]
 
 # Long names and extended attributes; nothing honest comes near it.
 _MAX_EXTENSION = 1024 * 1024
@@ -29,7 +29,7 @@ _KINDS: dict[bytes, EntryKind] = {
     tarfile.REGTYPE: "file",
     tarfile.AREGTYPE: "file",
     tarfile.CONTTYPE: "file",
-    tarfile.DIRTYPE: "folder",
+    tarfile.DIRTYPE: "directory",
     tarfile.SYMTYPE: "symlink",
     tarfile.LNKTYPE: "hardlink",
 }
@@ -70,7 +70,7 @@ class ChunkReader:
             self.position += len(piece)
             yield piece
 
-    def take(self, size: int, *, required: bool = True) -> bytes:
+    def read(self, size: int, *, required: bool = True) -> bytes:
         """Return the next `size` bytes, fewer at the stream's end if that may be."""
         return b"".join(self.pieces(size, required=required))
 
@@ -149,10 +149,10 @@ class TarReader:
         self._left = size
         kind = _KINDS.get(info.type, "other")
         # Before POSIX, a folder was a file whose name ends in a slash.
-        return TarEntry(name, "folder" if kind == "file" and name.endswith("/") else kind, size, target)
+        return TarEntry(name, "directory" if kind == "file" and name.endswith("/") else kind, size, target)
 
     def _header(self) -> tarfile.TarInfo | None:
-        block = self._stream.take(BLOCK, required=False)
+        block = self._stream.read(BLOCK, required=False)
         if block.count(0) == len(block):
             return None
         try:
@@ -163,7 +163,7 @@ class TarReader:
     def _extension(self, info: tarfile.TarInfo) -> bytes:
         if not 0 <= info.size <= _MAX_EXTENSION:
             raise IntegrityError(f"{self._what}: a tar header of {info.size} bytes")
-        data = self._stream.take(info.size)
+        data = self._stream.read(info.size)
         self._stream.skip(-info.size % BLOCK, required=False)
         return data
 
@@ -189,7 +189,7 @@ class TarReader:
         return int(text)
 
 
-class _JumpingReader(ChunkReader):
+class _RangeReader(ChunkReader):
     """A layer as a stream of which nothing is fetched that is skipped."""
 
     def __init__(self, reader: BlobReader, layer: Descriptor, what: str) -> None:
@@ -215,7 +215,7 @@ class _JumpingReader(ChunkReader):
         return True
 
 
-class JumpingTarReader(TarReader):
+class RangeTarReader(TarReader):
     """Iterates over an uncompressed layer's tar by ranges: content that is not asked for is not fetched.
 
     Nothing is verified: neither the layer's digest nor its size.
@@ -224,7 +224,7 @@ class JumpingTarReader(TarReader):
     def __init__(self, reader: BlobReader, layer: Descriptor) -> None:
         what = f"{reader.name}: layer {layer.digest}"
         super().__init__((), what)
-        self._stream = _JumpingReader(reader, layer, what)
+        self._stream = _RangeReader(reader, layer, what)
 
 
 @contextlib.contextmanager

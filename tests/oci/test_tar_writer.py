@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmstack.oci import tar
-from llmstack.oci.tar import TarFile
+from llmstack.oci import tar_writer
+from llmstack.oci.tar_writer import TarFile
 from tests.support.process import need
 
 GiB = 1024**3
@@ -32,7 +32,7 @@ FILES = st.lists(st.tuples(NAMES, st.binary(max_size=1500)), min_size=1, max_siz
 
 def layer_of(files: Iterable[tuple[str, bytes]]) -> bytes:
     files = list(files)
-    return b"".join(tar.layer([TarFile(name, len(data)) for name, data in files], [[data] for _, data in files]))
+    return b"".join(tar_writer.layer([TarFile(name, len(data)) for name, data in files], [[data] for _, data in files]))
 
 
 @given(NAMES, SIZES)
@@ -40,8 +40,8 @@ def layer_of(files: Iterable[tuple[str, bytes]]) -> bytes:
 @example("REPO/" + "x" * 96, 8 * GiB)
 @example("REPO/" + "é" * 127, 0)
 def test_a_header_says_name_and_size_whatever_they_are(name: str, size: int):
-    data = tar.header(TarFile(name, size))
-    assert len(data) % tar.BLOCK == 0
+    data = tar_writer.header(TarFile(name, size))
+    assert len(data) % tar_writer.BLOCK == 0
     member = tarfile.TarFile(fileobj=io.BytesIO(data + bytes(1024))).next()
     assert member is not None
     assert (
@@ -71,7 +71,7 @@ def test_a_header_says_name_and_size_whatever_they_are(name: str, size: int):
 def test_files_come_back_out_of_a_layer_and_lie_where_the_offsets_say(files: list[tuple[str, bytes]]):
     data = layer_of(files)
     described = [TarFile(name, len(content)) for name, content in files]
-    starts, size = tar.offsets(described)
+    starts, size = tar_writer.offsets(described)
     assert size == len(data)
     assert [data[start : start + file.size] for start, file in zip(starts, described, strict=True)] == [
         content for _, content in files
@@ -87,10 +87,10 @@ def test_files_come_back_out_of_a_layer_and_lie_where_the_offsets_say(files: lis
 @given(st.lists(SIZES, min_size=1, max_size=5))
 def test_offsets_need_no_bytes(sizes: list[int]):
     files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
-    starts, end = tar.offsets(files)
+    starts, end = tar_writer.offsets(files)
     position = 0
     for file, start in zip(files, starts, strict=True):
-        assert start - position == len(tar.header(file))
+        assert start - position == len(tar_writer.header(file))
         position = start + (file.size + 511) // 512 * 512
     assert end == position + 1024
 
@@ -132,11 +132,11 @@ def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
     """The archive is sparse on the disk: what lies between the headers are holes."""
     archive = tmp_path / "large.tar"
     files = [TarFile("REPO/large", size), TarFile("REPO/after", 3)]
-    starts, end = tar.offsets(files)
+    starts, end = tar_writer.offsets(files)
     with archive.open("wb") as file:
-        file.write(tar.header(files[0]))
-        file.seek(starts[1] - len(tar.header(files[1])))
-        file.write(tar.header(files[1]) + b"abc" + tar.padding(3) + tar.END)
+        file.write(tar_writer.header(files[0]))
+        file.seek(starts[1] - len(tar_writer.header(files[1])))
+        file.write(tar_writer.header(files[1]) + b"abc" + tar_writer.padding(3) + tar_writer.END)
         assert file.tell() == end
     command = [need("tar", "tar"), "--list", "--verbose", "--file", archive]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -156,12 +156,12 @@ def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
     ],
 )
 def test_headers_never_change(name: str, size: int, length: int, sha256: str):
-    data = tar.header(TarFile(name, size))
+    data = tar_writer.header(TarFile(name, size))
     assert (len(data), hashlib.sha256(data).hexdigest()) == (length, sha256)
 
 
 def test_a_short_name_needs_one_plain_ustar_block():
-    data = tar.header(TarFile("REPO/config.json", 2))
+    data = tar_writer.header(TarFile("REPO/config.json", 2))
     fields = (
         b"REPO/config.json".ljust(100, b"\0"),
         b"0000644\0" + b"0000000\0" * 2 + b"00000000002\0" + b"00000000000\0",
@@ -176,8 +176,8 @@ def test_a_short_name_needs_one_plain_ustar_block():
 def test_pieces_are_gathered_but_never_held_beyond_a_limit():
     sizes = [10, 300_000, 10, 10, 200_000, 200_000, 1_000_000, 0]
     files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
-    chunks = list(tar.layer(files, ([bytes(size)] for size in sizes)))
-    assert sum(map(len, chunks)) == tar.offsets(files)[1]
+    chunks = list(tar_writer.layer(files, ([bytes(size)] for size in sizes)))
+    assert sum(map(len, chunks)) == tar_writer.offsets(files)[1]
     assert len(chunks) < 12
     assert max(map(len, chunks)) <= 1_000_000
 
@@ -188,4 +188,4 @@ def test_an_error_out_of_the_contents_passes_through():
         raise RuntimeError("source")
 
     with pytest.raises(RuntimeError, match="source"):
-        list(tar.layer([TarFile("REPO/a", 5)], [broken()]))
+        list(tar_writer.layer([TarFile("REPO/a", 5)], [broken()]))
