@@ -1,3 +1,3 @@
 """llmstack carries large language models to places the internet does not reach."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -19,6 +19,7 @@ import llmstack
 from llmstack.errors import UnavailableError
 from llmstack.image_builds.recipe_folder import images_folder
 
+_DISTRIBUTION = "llmstack-ferry"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: llmstack\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 # The first moment that a zip can tell: the same files give the same wheel, and Docker's cache holds.
 _MOMENT = (1980, 1, 1, 0, 0, 0)
@@ -27,13 +28,14 @@ _MOMENT = (1980, 1, 1, 0, 0, 0)
 def own_wheel() -> tuple[str, bytes]:
     """Return the wheel's file name and its bytes; raises UnavailableError where llmstack was not installed."""
     try:
-        installed = importlib.metadata.distribution("llmstack")
+        installed = importlib.metadata.distribution(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError as error:
         raise UnavailableError(
             "llmstack cannot be put into an image: it runs from a folder and was not installed",
             hint="pip install . in the checkout, or pip install --editable .",
         ) from error
-    info = f"llmstack-{installed.version}.dist-info"
+    stem = f"{_DISTRIBUTION.replace('-', '_')}-{installed.version}"
+    info = f"{stem}.dist-info"
     files = {
         **{name: path.read_bytes() for name, path in sorted(_files())},
         f"{info}/METADATA": (installed.read_text("METADATA") or "").encode(),
@@ -45,7 +47,7 @@ def own_wheel() -> tuple[str, bytes]:
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name, _MOMENT), content, zipfile.ZIP_DEFLATED)
-    return f"llmstack-{installed.version}-py3-none-any.whl", data.getvalue()
+    return f"{stem}-py3-none-any.whl", data.getvalue()
 
 
 def _files() -> Iterator[tuple[str, Path]]:
