@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images sizes fuzz soak torch lint format clean
+.PHONY: help system demo test test-images sizes fuzz soak torch lint format docs hooks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ lint: $(READY) ## check style, types, the direction of imports, and the workflow
 format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(READY) ## build the documentation into build/docs; warnings and broken links are errors
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@$(BIN)/python -m sphinx --builder dirhtml --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+
+hooks: $(READY) ## run the checks of `make lint` before each commit
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group hooks
+	@$(BIN)/pre-commit install
 
 clean: ## remove the virtual environment and all that tools have left behind
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
