@@ -1,4 +1,4 @@
-"""What the tests of extract share: a repo's files, a way to run extract, and a way to look at a folder."""
+"""Helpers of the extract tests: a repo's files, `run` for extract, and `contents` for a directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmstack.oci.repository import Registries
 
 _random = random.Random(7)
 
-# One file in a layer of its own, two bundles of small ones, an empty one, deep, long and unusual names.
+# A file large enough for its own layer, small files for two bundle layers, an empty one; deep, long and unusual names.
 FILES = {
     "big.safetensors": _random.randbytes(3 * 1024 * 1024 + 17),
     "onnx/model.onnx": _random.randbytes(70_001),
@@ -31,8 +31,8 @@ FILES = {
 }
 
 
-class Heard:
-    """A reporter that remembers what it was told, and counts the bytes."""
+class RecordingReporter:
+    """A reporter that records messages and counts bytes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -43,7 +43,7 @@ class Heard:
 
     def end(self) -> None: ...
 
-    def task(self, _name: str, _size: int) -> Heard:
+    def task(self, _name: str, _size: int) -> RecordingReporter:
         return self
 
     def advance(self, size: int) -> None:
@@ -58,8 +58,8 @@ class Heard:
         self.warnings.append(message)
 
 
-class Interrupting(Heard):
-    """A reporter that cancels everything as soon as it hears of the first bytes."""
+class CancelingReporter(RecordingReporter):
+    """A reporter that sets `cancel` on the first bytes."""
 
     def __init__(self, cancel: Event) -> None:
         super().__init__()
@@ -74,17 +74,19 @@ def registries(client: Client) -> Registries:
     return Registries(client, lookup)
 
 
-def run(argument: str, destination: Path | None, *, heard: Heard | None = None, **options: Any) -> ExtractResult:
-    """Extract as the command does; `include` and `exclude` are tuples of globs."""
+def run(
+    argument: str, destination: Path | None, *, reporter: RecordingReporter | None = None, **options: Any
+) -> ExtractResult:
+    """Extract as the command does. `include` and `exclude` are tuples of globs."""
     selection = Selection(options.pop("include", ()), options.pop("exclude", ()))
     namespace = Namespace.parse(options.pop("namespace", "oci:/nowhere"))
     request = ExtractRequest(argument, destination, namespace, selection=selection, **options)
     with closing(Client(retry_wait=0.001)) as client:
-        return extract(request, registries(client), client.cancel, heard or Heard())
+        return extract(request, registries(client), client.cancel, reporter or RecordingReporter())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files below a folder, hidden ones and those behind links included."""
+    """Return all files below a directory by path, including hidden files and targets of links."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if not path.is_dir()}
 
 

@@ -1,4 +1,4 @@
-"""Names that differ only in case, on a disk that tells them apart and on one that does not."""
+"""Names that differ only in case, on file systems with and without case sensitivity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.oci.layout import Layout
-from tests.extraction.support import Heard, contents, run
+from tests.extraction.support import RecordingReporter, contents, run
 from tests.support.carried import carry
 from tests.support.disk import folding_disk
 from tests.support.layers import file, image, tar
@@ -26,15 +26,17 @@ def foreign(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [carried, foreign])
-def test_names_that_differ_only_in_case(tmp_path: Path, make: Callable[[Path], str]):
+def test_names_that_differ_only_in_case_warn_on_a_file_system_that_ignores_case(
+    tmp_path: Path, make: Callable[[Path], str]
+):
     name = make(tmp_path / "image")
-    heard = Heard()
-    run(name, tmp_path / "out", heard=heard)
-    assert (contents(tmp_path / "out"), heard.warnings) == (FILES, [])
+    reporter = RecordingReporter()
+    run(name, tmp_path / "out", reporter=reporter)
+    assert (contents(tmp_path / "out"), reporter.warnings) == (FILES, [])
     with folding_disk(tmp_path / "ntfs") as disk:
-        run(name, disk / "out", heard=heard)
+        run(name, disk / "out", reporter=reporter)
         left = sorted(path.name for path in (disk / "out").iterdir())
-    (warning,) = heard.warnings
+    (warning,) = reporter.warnings
     assert "'README'" in warning
     assert "'readme'" in warning
     assert left == ["config.json", "readme"]

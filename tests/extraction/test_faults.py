@@ -1,4 +1,4 @@
-"""The machine fails: killed, interrupted, out of space, two at once. A rerun heals; nothing is ever half there."""
+"""Extract is killed, interrupted, out of disk space, or runs twice. No partial file is published; a rerun completes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def start(source: str, out: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def wait_for_files(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Return as soon as that many files have got their places, or the process has ended."""
-    # Folders may vanish while they are walked through; os.walk passes that by.
+    """Return when that many files exist, or the process has ended."""
+    # os.walk ignores directories that disappear.
     while process.poll() is None and sum("." in name for *_, names in os.walk(out) for name in names) < count:
         pass
 
 
 @pytest.mark.parametrize("count", [1, 40, 1500])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill", "int", "term"])
-def test_ended_at_any_moment(source, tmp_path, number, count):
+def test_a_rerun_completes_an_extract_that_a_signal_ended(source, tmp_path, number, count):
     out = tmp_path / "out"
     expected = {**FILES, **BIG, **MANY}
     process = start(source, out)
@@ -53,18 +53,17 @@ def test_ended_at_any_moment(source, tmp_path, number, count):
     assert "Traceback" not in err
     left = contents(out) if out.exists() else {}
     if process.returncode == -number and number != signal.SIGKILL:
-        # Only when all is done, and Python has put the signal handlers away, does the signal itself end it.
+        # After all work is done, Python removes its signal handlers; only then does the signal itself end the process.
         assert left == expected
     assert all(data == expected[path] for path, data in left.items() if not path.startswith(".llmstack-partial/"))
     again = run_llmstack("extract", "org/model", out, "--from", source, "--json")
     assert again.code == 0
     assert contents(out) == expected
-    whole = [path for path in left if not path.startswith(".llmstack-partial/")]
-    assert again.json["bytes_reused"] >= sum(len(expected[path]) for path in whole)
+    complete = [path for path in left if not path.startswith(".llmstack-partial/")]
+    assert again.json["bytes_reused"] >= sum(len(expected[path]) for path in complete)
 
 
-def test_two_at_once(source, tmp_path):
-    """One of them does it, the other is refused, or comes when all is done."""
+def test_one_of_two_concurrent_extracts_is_refused_or_finds_all_files_complete(source, tmp_path):
     out = tmp_path / "out"
     both = [start(source, out), start(source, out)]
     ended = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
@@ -72,7 +71,7 @@ def test_two_at_once(source, tmp_path):
     codes = sorted(code for _, code in ended)
     assert codes in ([0, 0], [0, 6])
     for err, code in ended:
-        assert (code == 6) == ("another extract is writing there" in err)
+        assert (code == 6) == ("another extract is running there" in err)
 
 
 SMALL_DISK = """
@@ -85,7 +84,7 @@ echo "codes: $code $?"
 """
 
 
-def test_a_disk_that_is_too_small(source, tmp_path):
+def test_a_disk_that_is_too_small_is_refused_before_writing(source, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     unshare = [need("unshare", "util-linux"), "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", str(disk)]
@@ -109,8 +108,8 @@ find "$DISK" -type f | wc -l
 """
 
 
-def test_a_disk_that_fills_on_the_way(source, tmp_path):
-    """Room for the bytes, as it seems at first, but none for so many files."""
+def test_a_disk_that_fills_while_writing_is_resumed_after_space_is_freed(source, tmp_path):
+    """The disk has space for the bytes but not enough inodes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     unshare = [need("unshare", "util-linux"), "--map-root-user", "--mount", "sh", "-c", FULL, "sh", str(disk)]
@@ -122,7 +121,7 @@ def test_a_disk_that_fills_on_the_way(source, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_folders_that_may_not_be_written_to(source, tmp_path):
+def test_a_read_only_destination_is_a_usage_error(source, tmp_path):
     script = 'mount -t tmpfs -o ro none "$1" && shift && "$@"'
     unshare = [need("unshare", "util-linux"), "--map-root-user", "--mount", "sh", "-c", script, "sh", str(tmp_path)]
     command = [sys.executable, "-m", "llmstack", "extract", "org/model", str(tmp_path / "out"), "--from", source]
@@ -131,13 +130,13 @@ def test_folders_that_may_not_be_written_to(source, tmp_path):
     assert "Read-only" in done.stderr
 
 
-def test_a_disk_without_links_is_found_out_before_a_cache_is_filled(source, tmp_path):
+def test_a_file_system_without_symlinks_is_refused_before_a_cache_is_written(source, tmp_path):
     command = [sys.executable, "-m", "llmstack", "extract", "org/model", str(tmp_path / "out"), "--from", source]
     done = subprocess.run(
         without_links([*command, "--layout", "hf-cache"]), capture_output=True, text=True, check=False
     )
     assert "Traceback" not in done.stderr
-    assert "the disk has no symbolic links" in done.stderr
+    assert "the file system does not support symbolic links" in done.stderr
     assert "use --layout dir" in done.stderr
     assert done.returncode == 2
     assert contents(tmp_path / "out") == {}
@@ -145,14 +144,14 @@ def test_a_disk_without_links_is_found_out_before_a_cache_is_filled(source, tmp_
     assert contents(tmp_path / "out") == {**FILES, **BIG, **MANY}
 
 
-def test_an_engine_that_cannot_be_looked_for_is_none(tmp_path):
+def test_an_invalid_engine_socket_means_no_local_engine(tmp_path):
     done = run_llmstack("extract", "127.0.0.1:1/x:y", tmp_path / "out", env={"DOCKER_HOST": "unix:///" + "x" * 5000})
     assert done.code == 6
     assert "127.0.0.1:1/v2/: connection refused" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_no_engine(tmp_path, monkeypatch):
+def test_an_engine_that_is_not_running_is_named_in_the_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     done = run_llmstack("extract", "docker-daemon:org/model:x", tmp_path / "out")
     assert done.code == 6

@@ -1,4 +1,4 @@
-"""What images must not do ends in an integrity error, and no file outside the destination is made or changed."""
+"""Hostile images end in an IntegrityError, and no file outside the destination is created or changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD = file("REPO/good", b"good")
 
 @pytest.fixture
 def refused(tmp_path):
-    """Return a function that extracts, expects an error, and checks what was written."""
+    """Return a function that extracts, expects an error, and checks that only `allowed` files were written."""
     (tmp_path / "precious").write_bytes(b"precious")
 
     def refuse(argument: str, *, error: type[Exception] = IntegrityError, allowed: tuple[str, ...] = (), **options):
@@ -81,7 +81,7 @@ TARS = {
 
 
 @pytest.mark.parametrize("name", TARS)
-def test_tars(refused, tmp_path, name):
+def test_hostile_tars_are_refused(refused, tmp_path, name):
     form = tarfile.GNU_FORMAT if "negative" in name else tarfile.PAX_FORMAT
     refused(image(tmp_path / "image", tar(*TARS[name], form=form)), allowed=("good", "sub/a"))
 
@@ -91,29 +91,29 @@ def test_tars(refused, tmp_path, name):
     [b"\x01" * 2048, b"not a tar", tar(GOOD)[:514], bytes(100) + b"x" * 1000, b"\x1f\x8b\x08garbage", b"BZh91AY"],
     ids=range(6),
 )
-def test_what_is_no_tar(refused, tmp_path, data):
+def test_layers_that_are_not_tars_are_refused(refused, tmp_path, data):
     refused(image(tmp_path / "image", data))
 
 
-def test_a_huge_header(refused, tmp_path):
+def test_a_huge_pax_header_is_refused(refused, tmp_path):
     refused(image(tmp_path / "image", tar(file("REPO/a", EVIL, pax_headers={"comment": "x" * 2_000_000}))))
 
 
 @pytest.mark.parametrize(
     "record", [b"9999 path=x\n", b"-1 path=x\n", b"x path=x\n", b"5 path", b"11 path x1\n", b"0 \n"]
 )
-def test_broken_pax_records(refused, tmp_path, record):
+def test_invalid_pax_records_are_refused(refused, tmp_path, record):
     refused(image(tmp_path / "image", tar(file("PaxHeaders/x", record, type=tarfile.XHDTYPE), GOOD)))
 
 
-def test_a_bomb_is_stopped_by_the_size_that_it_declares(refused, tmp_path):
+def test_a_tar_bomb_is_refused_by_its_declared_size(refused, tmp_path):
     head = file("REPO/bomb", size=10**16)[0].tobuf(tarfile.GNU_FORMAT)
     name = image(tmp_path / "image", head + bytes(64 * 1024 * 1024), compression="zstd")
     assert "are free" in refused(name, error=UnavailableError)
 
 
-def test_a_bomb_after_the_end_is_not_unpacked(tmp_path):
-    """A frame of 1 TiB: it would take minutes."""
+def test_data_after_the_end_of_a_tar_is_not_decompressed(tmp_path):
+    """A zstd frame of 1 TiB would take minutes."""
     compressor = zstandard.ZstdCompressor(level=1)
     bomb = compressor.compress(bytes(16 * 1024 * 1024)) * 65536
     layer = compressor.compress(tar(GOOD)) + bomb
@@ -122,7 +122,7 @@ def test_a_bomb_after_the_end_is_not_unpacked(tmp_path):
     assert contents(tmp_path / "out") == {"good": b"good"}
 
 
-def test_manifests_that_do_not_match_their_digest(refused, tmp_path):
+def test_a_manifest_that_does_not_match_its_digest_is_refused(refused, tmp_path):
     name = image(tmp_path / "image", tar(GOOD))
     index = json.loads((tmp_path / "image/index.json").read_text())
     blob = tmp_path / "image/blobs/sha256" / index["manifests"][0]["digest"][7:]
@@ -130,7 +130,7 @@ def test_manifests_that_do_not_match_their_digest(refused, tmp_path):
     assert "digest" in refused(name)
 
 
-def test_configs_that_do_not_match_their_digest(refused, tmp_path):
+def test_a_config_that_does_not_match_its_digest_is_refused(refused, tmp_path):
     name = image(tmp_path / "image", tar(GOOD))
     for blob in (tmp_path / "image/blobs/sha256").iterdir():
         if b"rootfs" in blob.read_bytes():
@@ -146,7 +146,7 @@ def add(folder, value) -> dict[str, object]:
     return {"digest": f"sha256:{digest}", "size": len(data), "mediaType": "application/vnd.oci.image.index.v1+json"}
 
 
-def test_indexes_of_indexes(refused, tmp_path):
+def test_deeply_nested_image_indexes_are_refused(refused, tmp_path):
     image(tmp_path / "image", tar(GOOD))
     inner = json.loads((tmp_path / "image/index.json").read_text())["manifests"][0]
     for _ in range(5):
@@ -170,12 +170,12 @@ def test_indexes_of_indexes(refused, tmp_path):
     ],
     ids=range(9),
 )
-def test_manifests(refused, tmp_path, value):
+def test_invalid_manifests_are_refused(refused, tmp_path, value):
     write_index(tmp_path / "image", [add(tmp_path / "image", value)], ["t"])
     refused(f"oci:{tmp_path}/image:t")
 
 
-def lie(index: FileIndex, name: str, /, **fields) -> FileIndex:
+def falsify(index: FileIndex, name: str, /, **fields) -> FileIndex:
     """Change one file of an index."""
     in_part = {name: fields.pop(name) for name in ("layer", "offset") if name in fields}
     files = [
@@ -185,7 +185,7 @@ def lie(index: FileIndex, name: str, /, **fields) -> FileIndex:
     return replace(index, files=tuple(files))
 
 
-LIES = {
+FALSE_ENTRIES = {
     "climbs": {"path": "../evil"},
     "climbs below": {"path": "a/../../evil"},
     "absolute": {"path": "/tmp/evil"},
@@ -207,20 +207,20 @@ LIES = {
 
 
 @pytest.mark.parametrize("layout", ["dir", "hf-cache"])
-@pytest.mark.parametrize("name", LIES)
-def test_file_indexes(refused, tmp_path, name, layout):
+@pytest.mark.parametrize("name", FALSE_ENTRIES)
+def test_false_file_index_entries_are_refused(refused, tmp_path, name, layout):
     store = Layout(tmp_path / "carried/models")
     files = {"config.json": b"0123456789" * 10, "empty": b"", "other": b"bytes"}
-    index = lie(carry(store, "org--model", files), "config.json", **LIES[name])
+    index = falsify(carry(store, "org--model", files), "config.json", **FALSE_ENTRIES[name])
     digests = {layer for file in index.files for layer in file.layers if store.has_blob(layer)}
     put_image(store, "org--model", index, [Descriptor(LAYER_TAR, digest, _size(store, digest)) for digest in digests])
     if name == "the work folder" and layout == "hf-cache":
-        # Below the snapshot's folder it is a name like any other.
+        # Below the snapshot directory, this name is not special.
         run("org/model", tmp_path / "out", source=f"oci:{tmp_path}/carried", layout=layout)
         return
     repo = "models--org--model/blobs/"
-    whole = {"empty", "other"} if layout == "dir" else {repo + file.oid for file in index.files}
-    refused("org/model", source=f"oci:{tmp_path}/carried", layout=layout, allowed=tuple(whole))
+    written = {"empty", "other"} if layout == "dir" else {repo + file.oid for file in index.files}
+    refused("org/model", source=f"oci:{tmp_path}/carried", layout=layout, allowed=tuple(written))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_file_indexes(refused, tmp_path, name, layout):
     ],
     ids=str,
 )
-def test_names_in_a_file_index_that_become_folders(refused, tmp_path, fields):
+def test_hostile_names_that_become_cache_directories_are_refused(refused, tmp_path, fields):
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "t", {"config.json": b"{}"})
     layer = index.files[0].layers[0]
@@ -246,8 +246,8 @@ def test_names_in_a_file_index_that_become_folders(refused, tmp_path, fields):
     refused(f"oci:{tmp_path}/carried/models:t", layout="hf-cache", allowed=allowed)
 
 
-def test_a_file_index_that_claims_the_whole_disk(refused, tmp_path):
-    """The same range under many names would be a bomb; it is refused before anything is read or written."""
+def test_a_file_index_larger_than_the_disk_is_refused_before_reading(refused, tmp_path):
+    """The same range under many names would be a bomb."""
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "org--model", {"big": b"bytes"})
     layer = index.files[0].layers[0]

@@ -1,4 +1,4 @@
-"""Names that a terminal would obey, and what goes on for ever: hostile images and registries, as people meet them."""
+"""Hostile images and registries on the command line: terminal escapes in names, and answers without end."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tests.support.layers import file, image, symlink, tar, write_index
 from tests.support.memory import measure_llmstack
 from tests.support.webserver import Request, Response, WebServer
 
-# What sets a title, moves up a line, turns text around, and begins a line of its own.
+# Sets a window title, moves the cursor up, reverses text direction, and starts a new line.
 ESCAPES = "\x1b]0;owned\x07\x1b[1A\x1b[2K\u202e\x9b31m\r\nerror: none"
 
 
 def is_harmless(run: Run) -> bool:
-    """Tell whether nothing but text and line ends was printed."""
+    """Tell whether only printable characters and newlines were printed."""
     return all(char == "\n" or char.isprintable() for char in run.stdout + run.stderr)
 
 
 @pytest.fixture
 def evil(tmp_path: Path) -> str:
-    """A namespace with an image whose every text is hostile, and whose only file is damaged."""
+    """A namespace with an image whose strings are all hostile, and whose only file is damaged."""
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "t", {"a": b"a"})
     (one,) = index.files
-    lying = replace(one, path=f"sub/{ESCAPES}", sha256="0" * 64)
-    hostile = replace(index, repo_id=ESCAPES, revision=ESCAPES, created=ESCAPES, license=ESCAPES, files=(lying,))
+    false = replace(one, path=f"sub/{ESCAPES}", sha256="0" * 64)
+    hostile = replace(index, repo_id=ESCAPES, revision=ESCAPES, created=ESCAPES, license=ESCAPES, files=(false,))
     put_image(store, f"t{ESCAPES}", hostile, [Descriptor(LAYER_TAR, one.ranges[0].layer, 2048)])
     return f"oci:{tmp_path}/carried"
 
 
-def test_in_a_file_index(evil, tmp_path):
+def test_terminal_escapes_in_a_file_index_are_not_printed(evil, tmp_path):
     argument = f"{evil}/models:t{ESCAPES}"
     for command, code in (
         (("list", "--from", evil), 0),
@@ -55,7 +55,7 @@ def test_in_a_file_index(evil, tmp_path):
         assert is_harmless(done), command
 
 
-def test_in_a_tar(tmp_path):
+def test_terminal_escapes_in_a_tar_are_not_printed(tmp_path):
     for number, layer in enumerate(
         (
             tar(file(f"REPO/../{ESCAPES}", b"x")),
@@ -68,7 +68,7 @@ def test_in_a_tar(tmp_path):
 
 @pytest.fixture
 def answers() -> Iterator[dict[str, Response]]:
-    """A registry that answers each path as it is told; `host` is what a reference begins with."""
+    """A registry with a configurable answer per path; `host` is the registry part of a reference."""
     known: dict[str, Response] = {}
 
     def answer(request: Request) -> Response:
@@ -81,7 +81,7 @@ def answers() -> Iterator[dict[str, Response]]:
     server.stop()
 
 
-def test_in_the_answers_of_a_registry(answers):
+def test_terminal_escapes_in_registry_answers_are_not_printed(answers):
     host = answers["host"].body.decode()
     body = json.dumps({"errors": [{"code": ESCAPES, "message": ESCAPES}]}).encode()
     answers["/v2/a/b/manifests/c"] = Response(418, {"X": "y"}, body)
@@ -93,8 +93,7 @@ def test_in_the_answers_of_a_registry(answers):
 
 
 @pytest.mark.parametrize("length", [None, 5])
-def test_a_manifest_without_end(answers, length):
-    """A hundred megabytes of it, and whatever the length is that it says: no more is read than a manifest may have."""
+def test_an_endless_manifest_is_refused_at_the_size_limit(answers, length):
     manifest = b'{"schemaVersion": 2, "layers": [' + b" " * 100_000_000
     headers = {} if length is None else {"Docker-Content-Digest": "sha256:" + "0" * 64}
     answers["/v2/a/b/manifests/c"] = Response(200, headers, manifest)
@@ -104,8 +103,8 @@ def test_a_manifest_without_end(answers, length):
     assert measured.memory < 100_000_000
 
 
-def test_indexes_in_a_circle(answers):
-    """A digest cannot name what holds it, but a registry may answer anything to a tag's name."""
+def test_circular_image_indexes_are_refused(answers):
+    """An index cannot hold its own digest, but a registry may answer anything for a tag."""
     host = answers["host"].body.decode()
     inner = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": "sha256:" + "1" * 64, "size": 300}
     data = json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode()
@@ -118,8 +117,8 @@ def test_indexes_in_a_circle(answers):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_a_bomb_for_a_file_index(tmp_path, compression):
-    """A quarter of a gigabyte of nothing in some kilobytes, where a file index should be."""
+def test_a_file_index_bomb_uses_little_memory(tmp_path, compression):
+    """A file index of some kilobytes that decompresses to a quarter of a gigabyte."""
     bomb = b'{"format":"1","files":[],"x":[' + b"[]," * (80 * 1024 * 1024) + b"[]]}"
     info, _ = file(".llmstack/index.json", size=len(bomb))
     labels = {"config": {"Labels": {"dev.llmstack.format": "1"}}}
@@ -130,8 +129,8 @@ def test_a_bomb_for_a_file_index(tmp_path, compression):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-def test_a_bomb_in_a_layer_is_stopped_by_the_disk_it_would_need(tmp_path, compression):
-    """The tar says how large the file is, and that is asked about before a byte of it is unfolded."""
+def test_a_layer_bomb_is_refused_by_the_disk_space_it_needs(tmp_path, compression):
+    """The file's declared size is checked before a byte of it is decompressed."""
     info, _ = file("REPO/bomb", size=1 << 50)
     name = image(tmp_path / "image", info.tobuf() + bytes(64 * 1024 * 1024), compression=compression)
     measured = measure_llmstack("extract", name, tmp_path / "out")
@@ -140,7 +139,7 @@ def test_a_bomb_in_a_layer_is_stopped_by_the_disk_it_would_need(tmp_path, compre
     assert contents(tmp_path / "out") == {}
 
 
-def test_what_follows_a_gzip_layer_is_not_unpacked(tmp_path):
+def test_gzip_members_after_the_tar_are_not_decompressed(tmp_path):
     good = gzip.compress(tar(file("REPO/good", b"good")))
     bomb = gzip.compress(bytes(64 * 1024 * 1024)) * 64
     run = measure_llmstack("extract", image(tmp_path / "image", good + bomb), tmp_path / "out")
@@ -149,8 +148,8 @@ def test_what_follows_a_gzip_layer_is_not_unpacked(tmp_path):
     assert contents(tmp_path / "out") == {"good": b"good"}
 
 
-def test_a_layer_that_claims_another_digest(tmp_path):
-    """At the blob itself: the layer's own bytes are right for a tar, and not those that the manifest names."""
+def test_a_valid_tar_with_another_digest_is_refused(tmp_path):
+    """The blob is a valid tar, but not the one that the manifest names."""
     name = image(tmp_path / "image", tar(file("REPO/a", b"good")))
     for blob in (tmp_path / "image/blobs/sha256").iterdir():
         if b"REPO/a" in blob.read_bytes():
@@ -160,8 +159,7 @@ def test_a_layer_that_claims_another_digest(tmp_path):
     assert contents(tmp_path / "out") == {}
 
 
-def test_indexes_that_list_themselves_a_thousand_times(tmp_path):
-    """As wide as it is deep: only one of each is opened."""
+def test_wide_nested_image_indexes_are_read_once_each(tmp_path):
     leaf = add(tmp_path / "image", {"schemaVersion": 2, "manifests": []})
     for _ in range(2):
         leaf = add(tmp_path / "image", {"schemaVersion": 2, "manifests": [leaf] * 1000})

@@ -1,4 +1,4 @@
-"""Images that llmstack did not write: what lies under /REPO in the end, whoever made the layers."""
+"""Images without a file index: the files that the merged layers have under /REPO."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tarfile
 import pytest
 
 from llmstack.errors import IntegrityError, NotFoundError
-from tests.extraction.support import Heard, contents, run
+from tests.extraction.support import RecordingReporter, contents, run
 from tests.support.layers import file, folder, hardlink, image, special, symlink, tar
 
 
 @pytest.fixture
 def extract_layers(tmp_path):
-    """Return a function that extracts an image of the given tars, lowest first, and returns its files as text."""
+    """Return a function that extracts an image of the given tars, lowest first, and returns its files as strings."""
 
     def extract(*layers: bytes, **options):
         compression = options.pop("compression", "")
@@ -27,61 +27,61 @@ def extract_layers(tmp_path):
 
 @pytest.mark.parametrize("compression", ["", "gzip", "zstd"])
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
-def test_formats(extract_layers, compression, form):
+def test_tar_formats_and_compressions(extract_layers, compression, form):
     long = "REPO/" + "/".join(["d" * 120] * 4) + "/" + "f" * 250
     base = tar(folder("bin/"), file("bin/sh", b"#!"), special("dev/null", tarfile.CHRTYPE), form=form)
     layer = tar(folder("./REPO/"), file("./REPO/a", b"A"), file(long, b"long"), file("REPO/模型", b"M"), form=form)
     assert extract_layers(base, layer, compression=compression) == {"a": "A", long[5:]: "long", "模型": "M"}
 
 
-def test_higher_layers_win(extract_layers):
+def test_files_of_higher_layers_replace_those_of_lower_ones(extract_layers):
     low = tar(file("REPO/a", b"old"), file("REPO/b", b"B"), file("REPO/gone", b"g"), file("REPO/sub/gone", b"g"))
     high = tar(file("REPO/a", b"new"), file("REPO/.wh.gone"), file("REPO/.wh.sub"))
     assert extract_layers(low, high) == {"a": "new", "b": "B"}
 
 
-def test_a_whiteout_is_for_lower_layers_only(extract_layers):
+def test_a_whiteout_applies_to_lower_layers_only(extract_layers):
     low = tar(file("REPO/sub/old", b"old"))
     assert extract_layers(low, tar(file("REPO/sub/new", b"new"), file("REPO/.wh.sub"))) == {"sub/new": "new"}
 
 
-def test_deleted_and_made_again(extract_layers):
+def test_a_file_deleted_and_created_again(extract_layers):
     one, two, three = tar(file("REPO/a", b"1")), tar(file("REPO/.wh.a")), tar(file("REPO/a", b"3"))
     assert extract_layers(one, two, three) == {"a": "3"}
 
 
 @pytest.mark.parametrize("marker", ["REPO/sub/.wh..wh..opq", "REPO/.wh..wh..opq", ".wh..wh..opq"])
-def test_opaque_folders(extract_layers, marker):
+def test_opaque_whiteouts_hide_all_lower_files(extract_layers, marker):
     low = tar(file("REPO/sub/old", b"old"), file("REPO/sub/deep/old", b"old"))
     high = tar(file("REPO/sub/new", b"new"), file(marker))
     assert extract_layers(low, high) == {"sub/new": "new"}
 
 
-def test_the_whole_root_deleted(extract_layers):
+def test_a_whiteout_of_the_root(extract_layers):
     assert extract_layers(tar(file("REPO/a", b"a")), tar(file(".wh.REPO"), file("REPO/b", b"b"))) == {"b": "b"}
     with pytest.raises(NotFoundError, match="/REPO"):
         extract_layers(tar(file("REPO/a", b"a")), tar(file(".wh.REPO")))
 
 
-def test_files_and_folders_that_replace_each_other(extract_layers):
+def test_files_and_directories_that_replace_each_other(extract_layers):
     low = tar(file("REPO/x/inner", b"i"), file("REPO/y", b"y"))
     middle = tar(file("REPO/x", b"now a file"), file("REPO/y/inner", b"now a folder"))
     assert extract_layers(low, middle) == {"x": "now a file", "y/inner": "now a folder"}
 
 
-def test_a_folder_that_was_a_file_in_between(extract_layers):
+def test_a_directory_that_was_a_file_in_a_middle_layer(extract_layers):
     low, middle, high = tar(file("REPO/x/old", b"i")), tar(file("REPO/x", b"x")), tar(file("REPO/x/new", b"n"))
     assert extract_layers(low, middle, high) == {"x/new": "n"}
 
 
-def test_the_last_entry_of_a_layer_counts(extract_layers):
+def test_the_last_entry_of_a_path_in_a_layer_wins(extract_layers):
     assert extract_layers(tar(file("REPO/a", b"1"), file("REPO/b", b"b"), file("REPO/a", b"22"))) == {
         "a": "22",
         "b": "b",
     }
 
 
-def test_hard_links(extract_layers, tmp_path):
+def test_hard_links_share_their_bytes(extract_layers, tmp_path):
     low = tar(file("REPO/low", b"low"))
     high = tar(
         file("aside/blob", b"aside"),
@@ -92,17 +92,16 @@ def test_hard_links(extract_layers, tmp_path):
         hardlink("REPO/e", "REPO/low"),
     )
     assert extract_layers(low, high) == {"low": "low", "a": "a", "b": "a", "c": "a", "d": "aside", "e": "low"}
-    # No byte is there twice.
     assert (tmp_path / "out/a").samefile(tmp_path / "out/c")
 
 
-def test_a_hard_link_outlives_its_target(extract_layers):
+def test_a_hard_link_keeps_its_bytes_when_its_target_is_deleted(extract_layers):
     low = tar(file("REPO/a", b"a"), hardlink("REPO/b", "REPO/a"), hardlink("REPO/c", "REPO/a"))
     assert extract_layers(low, tar(file("REPO/.wh.a"))) == {"b": "a", "c": "a"}
 
 
-def test_a_cache_with_links(extract_layers, tmp_path):
-    """As `huggingface-cli download` lays it out, carried whole by older images."""
+def test_symlinks_of_a_hugging_face_cache_become_files(extract_layers, tmp_path):
+    """Older images hold the complete cache, as `huggingface-cli download` writes it."""
     layer = tar(
         file("REPO/blobs/1234", b"weights"),
         file("REPO/blobs/5678", b"config"),
@@ -111,33 +110,33 @@ def test_a_cache_with_links(extract_layers, tmp_path):
         symlink("REPO/latest", "snapshots/c0"),
         symlink("REPO/nothing", "blobs/none"),
     )
-    heard = Heard()
-    assert extract_layers(layer, heard=heard, include=("snapshots/", "latest/")) == {
+    reporter = RecordingReporter()
+    assert extract_layers(layer, reporter=reporter, include=("snapshots/", "latest/")) == {
         "snapshots/c0/model.bin": "weights",
         "snapshots/c0/config.json": "config",
         "latest/model.bin": "weights",
         "latest/config.json": "config",
     }
     assert not (tmp_path / "out/latest").is_symlink()
-    assert "nothing" in heard.warnings[0]
+    assert "nothing" in reporter.warnings[0]
 
 
-def test_a_link_that_a_folder_replaced(extract_layers):
+def test_a_symlink_that_a_directory_replaced(extract_layers):
     low = tar(file("REPO/real/a", b"a"), symlink("REPO/link", "real"))
     assert extract_layers(low, tar(file("REPO/link/b", b"b"))) == {"real/a": "a", "link/b": "b"}
 
 
-def test_selection(extract_layers):
+def test_include_and_exclude(extract_layers):
     layer = tar(file("REPO/a.bin", b"a"), file("REPO/b.txt", b"b"), file("REPO/sub/c.txt", b"c"))
     assert extract_layers(layer, include=("*.txt",), exclude=("sub/",)) == {"b.txt": "b"}
 
 
-def test_a_second_time(extract_layers):
+def test_a_second_extract_gives_the_same_files(extract_layers):
     layer = tar(file("REPO/a", b"a"), hardlink("REPO/b", "REPO/a"))
     assert extract_layers(layer) == extract_layers(layer) == {"a": "a", "b": "a"}
 
 
-def test_nothing_there(extract_layers, tmp_path):
+def test_no_files_or_none_selected_is_not_found(extract_layers, tmp_path):
     with pytest.raises(NotFoundError, match="no files under /REPO"):
         extract_layers(tar(file("other", b"")))
     with pytest.raises(NotFoundError, match="selected"):
@@ -145,7 +144,7 @@ def test_nothing_there(extract_layers, tmp_path):
     assert contents(tmp_path / "out") == {}
 
 
-def test_a_damaged_layer_gives_no_file(tmp_path):
+def test_no_file_of_a_damaged_layer_is_published(tmp_path):
     name = image(tmp_path / "image", tar(file("REPO/a", b"a" * 5000), file("REPO/b", b"b" * 5000)))
     blob = max((tmp_path / "image/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(blob.read_bytes())
@@ -157,7 +156,7 @@ def test_a_damaged_layer_gives_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["", "gzip", "zstd"])
-def test_a_layer_that_is_cut_off(tmp_path, compression):
+def test_a_truncated_layer_is_refused(tmp_path, compression):
     name = image(tmp_path / "image", tar(file("REPO/a", os.urandom(50_000))), compression=compression)
     for blob in (tmp_path / "image/blobs/sha256").iterdir():
         if blob.stat().st_size > 40_000:
@@ -177,8 +176,8 @@ COPY more /REPO
 """
 
 
-def test_images_that_docker_built(engine, registry, tmp_path):
-    """Judged by `docker cp`, through a registry, an archive and the engine."""
+def test_images_that_docker_built_give_the_files_of_docker_cp(engine, registry, tmp_path):
+    """From a registry, an archive and the engine."""
     repo = tmp_path / "context/repo"
     (repo / "sub").mkdir(parents=True)
     (repo / "weights.bin").write_bytes(os.urandom(200_000))
@@ -197,11 +196,11 @@ def test_images_that_docker_built(engine, registry, tmp_path):
     engine.docker("push", there)
     engine.docker("save", "--output", str(tmp_path / "saved.tar"), "rootfs:2")
     container = engine.docker("create", "rootfs:2", "none").stdout.strip()
-    engine.docker("cp", f"{container}:/REPO", str(tmp_path / "judge"))
+    engine.docker("cp", f"{container}:/REPO", str(tmp_path / "expected"))
     engine.docker("rm", container)
     sources = [f"docker://{there}", f"docker-archive:{tmp_path}/saved.tar", "docker-daemon:rootfs:2"]
     for number, source in enumerate(sources):
         out = tmp_path / str(number)
         run(source, out)
-        assert contents(out) == contents(tmp_path / "judge")
+        assert contents(out) == contents(tmp_path / "expected")
         assert subprocess.run(["find", out, "-type", "l"], check=True, capture_output=True).stdout == b""

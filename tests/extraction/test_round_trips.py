@@ -1,4 +1,4 @@
-"""Every byte comes back, from wherever a carried image went, however it got there."""
+"""Every byte of a carried image is extracted, from any source, after any copy."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from llmstack.hf.snapshot import HubFile
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
-from tests.extraction.support import FILES, Heard, contents, registries, run
+from tests.extraction.support import FILES, RecordingReporter, contents, registries, run
 from tests.support.carried import COMMIT, carry
 from tests.support.engine import Engine
 from tests.support.process import need
 from tests.support.registry import Registry
 
 TAG = "org--model"
-# big.safetensors lies in four layers, another file in a layer of its own, the others are bundled.
+# big.safetensors is split over four layers, another file has its own layer, the others are in bundle layers.
 LIMITS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
 LAYERS = sum(
     len(planned.layer_sizes)
     for planned in plan([HubFile(path, len(data), "0" * 64) for path, data in FILES.items()], LIMITS)
 )
-IN_PARTS = "big.safetensors"
+SPLIT_FILE = "big.safetensors"
 
 
 @pytest.fixture
 def carried(tmp_path: Path, busybox_base: Path) -> Path:
-    """A namespace in a folder, with one carried image on busybox."""
+    """A namespace in a directory, with one carried image on busybox."""
     carry(Layout(tmp_path / "carried/models"), TAG, FILES, base=f"oci:{busybox_base}", limits=LIMITS)
     return tmp_path / "carried"
 
@@ -60,7 +60,7 @@ def skopeo(*arguments: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def test_a_folder(carried, tmp_path):
+def test_a_namespace_in_a_directory(carried, tmp_path):
     result = run("org/model", tmp_path / "out", source=f"oci:{carried}")
     assert contents(tmp_path / "out") == FILES
     size = sum(map(len, FILES.values()))
@@ -69,16 +69,16 @@ def test_a_folder(carried, tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["oci:{0}/models:org--model", "oci:{0}/models"])
-def test_a_layout_named_by_itself(carried, tmp_path, argument):
+def test_a_layout_without_a_repo_id(carried, tmp_path, argument):
     run(argument.format(carried), tmp_path / "out")
     assert contents(tmp_path / "out") == FILES
 
 
-def test_a_registry(pushed, tmp_path):
-    heard = Heard()
-    run("org/model", tmp_path / "out", source=pushed, heard=heard)
+def test_a_registry_by_repo_id(pushed, tmp_path):
+    reporter = RecordingReporter()
+    run("org/model", tmp_path / "out", source=pushed, reporter=reporter)
     assert contents(tmp_path / "out") == FILES
-    assert heard.advanced == sum(map(len, FILES.values()))
+    assert reporter.advanced == sum(map(len, FILES.values()))
 
 
 @pytest.mark.parametrize("argument", ["{0}/models:org--model", "docker://{0}/models:org--model"])
@@ -87,7 +87,7 @@ def test_a_registry_by_image(pushed, tmp_path, argument):
     assert contents(tmp_path / "out") == FILES
 
 
-def test_only_what_is_wanted_travels(registry, pushed, tmp_path):
+def test_only_selected_bytes_are_fetched(registry, pushed, tmp_path):
     registry.served()
     result = run("org/model", tmp_path / "out", source=pushed, include=("small/", "*.json"), exclude=("small/01*",))
     wanted = {path for path in FILES if path.startswith("small/") or path.endswith(".json")}
@@ -95,12 +95,12 @@ def test_only_what_is_wanted_travels(registry, pushed, tmp_path):
     assert contents(tmp_path / "out").keys() == wanted
     assert result.bytes_total == sum(len(FILES[path]) for path in wanted)
     blobs = [request for request in registry.served() if "/blobs/" in request.target]
-    # Config and file index whole; then ranges, the gaps between neighbours included. The big file stays where it is.
+    # The config and file index, then ranges with the gaps between neighbors. Not the big file.
     assert sum(request.length for request in blobs) < len(FILES["big.safetensors"]) / 8
     assert len(blobs) <= 2 + LAYERS
 
 
-def test_small_neighbours_share_a_request(registry, pushed, tmp_path):
+def test_small_neighbors_share_a_request(registry, pushed, tmp_path):
     registry.served()
     run("org/model", tmp_path / "out", source=pushed)
     assert len([request for request in registry.served() if "/blobs/" in request.target]) <= 2 + LAYERS
@@ -116,8 +116,8 @@ def test_an_oci_archive_that_skopeo_made(carried, tmp_path):
     assert contents(tmp_path / "by repo") == FILES
 
 
-def test_another_revision_than_the_one_asked_for_is_not_extracted(carried, tmp_path):
-    """Not out of a file that holds only one image, nor where two revisions would have the same tag."""
+def test_another_revision_than_the_requested_one_is_refused(carried, tmp_path):
+    """Also in an archive with a single image, and if two revisions share a tag."""
     store = Layout(tmp_path / "carried/models")
     carry(store, f"{TAG}--feature_x", FILES, revision="feature/x")
     archive = tmp_path / "image.tar"
@@ -154,7 +154,7 @@ def test_docker_save(pulled, engine, tmp_path):
 
 
 def test_an_image_that_docker_pushed_again(pulled, engine, registry, tmp_path):
-    """Docker compresses the layers anew and drops the annotations (PROTOCOLS: trap 6)."""
+    """Docker compresses the layers and drops the annotations."""
     again = f"{registry.namespace()}/models:{TAG}"
     engine.docker("tag", pulled, again)
     engine.docker("push", again)
@@ -184,27 +184,27 @@ def test_the_docker_engine(pulled, engine, tmp_path):
     assert engine.docker("ps", "--all", "--quiet", "--filter", f"ancestor={pulled}").stdout == ""
 
 
-def test_what_the_engine_holds_is_read_from_there(pulled, tmp_path):
-    heard = Heard()
-    result = run("org/model", tmp_path / "out", namespace=pulled.partition("/models")[0], heard=heard)
+def test_an_image_in_the_local_engine_is_read_from_it(pulled, tmp_path):
+    reporter = RecordingReporter()
+    result = run("org/model", tmp_path / "out", namespace=pulled.partition("/models")[0], reporter=reporter)
     assert contents(tmp_path / "out") == FILES
     assert result.image == f"docker-daemon:{pulled}"
-    assert any("local Docker engine" in note for note in heard.notes)
+    assert any("local Docker engine" in note for note in reporter.notes)
 
 
 def test_an_image_built_on_a_carried_one(pulled, engine, tmp_path):
-    """The file index in it does not tell of what was changed, so it is not relied upon."""
+    """The file index does not list the changes, so it is not used."""
     (tmp_path / "Dockerfile").write_text(f"FROM {pulled}\nRUN rm /REPO/empty && echo new > /REPO/config.json\n")
     engine.docker("build", "--network", "host", "--tag", "derived:1", str(tmp_path))
     expected = {**FILES, "config.json": b"new\n"}
     del expected["empty"]
-    # Only the index could join the parts; that it is gone is said.
-    del expected[IN_PARTS]
-    heard = Heard()
-    result = run("docker-daemon:derived:1", tmp_path / "out", heard=heard)
+    # The parts of a split file cannot be joined without the index: a warning says so.
+    del expected[SPLIT_FILE]
+    reporter = RecordingReporter()
+    result = run("docker-daemon:derived:1", tmp_path / "out", reporter=reporter)
     assert contents(tmp_path / "out") == expected
     assert result.repo_id is None
-    assert any("files in parts" in warning for warning in heard.warnings)
+    assert any("split files" in warning for warning in reporter.warnings)
     archive = tmp_path / "derived.tar"
     engine.docker("save", "--output", str(archive), "derived:1")
     run(f"docker-archive:{archive}", tmp_path / "from archive")
@@ -228,7 +228,7 @@ def test_several_images_in_one_archive(pulled, engine, tmp_path):
 
 
 @pytest.mark.usefixtures("engine")
-def test_what_is_not_there(carried, registry, tmp_path):
+def test_images_that_do_not_exist_are_not_found(carried, registry, tmp_path):
     for argument, source in [
         ("org/none", f"oci:{carried}"),
         ("org/none", registry.namespace()),

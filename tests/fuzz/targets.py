@@ -17,7 +17,7 @@ from llmstack.carried_image.naming import Namespace, check_repo_id, split_revisi
 from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError
 from llmstack.extraction.destination_layout import CacheLayout
-from llmstack.extraction.fetch_plan import folded
+from llmstack.extraction.fetch_plan import case_conflicts
 from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
@@ -119,7 +119,7 @@ def file_index(data: bytes) -> None:
         paths = [file.path for file in index.files]
         for path in paths:
             _check_inside(path)
-        folded(paths)
+        case_conflicts(paths)
         select(paths, index.selection, str)
         assert FileIndex.parse([index.to_bytes()]) == index
         CacheLayout(Path("cache"), index)

@@ -20,7 +20,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest, Platform
 from llmstack.oci.store import CHUNK, write_bytes
-from tests.extraction.support import FILES, Heard, Interrupting, registries, run
+from tests.extraction.support import FILES, CancelingReporter, RecordingReporter, registries, run
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
 from tests.support.layers import file, image, tar
@@ -38,9 +38,9 @@ def opened(argument: str, source: str | None = None):
 
 
 def checked(argument: str, source: str | None = None):
-    heard = Heard()
+    reporter = RecordingReporter()
     with opened(argument, source) as found:
-        return verify(found, heard, Event(), 3), heard
+        return verify(found, reporter, Event(), 3), reporter
 
 
 @pytest.fixture
@@ -174,16 +174,16 @@ def test_verifying_parts_in_the_engine(registry, engine, files, keep, problems):
 
 @pytest.mark.parametrize(("files", "keep"), [(PARTS, slice(1)), ({"config.json": b"{}"}, slice(0))])
 def test_extracting_what_is_not_in_the_engine(registry, engine, tmp_path, files, keep):
-    with pytest.raises(IntegrityError, match=r"does not hold .* which its file index lists"):
+    with pytest.raises(IntegrityError, match=r"the file index lists .*, which the image does not hold"):
         run(in_engine(registry, engine, files, lambda layers: layers[keep]), tmp_path / "out")
 
 
 def test_everything_is_right(carried):
     before = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
-    result, heard = checked("org/model", f"oci:{carried}")
+    result, reporter = checked("org/model", f"oci:{carried}")
     assert result.ok
     assert result.files == len(FILES)
-    assert result.bytes_read == heard.advanced > sum(map(len, FILES.values()))
+    assert result.bytes_read == reporter.advanced > sum(map(len, FILES.values()))
     assert {path: path.stat().st_mtime_ns for path in carried.rglob("*")} == before
 
 
@@ -209,11 +209,11 @@ def test_the_other_platforms_base_is_verified_too(carried):
 
 def test_layers_are_not_read_to_their_end_once_all_is_cancelled(tmp_path):
     cancel = Event()
-    heard = Interrupting(cancel)
+    reporter = CancelingReporter(cancel)
     name = image(tmp_path / "foreign", tar(file("REPO/big", bytes(4 * CHUNK))))
     with opened(name) as found, pytest.raises(Cancelled):
-        verify(found, heard, cancel, 1)
-    assert heard.advanced == CHUNK
+        verify(found, reporter, cancel, 1)
+    assert reporter.advanced == CHUNK
 
 
 def test_other_images_have_their_layers_verified(tmp_path):

@@ -1,16 +1,16 @@
-"""Breaking a run off wherever it is."""
+"""Interrupt a run after a number of bytes."""
 
 from __future__ import annotations
 
-from tests.extraction.support import Heard
+from tests.extraction.support import RecordingReporter
 
 
 class Stopped(BaseException):
-    """What a person's Ctrl-C is, at any byte."""
+    """An interrupt, as Ctrl-C raises it."""
 
 
-class Stopping(Heard):
-    """A reporter that breaks the run off when so many bytes have come."""
+class StoppingReporter(RecordingReporter):
+    """A reporter that raises Stopped after a number of bytes."""
 
     def __init__(self, after: int) -> None:
         super().__init__()

@@ -21,9 +21,9 @@ from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
 from llmstack.oci.reference import Reference
 from llmstack.oci.repository import Repository
-from tests.extraction.support import Heard, registries
+from tests.extraction.support import RecordingReporter, registries
 from tests.hf.support import point_at
-from tests.resume.support import Stopped, Stopping
+from tests.resume.support import Stopped, StoppingReporter
 from tests.support.hub import Generated, Hub
 from tests.support.sink import Sink
 
@@ -110,16 +110,16 @@ class Ferrying(RuleBasedStateMachine):
 
     @rule(after=st.integers(0, 2 * LARGE))
     def carry_and_stop(self, after: int) -> None:
-        self.carry(Stopping(after))
+        self.carry(StoppingReporter(after))
 
     @rule()
-    def carry(self, heard: Heard | None = None, *, force: bool = False, may_fail: bool = False) -> None:
+    def carry(self, reporter: RecordingReporter | None = None, *, force: bool = False, may_fail: bool = False) -> None:
         with closing(Client(retry_wait=0.001)) as client:
             place = Reference.parse(f"{self.sink.host}/llm/models")
             store = registries(client).repository(place, write=True)
             before = self.held(store)
             try:
-                carrier = Carrier(client, heard or Heard(), jobs=2)
+                carrier = Carrier(client, reporter or RecordingReporter(), jobs=2)
                 carried = carrier.carry(ENTRY, HubClient(client), store, scratch, force=force)
             except LlmstackError:
                 assert may_fail

@@ -14,7 +14,7 @@ from llmstack.carried_image.locate import ImageRequest, Location
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.disk import exists
 from llmstack.engine.docker_engine import local_engine_holds
-from llmstack.engine.engine_image import DaemonImage, open_daemon_image
+from llmstack.engine.engine_image import EngineImage, open_engine_image
 from llmstack.errors import NotFoundError, on_side
 from llmstack.oci import tar_writer
 from llmstack.oci.archive import DockerArchive, OciArchive
@@ -29,7 +29,7 @@ class Source:
     """An opened image: in a Docker engine, or anywhere else that has manifests and blobs."""
 
     name: str
-    image: Image | DaemonImage
+    image: Image | EngineImage
     index: FileIndex | None
 
 
@@ -45,8 +45,8 @@ def open_source(wanted: ImageRequest, registries: Registries, note: Callable[[st
         note(f"the local Docker engine holds {location.place}: reading it from there")
         location = Location("docker-daemon", location.place)
     if location.transport == "docker-daemon":
-        with open_daemon_image(location.place) as daemon:
-            yield _checked(Source(str(location), daemon, _daemon_index(daemon)), wanted)
+        with open_engine_image(location.place) as daemon:
+            yield _checked(Source(str(location), daemon, _engine_index(daemon)), wanted)
     else:
         with on_side("source", str(location)):
             image = _open(location, wanted, registries)
@@ -102,7 +102,7 @@ def _checked(source: Source, wanted: ImageRequest) -> Source:
     return source
 
 
-def _daemon_index(image: DaemonImage) -> FileIndex | None:
+def _engine_index(image: EngineImage) -> FileIndex | None:
     """Return the file index of a carried image; None for any other.
 
     An index counts only if it is what the uppermost layer holds: else something was built on top of the carried

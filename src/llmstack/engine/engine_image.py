@@ -18,8 +18,8 @@ from llmstack.oci.tar_reader import TarReader
 
 
 @dataclass(frozen=True)
-class DaemonImage:
-    """An image in the engine, with a container of it to read from; made by `open_daemon_image`."""
+class EngineImage:
+    """An image in the engine, with a container of it to read from; made by `open_engine_image`."""
 
     engine: Engine
     image: str
@@ -68,7 +68,7 @@ class DaemonImage:
 
 
 @contextlib.contextmanager
-def open_daemon_image(image: str) -> Iterator[DaemonImage]:
+def open_engine_image(image: str) -> Iterator[EngineImage]:
     """Open an image that the engine holds; its container is removed in any case.
 
     Raises NotFoundError, UnavailableError.
@@ -76,4 +76,4 @@ def open_daemon_image(image: str) -> Iterator[DaemonImage]:
     with Engine() as engine:
         engine.inspect(image)
         with engine.container(image) as container:
-            yield DaemonImage(engine, image, container)
+            yield EngineImage(engine, image, container)

@@ -1,1 +1,1 @@
-"""Getting files back out of images: into a folder, or into a Hugging Face cache."""
+"""Extract an image's files into a directory or a Hugging Face cache."""

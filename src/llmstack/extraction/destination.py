@@ -1,7 +1,7 @@
-"""The folder that files are written into: never through a link, never half, and by one process at a time.
+"""Write files into the destination directory: atomically, without following links, by one process at a time.
 
-A file is written under a name of its own in a work folder inside the destination and gets its place by a rename. What
-a broken run leaves there is continued by the next one. The work folder goes away when all is done.
+A file is written as a partial file in a work directory inside the destination, then renamed to its final path. The
+next run resumes partial files. The work directory is removed when the run succeeds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from llmstack.disk import NO_LOCKS, disk_errors
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.oci.store import CHUNK
 
-WORK_FOLDER = ".llmstack-partial"
+WORK_DIRECTORY = ".llmstack-partial"
 _LOCK = "lock"
-# Linux caches a larger write in one larger piece of memory, and where memory is fragmented, as it is after much was
-# downloaded, it defragments some first for pieces beyond this (PAGE_ALLOC_COSTLY_ORDER): measured, twice the time.
+# The page cache stores a larger write in larger folios. On fragmented memory, Linux compacts memory for those
+# (PAGE_ALLOC_COSTLY_ORDER). Measured: twice the time.
 _WRITE = 32 * 1024
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 
 
-class Part:
-    """A file being written: hashed on the way, whole only once `Destination.place` has given it its name."""
+class PartialFile:
+    """A file being written and hashed. `Destination.publish` gives it its final path."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor = descriptor
@@ -40,7 +40,7 @@ class Part:
         self._sha256 = hashlib.sha256()
 
     def resume(self, count_bytes: Callable[[int], None]) -> None:
-        """Hash what an earlier run left, and go on after it; `count_bytes` hears how many bytes were read."""
+        """Hash what an earlier run wrote and continue after it. `count_bytes` gets the size of each chunk."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         for chunk in _chunks(self._descriptor):
             self._sha256.update(chunk)
@@ -48,7 +48,7 @@ class Part:
             count_bytes(len(chunk))
 
     def restart(self) -> None:
-        """Forget what was written."""
+        """Drop all bytes."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.size, self._sha256 = 0, hashlib.sha256()
@@ -63,27 +63,27 @@ class Part:
 
     @property
     def sha256(self) -> str:
-        """The sha256 of all that was written."""
+        """The sha256 of all bytes."""
         return self._sha256.hexdigest()
 
 
 class Destination:
-    """One folder, held for writing as a context; safe in threads."""
+    """A directory locked for writing, as a context manager. Safe in threads."""
 
-    def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.directory = directory
         self._warn = warn
         self._root = -1
         self._work = -1
         self._lock = -1
-        # The folder that each thread wrote into last: neighbours in a repo are neighbours in time.
+        # The directory that each thread wrote into last. Consecutive files are often in the same one.
         self._last: dict[int, tuple[str, int]] = {}
 
     def __enter__(self) -> Destination:
-        """Make the folder and take its lock; raises UnavailableError if another process holds it."""
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._root = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Create and lock the directory. Raises UnavailableError if another process holds the lock."""
+        with disk_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 self._take_lock()
             except BaseException:
@@ -94,35 +94,38 @@ class Destination:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder; the work folder stays only where there is something in it to continue."""
+        """Release the directory. The work directory stays only if it holds a partial file to resume."""
         with contextlib.suppress(OSError), os.scandir(self._work) as entries:
             for entry in entries:
                 if entry.name != _LOCK and (kind is None or entry.stat(follow_symlinks=False).st_size == 0):
                     os.unlink(entry.name, dir_fd=self._work)
         with contextlib.suppress(OSError):
             os.unlink(_LOCK, dir_fd=self._work)
-        # NFS and FUSE keep a file that is open under another name until it is closed, and the folder with it.
+        # NFS and FUSE rename a removed file that is still open, and its directory cannot be removed until it is closed.
         os.close(self._lock)
         with contextlib.suppress(OSError):
-            os.rmdir(WORK_FOLDER, dir_fd=self._root)
+            os.rmdir(WORK_DIRECTORY, dir_fd=self._root)
         for descriptor in (*(last for _, last in self._last.values()), self._work, self._root):
             os.close(descriptor)
 
-    def require(self, size: int) -> None:
+    def require_space(self, size: int) -> None:
         """Raise UnavailableError if `size` more bytes do not fit."""
         disk = os.fstatvfs(self._root)
         free = disk.f_bavail * disk.f_frsize
-        # Some FUSE disks do not tell their size: all is zero then, and that is not to say that they are full.
+        # Some FUSE file systems do not report their size: all fields are zero.
         if disk.f_blocks and size > free:
             raise UnavailableError(
-                f"writing to {self.folder}: {size:,} bytes are needed, {free:,} are free",
-                hint="free some space, or name a folder on a larger disk",
+                f"writing to {self.directory}: {size:,} bytes are needed, {free:,} are free",
+                hint="free some space, or choose a directory on a larger disk",
                 side="destination",
             )
 
-    def holds(self, path: str, size: int, sha256: str, count_bytes: Callable[[int], None]) -> bool:
-        """Tell whether a file is there, whole; `count_bytes` gets the bytes read, negative if they were in vain."""
-        with disk_errors(self.folder / path), contextlib.ExitStack() as stack:
+    def has_file(self, path: str, size: int, sha256: str, count_bytes: Callable[[int], None]) -> bool:
+        """Tell whether a file exists with this size and sha256.
+
+        `count_bytes` gets the size of each chunk read, and the negative total if the sha256 differs.
+        """
+        with disk_errors(self.directory / path), contextlib.ExitStack() as stack:
             try:
                 parent, name = stack.enter_context(self._existing_parent(path))
                 descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
@@ -136,28 +139,28 @@ class Destination:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode) or info.st_size != size:
                 return False
-            digest, seen = hashlib.sha256(), 0
+            digest, read = hashlib.sha256(), 0
             for chunk in _chunks(descriptor):
                 digest.update(chunk)
-                seen += len(chunk)
+                read += len(chunk)
                 count_bytes(len(chunk))
             if digest.hexdigest() == sha256:
                 return True
-            count_bytes(-seen)
+            count_bytes(-read)
             return False
 
-    def check(self, path: str) -> None:
-        """Raise UsageError if something that no file can take the place of is in a file's way."""
-        with disk_errors(self.folder / path), contextlib.suppress(FileNotFoundError):
+    def check_path(self, path: str) -> None:
+        """Raise UsageError if a directory occupies the file's path, or a file or link occupies a directory's."""
+        with disk_errors(self.directory / path), contextlib.suppress(FileNotFoundError):
             with self._existing_parent(path) as (parent, name):
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
-    def check_links(self) -> None:
-        """Raise UsageError if the disk has no symbolic links."""
-        name = _part_name("link")
-        with disk_errors(self.folder):
+    def check_symlinks(self) -> None:
+        """Raise UsageError if the file system does not support symbolic links."""
+        name = _partial_name("link")
+        with disk_errors(self.directory):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
             try:
@@ -166,54 +169,55 @@ class Destination:
                 if error.errno not in _CANNOT_LINK:
                     raise
                 raise UsageError(
-                    f"writing to {self.folder}: the disk has no symbolic links, which a Hugging Face cache needs",
-                    hint="use --layout dir, or name a folder on another disk",
+                    f"writing to {self.directory}: the file system does not support symbolic links, "
+                    "which a Hugging Face cache needs",
+                    hint="use --layout dir, or choose a directory on another disk",
                     side="destination",
                 ) from error
             os.unlink(name, dir_fd=self._work)
 
-    def partial(self, key: str) -> int:
-        """Return how many bytes of a part are there already."""
+    def partial_size(self, key: str) -> int:
+        """Return the size of a partial file, 0 if it does not exist."""
         try:
-            return os.stat(_part_name(key), dir_fd=self._work, follow_symlinks=False).st_size
+            return os.stat(_partial_name(key), dir_fd=self._work, follow_symlinks=False).st_size
         except FileNotFoundError:
             return 0
 
     @contextlib.contextmanager
-    def part(self, key: str) -> Iterator[Part]:
-        """Open the part that `key` names, empty or as an earlier run left it; what is written to it stays."""
-        name = _part_name(key)
-        with disk_errors(self.folder):
+    def partial(self, key: str) -> Iterator[PartialFile]:
+        """Open the partial file for `key`, new or as an earlier run left it. It stays until it is published."""
+        name = _partial_name(key)
+        with disk_errors(self.directory):
             descriptor = os.open(
                 name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666, dir_fd=self._work
             )
             try:
-                yield Part(descriptor, name)
+                yield PartialFile(descriptor, name)
             finally:
                 os.close(descriptor)
 
-    def discard(self, part: Part) -> None:
-        """Remove a part whose bytes are wrong."""
+    def discard(self, partial: PartialFile) -> None:
+        """Remove a partial file."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(part.name, dir_fd=self._work)
+            os.unlink(partial.name, dir_fd=self._work)
 
-    def place(self, part: Part, path: str) -> None:
-        """Give a part that is whole its place."""
-        with disk_errors(self.folder / path):
+    def publish(self, partial: PartialFile, path: str) -> None:
+        """Rename a complete partial file to its final path."""
+        with disk_errors(self.directory / path):
             parent, name = self._parent(path)
-            os.replace(part.name, name, src_dir_fd=self._work, dst_dir_fd=parent)
+            os.replace(partial.name, name, src_dir_fd=self._work, dst_dir_fd=parent)
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
-        """Write a file whole."""
-        with self.part(path) as part:
-            part.restart()
+        """Write a complete file and publish it."""
+        with self.partial(path) as partial:
+            partial.restart()
             for chunk in chunks:
-                part.write(chunk)
-            self.place(part, path)
+                partial.write(chunk)
+            self.publish(partial, path)
 
     def symlink(self, target: str, path: str) -> None:
-        """Make a symbolic link, in the place of whatever link or file is there."""
-        with disk_errors(self.folder / path):
+        """Create a symbolic link; replace an existing link or file."""
+        with disk_errors(self.directory / path):
             parent, last = self._parent(path)
             with contextlib.suppress(FileExistsError):
                 os.symlink(target, last, dir_fd=parent)
@@ -221,16 +225,16 @@ class Destination:
             with contextlib.suppress(OSError):
                 if os.readlink(last, dir_fd=parent) == target:
                     return
-            name = _part_name(path)
+            name = _partial_name(path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
             os.symlink(target, name, dir_fd=self._work)
             os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
 
-    def twin(self, existing: str, path: str) -> None:
-        """Make `path` the same file as one that this run has written; a copy where the disk cannot do that."""
-        name = _part_name(path)
-        with disk_errors(self.folder / path), self._existing_parent(existing) as (source, source_name):
+    def hard_link(self, existing: str, path: str) -> None:
+        """Make `path` a hard link to a file that this run wrote, or a copy where hard links are not supported."""
+        name = _partial_name(path)
+        with disk_errors(self.directory / path), self._existing_parent(existing) as (source, source_name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
             try:
@@ -242,63 +246,59 @@ class Destination:
                 return
             parent, last = self._parent(path)
             os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
-            # A rename onto another name of the same file does nothing (POSIX rename).
+            # Renaming a file to another name of the same inode does nothing (POSIX rename).
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
 
-    def folds_case(self) -> bool:
-        """Tell whether the disk takes `a` and `A` for the same name."""
-        with self.part("case") as part:
+    def ignores_case(self) -> bool:
+        """Tell whether the file system treats `a` and `A` as the same name."""
+        with self.partial("case") as partial:
             try:
-                os.stat(part.name.upper(), dir_fd=self._work)
+                os.stat(partial.name.upper(), dir_fd=self._work)
             except FileNotFoundError:
                 return False
             finally:
-                self.discard(part)
+                self.discard(partial)
         return True
 
     def _copy(self, source: int, name: str, path: str) -> None:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
         try:
-            self.require(os.fstat(descriptor).st_size)
-            with self.part(path) as part:
-                part.restart()
-                for chunk in _chunks(descriptor):
-                    part.write(chunk)
-                self.place(part, path)
+            self.require_space(os.fstat(descriptor).st_size)
+            self.write(path, _chunks(descriptor))
         finally:
             os.close(descriptor)
 
     def _parent(self, path: str) -> tuple[int, str]:
-        """Return the folder that a path lies in, made where need be, and the last part of the path.
+        """Return a path's directory, created if missing, and its last component.
 
-        The folder stays open until this thread asks for another one.
+        The directory stays open until this thread asks for another one.
         """
-        folders, name = _split(path)
-        folder, thread = "/".join(folders), threading.get_ident()
+        directories, name = _split(path)
+        directory, thread = "/".join(directories), threading.get_ident()
         last = self._last.get(thread)
-        if last is None or last[0] != folder:
-            opened = self._walk(folders, path, make=True)
+        if last is None or last[0] != directory:
+            opened = self._walk(directories, path, create=True)
             if last is not None:
                 os.close(last[1])
-            last = self._last[thread] = (folder, opened)
+            last = self._last[thread] = (directory, opened)
         return last[1], name
 
     @contextlib.contextmanager
     def _existing_parent(self, path: str) -> Iterator[tuple[int, str]]:
-        folders, name = _split(path)
-        descriptor = self._walk(folders, path, make=False)
+        directories, name = _split(path)
+        descriptor = self._walk(directories, path, create=False)
         try:
             yield descriptor, name
         finally:
             os.close(descriptor)
 
-    def _walk(self, folders: list[str], path: str, *, make: bool) -> int:
-        """Open a folder from the root down, following no link."""
+    def _walk(self, directories: list[str], path: str, *, create: bool) -> int:
+        """Open a directory, starting at the root, without following links."""
         descriptor = os.dup(self._root)
         try:
-            for folder in folders:
-                inner = self._enter(descriptor, folder, path, make=make)
+            for directory in directories:
+                inner = self._enter(descriptor, directory, path, create=create)
                 os.close(descriptor)
                 descriptor = inner
         except BaseException:
@@ -306,20 +306,20 @@ class Destination:
             raise
         return descriptor
 
-    def _enter(self, parent: int, folder: str, path: str, *, make: bool) -> int:
+    def _enter(self, parent: int, directory: str, path: str, *, create: bool) -> int:
         try:
-            return os.open(folder, _FOLDER, dir_fd=parent)
+            return os.open(directory, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
-            if not make:
+            if not create:
                 raise
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, dir_fd=parent)
-            return os.open(folder, _FOLDER, dir_fd=parent)
+                os.mkdir(directory, dir_fd=parent)
+            return os.open(directory, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
                 raise UsageError(
-                    f"writing {path!r} into {self.folder}: {folder!r} is there already and not a folder",
-                    hint="extract does not write through links; move it away, or name another folder",
+                    f"writing {path!r} into {self.directory}: {directory!r} exists and is not a directory",
+                    hint="move it away, or choose another directory; extract does not write through links",
                     side="destination",
                 ) from error
             raise
@@ -327,15 +327,15 @@ class Destination:
     def _take_lock(self) -> None:
         while True:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(WORK_FOLDER, dir_fd=self._root)
-            # Where something is missing from here on, another process, done, has just removed the folder.
+                os.mkdir(WORK_DIRECTORY, dir_fd=self._root)
+            # A FileNotFoundError means that another process has just finished and removed the directory: try again.
             with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-                work = os.open(WORK_FOLDER, _FOLDER, dir_fd=self._root)
+                work = os.open(WORK_DIRECTORY, _DIRECTORY, dir_fd=self._root)
                 opened.callback(os.close, work)
                 lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=work)
                 opened.callback(os.close, lock)
                 self._lock_file(lock)
-                now = os.stat(f"{WORK_FOLDER}/{_LOCK}", dir_fd=self._root, follow_symlinks=False)
+                now = os.stat(f"{WORK_DIRECTORY}/{_LOCK}", dir_fd=self._root, follow_symlinks=False)
                 if os.path.samestat(now, os.fstat(lock)):
                     opened.pop_all()
                     self._work, self._lock = work, lock
@@ -346,25 +346,25 @@ class Destination:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UnavailableError(
-                f"writing to {self.folder}: another extract is writing there",
-                hint="wait until it is done, or name another folder",
+                f"writing to {self.directory}: another extract is running there",
+                hint="wait until it ends, or choose another directory",
                 side="destination",
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            self._warn(f"{self.folder} is on a disk without locks: let no other extract write there now")
+            self._warn(f"{self.directory}: the file system has no locks; do not run another extract there now")
 
 
 def _split(path: str) -> tuple[list[str], str]:
-    parts = path.split("/")
-    if parts[0] == WORK_FOLDER or any(part in {"", ".", ".."} for part in parts):
-        raise IntegrityError(f"{path!r} is not a path to be written to")
-    return parts[:-1], parts[-1]
+    names = path.split("/")
+    if names[0] == WORK_DIRECTORY or any(name in {"", ".", ".."} for name in names):
+        raise IntegrityError(f"{path!r}: not a valid destination path")
+    return names[:-1], names[-1]
 
 
-def _part_name(key: str) -> str:
-    """Return a part's name: of one length, however long the path is that it stands for."""
+def _partial_name(key: str) -> str:
+    """Return the name of a partial file: the same length for any path."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40] + ".part"
 
 

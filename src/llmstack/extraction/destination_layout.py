@@ -1,4 +1,4 @@
-"""Where each file goes: into a plain folder under its own path, or into a Hugging Face cache."""
+"""The paths of extracted files: in a plain directory, or in a Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from llmstack.hf.snapshot import HubFile, RepoType
 
 
 class DestinationLayout(Protocol):
-    """How files lie in the destination."""
+    """How files are arranged in the destination."""
 
     @property
-    def folder(self) -> Path:
-        """The folder that is written into, and locked."""
+    def directory(self) -> Path:
+        """The directory that is locked and written to."""
 
     @property
     def result(self) -> Path:
-        """The folder that a person finds the files in."""
+        """The directory in which the user finds the files."""
 
-    def place(self, file: IndexedFile) -> str:
-        """Return where a file's bytes go in the folder; files of the same bytes may share one place."""
+    def path_of(self, file: IndexedFile) -> str:
+        """Return the path of a file's bytes in the directory. Files with the same bytes may share one."""
 
     def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Raise UsageError if something is in the way of what `finish` does."""
+        """Raise UsageError if `finish` cannot succeed."""
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Do what is left when all files are in place."""
+        """Complete the layout after all files are published."""
 
 
 @dataclass(frozen=True, slots=True)
-class FolderLayout:
-    """A plain folder: each file under its path in the repo."""
+class DirectoryLayout:
+    """A plain directory: each file under its path in the repo."""
 
-    folder: Path
+    directory: Path
 
     @property
     def result(self) -> Path:
-        """The folder itself."""
-        return self.folder
+        """The directory itself."""
+        return self.directory
 
-    def place(self, file: IndexedFile) -> str:
+    def path_of(self, file: IndexedFile) -> str:
         """Return the file's path in the repo."""
         return file.path
 
     def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Nothing can be in the way of nothing."""
+        """Check nothing."""
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class CacheLayout:
-    """A repo's folder in a Hugging Face cache; see `llmstack.hf.cache_layout`."""
+    """A repo's directory in a Hugging Face cache; see `llmstack.hf.cache_layout`."""
 
     def __init__(self, root: Path, index: FileIndex) -> None:
-        """Check what becomes folder names; raises IntegrityError."""
+        """Raise IntegrityError if the index's repo id is not valid: it becomes a directory name."""
         try:
             repo_type: RepoType = "dataset" if index.repo_type == "dataset" else "model"
-            self.folder = root / cache.repo_folder(check_repo_id(index.repo_id), repo_type)
+            self.directory = root / cache.repo_folder(check_repo_id(index.repo_id), repo_type)
         except UsageError as error:
             raise IntegrityError(f"file index: {error.message}") from error
         self._root = root
@@ -76,21 +76,21 @@ class CacheLayout:
 
     @property
     def result(self) -> Path:
-        """The snapshot's folder."""
-        return self.folder / "snapshots" / self._index.commit
+        """The snapshot's directory."""
+        return self.directory / "snapshots" / self._index.commit
 
-    def place(self, file: IndexedFile) -> str:
-        """Return the blob's path: what the hub knows the file by."""
+    def path_of(self, file: IndexedFile) -> str:
+        """Return the blob's path, which is named by the file's oid."""
         return cache.blob_path(file.oid)
 
     def check(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Raise UsageError where no link can be made, or something else is in the place of one."""
-        destination.check_links()
+        """Raise UsageError if symbolic links are not supported, or a directory occupies the path of one."""
+        destination.check_symlinks()
         for file in files:
-            destination.check(cache.snapshot_link(self._index.commit, file.path, file.oid)[1])
+            destination.check_path(cache.snapshot_link(self._index.commit, file.path, file.oid)[1])
 
     def finish(self, destination: Destination, files: Sequence[IndexedFile]) -> None:
-        """Link the snapshot to the blobs and, last of all, let the revision point to it."""
+        """Link the snapshot to the blobs, then write the ref."""
         index = self._index
         for file in files:
             destination.symlink(*cache.snapshot_link(index.commit, file.path, file.oid))

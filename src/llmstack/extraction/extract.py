@@ -1,4 +1,4 @@
-"""`llmstack extract`: from what a person named to files in a folder or in a Hugging Face cache."""
+"""`llmstack extract`: open an image and write its files to a directory or a Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llmstack.carried_image.locate import locate
 from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.selection import select
 from llmstack.carried_image.source import Source, open_source
-from llmstack.engine.engine_image import DaemonImage
+from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.extraction.destination import Destination
-from llmstack.extraction.destination_layout import CacheLayout, DestinationLayout, FolderLayout
-from llmstack.extraction.fetch_plan import PlannedFile, folded
-from llmstack.extraction.from_engine import daemon_layer, fetch_from_engine
-from llmstack.extraction.from_index import Worker, fetch
-from llmstack.extraction.from_layers import LayerSource, extract_merged
+from llmstack.extraction.destination_layout import CacheLayout, DestinationLayout, DirectoryLayout
+from llmstack.extraction.fetch_plan import PlannedFile, case_conflicts
+from llmstack.extraction.from_engine import fetch_from_engine, merged_layer
+from llmstack.extraction.from_index import ExtractContext, fetch
+from llmstack.extraction.from_layers import LayerSource, merge_layers
 from llmstack.hf.cache_layout import default_cache
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.repository import Registries
@@ -35,10 +35,10 @@ DEFAULT_JOBS = 4
 
 @dataclass(frozen=True, slots=True)
 class ExtractRequest:
-    """What to extract and where to.
+    """What to extract, and the destination.
 
-    `argument` is `REPO_ID[@REVISION]|IMAGE`, `source` what `--from` says. `destination` may be left out for a cache:
-    it is HF_HUB_CACHE then.
+    `argument` is `REPO_ID[@REVISION]|IMAGE`, `source` the value of `--from`. `destination` None: HF_HUB_CACHE, for
+    `layout` "hf-cache" only.
     """
 
     argument: str
@@ -53,10 +53,10 @@ class ExtractRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExtractResult:
-    """What was extracted; sizes are bytes of files, `bytes_reused` those that were there already.
+    """What was extracted. Sizes are bytes of files; `bytes_reused` counts those that existed before.
 
-    `destination` is the folder that the files are in (of a cache, the snapshot). `repo_id` and `commit` are None for
-    images that llmstack did not write.
+    `destination` is the directory of the files; in a cache, the snapshot's. `repo_id` and `commit` are None for images
+    without a file index.
     """
 
     repo_id: str | None
@@ -75,29 +75,31 @@ class ExtractResult:
 
 
 def extract(request: ExtractRequest, registries: Registries, cancel: Event, reporter: Reporter) -> ExtractResult:
-    """Get an image's files out; a rerun continues, and skips what is whole.
+    """Extract an image's files. A rerun resumes, and skips complete files.
 
-    `cancel` is the HTTP client's: it is set when one of several transfers fails. Raises LlmstackError.
+    `cancel` is the HTTP client's event; it is set when one of several transfers fails. Raises LlmstackError.
     """
     started = time.monotonic()
-    folder = _destination(request)
-    wanted = locate(request.argument, request.source, request.repo_type, request.namespace)
-    with open_source(wanted, registries, reporter.note) as source:
-        work = _Work(request, source, cancel, reporter, started)
-        return work.merged(folder) if source.index is None else work.indexed(folder, source.index)
+    directory = _destination(request)
+    image_request = locate(request.argument, request.source, request.repo_type, request.namespace)
+    with open_source(image_request, registries, reporter.note) as source:
+        extraction = _Extraction(request, source, cancel, reporter, started)
+        if source.index is None:
+            return extraction.from_layers(directory)
+        return extraction.from_index(directory, source.index)
 
 
 def _destination(request: ExtractRequest) -> Path:
     if request.destination is not None:
         return request.destination
     if request.layout == "dir":
-        raise UsageError("no folder to extract into", hint="name one after the image, or use --layout hf-cache")
+        raise UsageError("no destination directory", hint="name one after the image, or use --layout hf-cache")
     return default_cache()
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """One extraction, its source open."""
+class _Extraction:
+    """One extraction from an opened source."""
 
     request: ExtractRequest
     source: Source
@@ -105,65 +107,65 @@ class _Work:
     reporter: Reporter
     started: float
 
-    def indexed(self, folder: Path, index: FileIndex) -> ExtractResult:
-        """Fetch just the files that are wanted and not there, each by the range that the file index tells."""
+    def from_index(self, directory: Path, index: FileIndex) -> ExtractResult:
+        """Fetch the selected files that the destination does not hold yet."""
         files = select(index.files, self.request.selection, lambda file: file.path)
         if not files:
             raise self._nothing(bool(index.files))
         layout: DestinationLayout = (
-            CacheLayout(folder, index) if self.request.layout == "hf-cache" else FolderLayout(folder)
+            CacheLayout(directory, index) if self.request.layout == "hf-cache" else DirectoryLayout(directory)
         )
         image = self.source.image
-        layers = {} if isinstance(image, DaemonImage) else image.layers_of(files)
-        # Each place once, whatever number of files share it.
-        planned = list({path: PlannedFile(path, file) for file in files for path in [layout.place(file)]}.values())
+        layers = {} if isinstance(image, EngineImage) else image.layers_of(files)
+        # Write each path once, even if several files share it.
+        planned = list({path: PlannedFile(path, file) for file in files for path in [layout.path_of(file)]}.values())
         total = sum(file.size for file in planned)
-        with self._worker(layout.folder, total) as worker:
-            self._warn_of_case((file.path for file in planned), worker.destination)
-            # What is in the way is told before anything is hashed or fetched.
-            layout.check(worker.destination, files)
+        with self._context(layout.directory, total) as context:
+            self._warn_of_case_conflicts((file.path for file in planned), context.destination)
+            # Fail before anything is hashed or fetched.
+            layout.check(context.destination, files)
             for file in planned:
-                worker.destination.check(file.path)
-            missing = worker.missing(planned)
+                context.destination.check_path(file.path)
+            missing = context.missing(planned)
             reused = total - sum(file.size for file in missing)
-            if isinstance(image, DaemonImage):
-                fetch_from_engine(image, missing, worker, whole=2 * (total - reused) >= index.size)
+            if isinstance(image, EngineImage):
+                fetch_from_engine(image, missing, context, stream=2 * (total - reused) >= index.size)
             else:
-                reused += fetch(image.reader, layers, missing, worker)
-            layout.finish(worker.destination, files)
+                reused += fetch(image.reader, layers, missing, context)
+            layout.finish(context.destination, files)
         return self._result(str(layout.result), len(files), total, reused, index)
 
-    def merged(self, folder: Path) -> ExtractResult:
-        """Merge the layers of an image that has no file index."""
+    def from_layers(self, directory: Path) -> ExtractResult:
+        """Merge the layers of an image without a file index."""
         if self.request.layout == "hf-cache":
             raise UsageError(
                 f"{self.source.name} has no file index, which a Hugging Face cache needs",
-                hint="only images carried by llmstack ferry have one; use --layout dir",
+                hint="use --layout dir; only carried images have a file index",
                 side="source",
             )
         image = self.source.image
-        labels = image.labels if isinstance(image, DaemonImage) else image.config.labels
+        labels = image.labels if isinstance(image, EngineImage) else image.config.labels
         if labels.get(FORMAT_LABEL) == FORMAT_OF_PARTS:
             self.reporter.warn(
-                f"{self.source.name} was built on a carried image with files in parts, which are left out: "
-                "extract that image itself for them"
+                f"{self.source.name} was built on a carried image with split files, which are left out: "
+                "extract the carried image to get them"
             )
-        if isinstance(image, DaemonImage):
-            layers, size = [daemon_layer(image)], 0
+        if isinstance(image, EngineImage):
+            layers, size = [merged_layer(image)], 0
         else:
             size = sum(layer.size for layer in image.manifest.layers)
             layers = self._layers(image)
-        with self._worker(folder, size) as worker:
-            merged = extract_merged(layers, self.request.selection, worker)
-            self._warn_of_case(merged.paths, worker.destination)
+        with self._context(directory, size) as context:
+            merged = merge_layers(layers, self.request.selection, context)
+            self._warn_of_case_conflicts(merged.paths, context.destination)
         if merged.dangling:
             self.reporter.warn(
-                f"{len(merged.dangling)} links lead to nothing and were left out: {merged.dangling[0]!r} …"
+                f"{len(merged.dangling)} dangling symbolic links were left out: {merged.dangling[0]!r} …"
             )
-        return self._result(str(folder), len(merged.paths), merged.size, 0, None)
+        return self._result(str(directory), len(merged.paths), merged.size, 0, None)
 
     def _layers(self, image: Image) -> list[LayerSource]:
-        """Return the layers from the highest down, each telling its progress."""
+        """Return the layers, the top one first. Reading one reports its progress."""
         blobs = image.manifest.layers
 
         def source(number: int) -> LayerSource:
@@ -183,35 +185,35 @@ class _Work:
         return [source(number) for number in reversed(range(len(blobs)))]
 
     @contextmanager
-    def _worker(self, folder: Path, total: int) -> Iterator[Worker]:
-        with Destination(folder, self.reporter.warn) as destination:
+    def _context(self, directory: Path, total: int) -> Iterator[ExtractContext]:
+        with Destination(directory, self.reporter.warn) as destination:
             self.reporter.begin(self.source.name, total)
             try:
-                yield Worker(destination, self.reporter, self.cancel, self.request.jobs)
+                yield ExtractContext(destination, self.reporter, self.cancel, self.request.jobs)
             finally:
                 self.reporter.end()
 
-    def _warn_of_case(self, paths: Iterable[str], destination: Destination) -> None:
-        groups = folded(paths)
-        if groups and destination.folds_case():
+    def _warn_of_case_conflicts(self, paths: Iterable[str], destination: Destination) -> None:
+        groups = case_conflicts(paths)
+        if groups and destination.ignores_case():
             names = ", ".join(repr(path) for path in groups[0])
-            self.reporter.warn(f"this disk takes names that differ only in case for the same: {names}; one is lost")
+            self.reporter.warn(f"the file system ignores case, so these names are one file, and one is lost: {names}")
 
     def _nothing(self, has_files: bool) -> NotFoundError:
         if not has_files:
             return NotFoundError(f"{self.source.name} holds no files", side="source")
         return NotFoundError(
             f"no file of {self.source.name} is selected by --include and --exclude",
-            hint="see what it holds: llmstack inspect",
+            hint=f"list its files: llmstack inspect {self.source.name}",
             side="source",
         )
 
-    def _result(self, folder: str, files: int, total: int, reused: int, index: FileIndex | None) -> ExtractResult:
+    def _result(self, directory: str, files: int, total: int, reused: int, index: FileIndex | None) -> ExtractResult:
         return ExtractResult(
             repo_id=index.repo_id if index else None,
             image=self.source.name,
             commit=index.commit if index else None,
-            destination=folder,
+            destination=directory,
             files=files,
             bytes_total=total,
             bytes_written=total - reused,

@@ -1,4 +1,4 @@
-"""Which bytes to fetch for which files. Pure."""
+"""Plan which bytes to fetch for which files."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from llmstack.carried_image.file_index import BlobRange, IndexedFile
 from llmstack.carried_image.image import StoredLayer
 from llmstack.oci.reference import Digest
 
-# Between two small files of a layer lie a header and some padding; what is shorter than this is cheaper to read over
-# than to ask for anew.
+# A gap shorter than this is cheaper to read than a new request. Between small files of a layer, it is a tar header and
+# padding.
 MAX_GAP = 64 * 1024
-# Reads of several files end here, so that there is something to do for every worker.
-MAX_SPAN = 32 * 1024 * 1024
+# Larger groups of files are split, so that all workers have work.
+MAX_GROUP = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file to be written: where to, and what the file index says of it."""
+    """One file to write: its path in the destination, and its entry in the file index."""
 
     path: str
     file: IndexedFile
 
     @property
     def key(self) -> str:
-        """What its part is kept under: the same only for the same bytes at the same place."""
+        """The key of its partial file: equal only for the same bytes and the same path."""
         return f"{self.file.sha256} {self.path}"
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         return self.file.size
 
     @property
     def offset(self) -> int:
-        """Where its bytes begin in its layer, of a file that is not split."""
+        """The start of its bytes in its layer. Not for split files."""
         return self.file.ranges[0].offset
 
     @property
     def end(self) -> int:
-        """Where they end."""
+        """The end of its bytes in its layer."""
         return self.offset + self.size
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """One read: files that follow each other in one layer, in order, none overlapping; or one file by itself."""
+class FetchGroup:
+    """Files fetched with one request: consecutive files of one layer without overlaps, or a single file."""
 
     files: tuple[PlannedFile, ...]
 
@@ -57,47 +57,47 @@ class Span:
         return sum(file.size for file in self.files)
 
     @property
-    def extent(self) -> BlobRange:
-        """Where the files of one layer lie, with what is between them."""
+    def blob_range(self) -> BlobRange:
+        """The range of the layer that holds the files and the gaps between them."""
         first = self.files[0].offset
         return BlobRange(self.files[0].file.ranges[0].layer, first, self.files[-1].end - first)
 
 
-def plan_spans(files: Iterable[PlannedFile], layers: Mapping[Digest, StoredLayer]) -> list[Span]:
-    """Group files into reads, the largest first: neighbours share one, a large file has one for itself.
+def plan_fetches(files: Iterable[PlannedFile], layers: Mapping[Digest, StoredLayer]) -> list[FetchGroup]:
+    """Group files by request, the largest group first. Neighbors share a group; a large file has its own.
 
-    All files of a compressed layer share one, for it can only be read from its beginning. A split file has one, too.
+    All files of a compressed layer share a group, because it can only be read from the start. A split file has its own.
     """
-    groups: dict[Digest, list[PlannedFile]] = defaultdict(list)
-    spans = []
+    by_layer: dict[Digest, list[PlannedFile]] = defaultdict(list)
+    groups = []
     for file in files:
         if file.file.is_split:
-            spans.append(Span((file,)))
+            groups.append(FetchGroup((file,)))
         else:
-            groups[file.file.ranges[0].layer].append(file)
-    for layer, group in groups.items():
-        group.sort(key=lambda file: (file.offset, file.size))
-        spans += [Span(tuple(run)) for run in _runs(layers[layer], group)]
-    return sorted(spans, key=lambda span: -span.size)
+            by_layer[file.file.ranges[0].layer].append(file)
+    for layer, layer_files in by_layer.items():
+        layer_files.sort(key=lambda file: (file.offset, file.size))
+        groups += [FetchGroup(tuple(group)) for group in _split_layer(layers[layer], layer_files)]
+    return sorted(groups, key=lambda group: -group.size)
 
 
-def _runs(layer: StoredLayer, files: Sequence[PlannedFile]) -> list[list[PlannedFile]]:
-    runs: list[list[PlannedFile]] = []
+def _split_layer(layer: StoredLayer, files: Sequence[PlannedFile]) -> list[list[PlannedFile]]:
+    groups: list[list[PlannedFile]] = []
     for file in files:
-        last = runs[-1][-1] if runs else None
-        if last is None or file.offset < last.end or not (layer.compressed or _shares(runs[-1], file)):
-            runs.append([file])
+        last = groups[-1][-1] if groups else None
+        if last is None or file.offset < last.end or not (layer.compressed or _is_neighbor(groups[-1], file)):
+            groups.append([file])
         else:
-            runs[-1].append(file)
-    return runs
+            groups[-1].append(file)
+    return groups
 
 
-def _shares(run: Sequence[PlannedFile], file: PlannedFile) -> bool:
-    return file.offset - run[-1].end <= MAX_GAP and file.end - run[0].offset <= MAX_SPAN
+def _is_neighbor(group: Sequence[PlannedFile], file: PlannedFile) -> bool:
+    return file.offset - group[-1].end <= MAX_GAP and file.end - group[0].offset <= MAX_GROUP
 
 
-def folded(paths: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the groups of paths that are one and the same where case does not count."""
+def case_conflicts(paths: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of paths that are equal if case is ignored."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         groups[path.casefold()].append(path)

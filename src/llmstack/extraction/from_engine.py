@@ -1,4 +1,4 @@
-"""Extracting out of an image that the local Docker engine holds."""
+"""Extract files from an image in the local Docker Engine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from llmstack.carried_image.file_index import ROOT
-from llmstack.engine.engine_image import DaemonImage
+from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.extraction.fetch_plan import PlannedFile
-from llmstack.extraction.from_index import Worker
+from llmstack.extraction.from_index import ExtractContext
 from llmstack.extraction.from_layers import LayerSource
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.tar_reader import TarEntry, TarReader
 
-# Each file that is asked for alone costs the engine a request; more than these come quicker in one stream.
-_FEW = 32
+# Each single file costs a request to the engine. For more files than this, one stream is faster.
+_MAX_SINGLE_FILES = 32
 
 
-def daemon_layer(image: DaemonImage) -> LayerSource:
-    """Return the whole of /REPO as if it were one layer: the engine has merged what lies below."""
+def merged_layer(image: EngineImage) -> LayerSource:
+    """Return /REPO as a single layer: the engine has merged the layers."""
 
     @contextmanager
     def open_all() -> Iterator[TarReader]:
@@ -31,23 +31,25 @@ def daemon_layer(image: DaemonImage) -> LayerSource:
     return LayerSource(image.name, open_all)
 
 
-def fetch_from_engine(image: DaemonImage, files: Sequence[PlannedFile], worker: Worker, *, whole: bool) -> None:
-    """Write files, each verified; `whole` says that these are the most of what the image holds.
+def fetch_from_engine(
+    image: EngineImage, files: Sequence[PlannedFile], context: ExtractContext, *, stream: bool
+) -> None:
+    """Write and verify files. With `stream`, read all of /REPO in one request.
 
-    Raises IntegrityError if the image does not hold one of them, or holds other bytes.
+    Raises IntegrityError if a file is missing in the image or has other bytes.
     """
-    worker.destination.require(sum(file.size for file in files))
-    alone = [file for file in files if file.file.is_split]
-    if whole or len(files) > _FEW:
-        _fetch_stream(image, [file for file in files if not file.file.is_split], worker)
+    context.destination.require_space(sum(file.size for file in files))
+    single = [file for file in files if file.file.is_split]
+    if stream or len(files) > _MAX_SINGLE_FILES:
+        _fetch_stream(image, [file for file in files if not file.file.is_split], context)
     else:
-        alone = list(files)
-    run_all(lambda file: _fetch_one(image, file, worker), alone, worker.jobs, worker.cancel)
+        single = list(files)
+    run_all(lambda file: _fetch_one(image, file, context), single, context.jobs, context.cancel)
 
 
-def _fetch_one(image: DaemonImage, file: PlannedFile, worker: Worker) -> None:
-    """Fetch a file by itself, or all parts of one, one after the other."""
-    with _writing(file, worker) as write:
+def _fetch_one(image: EngineImage, file: PlannedFile, context: ExtractContext) -> None:
+    """Fetch one file, or all parts of a split file in order."""
+    with _writing(file, context) as write:
         for number, part in enumerate(file.file.ranges):
             path = file.file.part_path(number)
             with _opened(image, path) as reader:
@@ -57,24 +59,24 @@ def _fetch_one(image: DaemonImage, file: PlannedFile, worker: Worker) -> None:
                 write(reader, entry, part.size)
 
 
-def _fetch_stream(image: DaemonImage, files: Iterable[PlannedFile], worker: Worker) -> None:
-    wanted = {f"{ROOT}/{file.file.path}": file for file in files}
-    if not wanted:
+def _fetch_stream(image: EngineImage, files: Iterable[PlannedFile], context: ExtractContext) -> None:
+    missing = {f"{ROOT}/{file.file.path}": file for file in files}
+    if not missing:
         return
     with _opened(image, ROOT) as reader:
         for entry in reader:
-            file = wanted.pop(posixpath.normpath(entry.name), None) if entry.kind == "file" else None
+            file = missing.pop(posixpath.normpath(entry.name), None) if entry.kind == "file" else None
             if file:
-                with _writing(file, worker) as write:
+                with _writing(file, context) as write:
                     write(reader, entry, file.size)
-            if not wanted:
+            if not missing:
                 return
-    raise _missing(image, next(iter(wanted)))
+    raise _missing(image, next(iter(missing)))
 
 
 @contextmanager
-def _opened(image: DaemonImage, path: str) -> Iterator[TarReader]:
-    """Open what the file index says is there; raises IntegrityError if it is not."""
+def _opened(image: EngineImage, path: str) -> Iterator[TarReader]:
+    """Open a path that the file index lists; raises IntegrityError if it does not exist."""
     try:
         with image.open_tar(f"/{path}") as reader:
             yield reader
@@ -83,29 +85,29 @@ def _opened(image: DaemonImage, path: str) -> Iterator[TarReader]:
 
 
 @contextmanager
-def _writing(file: PlannedFile, worker: Worker) -> Iterator[Callable[[TarReader, TarEntry, int], None]]:
-    """Give a function that writes what a tar's entry holds, which must be so long; in the end the file is checked."""
-    task = worker.reporter.task(file.path, file.size)
+def _writing(file: PlannedFile, context: ExtractContext) -> Iterator[Callable[[TarReader, TarEntry, int], None]]:
+    """Yield a function that writes a tar entry of a given size. Verify and publish the file at the end."""
+    task = context.reporter.task(file.path, file.size)
     try:
-        with worker.destination.part(file.key) as part:
-            part.restart()
+        with context.destination.partial(file.key) as partial:
+            partial.restart()
 
             def write(reader: TarReader, entry: TarEntry, size: int) -> None:
                 if entry.size != size:
                     raise IntegrityError(
-                        f"{entry.name!r} is {entry.size} bytes long in the image, not {size}", side="source"
+                        f"{entry.name!r} has {entry.size} bytes in the image, not {size}", side="source"
                     )
                 for piece in reader.content():
-                    if worker.cancel.is_set():
+                    if context.cancel.is_set():
                         raise Cancelled("cancelled")
-                    part.write(piece)
+                    partial.write(piece)
                     task.advance(len(piece))
 
             yield write
-            worker.store(file, part)
+            context.publish(file, partial)
     finally:
         task.done()
 
 
-def _missing(image: DaemonImage, name: str) -> IntegrityError:
-    return IntegrityError(f"{image.name} does not hold {name!r}, which its file index lists", side="source")
+def _missing(image: EngineImage, name: str) -> IntegrityError:
+    return IntegrityError(f"{image.name}: the file index lists {name!r}, which the image does not hold", side="source")

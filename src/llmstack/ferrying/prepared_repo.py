@@ -10,7 +10,7 @@ from pathlib import Path
 from llmstack.carried_image.file_index import ROOT
 from llmstack.engine.container_script import remove_image
 from llmstack.engine.docker_engine import Engine
-from llmstack.engine.engine_image import DaemonImage
+from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hf.hub_client import Hub
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
@@ -32,7 +32,7 @@ class PreparedRepo:
         self._site = site
         self._reporter = reporter
         self._cleanup = contextlib.ExitStack()
-        self._image: DaemonImage | None = None
+        self._image: EngineImage | None = None
 
     def __enter__(self) -> PreparedRepo:
         """Return the repo itself."""
@@ -68,7 +68,7 @@ class PreparedRepo:
                     if position >= stop:
                         return
 
-    def _prepare(self, info: RepoInfo) -> DaemonImage:
+    def _prepare(self, info: RepoInfo) -> EngineImage:
         if self._image is None:
             wish = PrepareRequest(
                 repo_id=info.repo_id,
@@ -82,7 +82,7 @@ class PreparedRepo:
             image = build_prepared(wish, self._site, self._reporter, engine)
             self._cleanup.callback(remove_image, engine, image)
             container = self._cleanup.enter_context(engine.container(image))
-            self._image = DaemonImage(engine, image, container)
+            self._image = EngineImage(engine, image, container)
         return self._image
 
 

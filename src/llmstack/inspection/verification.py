@@ -13,7 +13,7 @@ from threading import Event
 from llmstack.carried_image.file_index import ROOT, IndexedFile
 from llmstack.carried_image.image import Image, all_manifests
 from llmstack.carried_image.source import Source
-from llmstack.engine.engine_image import DaemonImage
+from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import IntegrityError, NotFoundError, UsageError, on_side
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all, unless_cancelled
@@ -45,7 +45,7 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
     Other layers need not even be tars: attestations and charts are kept in registries, too. Raises what reading raises;
     bytes that are wrong or missing are told in the result, all of them.
     """
-    if isinstance(source.image, DaemonImage):
+    if isinstance(source.image, EngineImage):
         return _verify_in_engine(source, source.image, reporter, cancel)
     image = source.image
     manifests, not_read = all_manifests(image)
@@ -128,7 +128,7 @@ class _Checks:
                 self._hash(tar, files)
         self._missing(missing)
 
-    def in_engine(self, image: DaemonImage, path: str, number: int, expected: Mapping[str, list[IndexedFile]]) -> None:
+    def in_engine(self, image: EngineImage, path: str, number: int, expected: Mapping[str, list[IndexedFile]]) -> None:
         """Hash what lies at a path in an image in the engine; nothing may."""
         try:
             with image.open_tar(f"/{path}") as tar:
@@ -165,7 +165,7 @@ class _Checks:
         self._wrong.setdefault(file.path, f"{file.path!r} {what}")
 
 
-def _verify_in_engine(source: Source, image: DaemonImage, reporter: Reporter, cancel: Event) -> Verified:
+def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, cancel: Event) -> Verified:
     if source.index is None:
         raise UsageError(
             f"{source.name} has no file index, so there is nothing to verify its files against",
@@ -188,7 +188,7 @@ def _verify_in_engine(source: Source, image: DaemonImage, reporter: Reporter, ca
     return Verified(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
 
 
-def _parts_in_engine(image: DaemonImage, file: IndexedFile, cancel: Event) -> list[str]:
+def _parts_in_engine(image: EngineImage, file: IndexedFile, cancel: Event) -> list[str]:
     checks = _Checks([file], cancel)
     for number in range(len(file.ranges)):
         path = file.part_path(number)
