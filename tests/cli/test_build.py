@@ -126,7 +126,7 @@ def test_a_setting_that_is_no_address_is_named_and_not_shown(setting):
 def test_a_docker_host_that_is_no_address_is_unavailable(host):
     done = run_llmstack("build", "hf", env={"DOCKER_HOST": host})
     assert done.code == 6
-    assert done.stderr.startswith(f"error: connecting to the Docker engine: DOCKER_HOST is {host}, which is no address")
+    assert done.stderr.startswith(f"error: connecting to the Docker Engine: invalid DOCKER_HOST {host}: ")
 
 
 def test_without_an_engine_it_is_unavailable():

@@ -1,4 +1,4 @@
-"""Scripts in containers on a real engine: what they leave is kept."""
+"""Scripts in containers on a real engine: their files are committed to an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.relay import Relay
 TIMEOUT = 4
 
 
-def test_what_a_script_left_may_take_longer_to_keep_than_an_answer_may(engine, busybox, tmp_path, monkeypatch):
+def test_a_commit_may_take_longer_than_the_timeout(engine, busybox, tmp_path, monkeypatch):
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCMD read -r line; echo $line; echo kept > /kept\n")
     engine.docker("build", "--tag", "llmstack-test-script", str(tmp_path))
     job = ScriptSpec("script", "llmstack-test-script", {}, {"TOKEN": "hushhush"}, ("hushhush",), network="none")

@@ -1,4 +1,4 @@
-"""Credentials as `docker login` leaves them, read from real config files and through a real helper program."""
+"""Credentials of `docker login`, from real config files and a real credential helper."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def _auth(user: str, password: str) -> str:
     return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_an_entry_of_config_json(docker_config):
+def test_an_auth_entry_of_config_json(docker_config):
     docker_config({"auths": {"registry.local:5000": {"auth": _auth("ann", "s:e:cret")}}})
     assert lookup("registry.local:5000") == Credentials("ann", "s:e:cret")
     assert lookup("other.local") is None
 
 
-def test_docker_hub_has_a_key_of_its_own(docker_config):
+def test_docker_hub_has_its_own_key(docker_config):
     docker_config({"auths": {"https://index.docker.io/v1/": {"auth": _auth("ann", "x")}}})
     assert lookup("docker.io") == Credentials("ann", "x")
 
@@ -67,13 +67,13 @@ def test_an_identity_token(docker_config):
     assert "tok" not in repr(found)
 
 
-def test_no_config_and_an_empty_entry(docker_config):
+def test_no_config_or_an_empty_entry_means_no_credentials(docker_config):
     assert lookup("registry.local") is None
     docker_config({"auths": {"registry.local": {}}})
     assert lookup("registry.local") is None
 
 
-def test_a_folder_that_cannot_be_looked_into_has_no_logins(monkeypatch):
+def test_an_unreadable_config_directory_means_no_credentials(monkeypatch):
     monkeypatch.setenv("DOCKER_CONFIG", "/" + "x" * 5000)
     assert lookup("registry.example") is None
 
@@ -94,7 +94,7 @@ def test_a_credentials_store_with_a_token(docker_config, helper):
 
 
 @pytest.mark.parametrize("script", ["echo secret-in-output; exit 3", "echo not json secret-in-output"])
-def test_a_helper_that_fails_leaks_nothing(docker_config, helper, script):
+def test_the_error_of_a_failed_helper_does_not_show_its_output(docker_config, helper, script):
     helper(script)
     docker_config({"credsStore": "test"})
     with pytest.raises(UsageError, match="Docker credentials for") as caught:
@@ -102,15 +102,15 @@ def test_a_helper_that_fails_leaks_nothing(docker_config, helper, script):
     assert "secret-in-output" not in f"{caught.value} {caught.value.hint}"
 
 
-def test_a_helper_that_is_not_there(docker_config):
+def test_a_missing_helper_is_a_usage_error(docker_config):
     docker_config({"credsStore": "no-such-helper"})
-    with pytest.raises(UsageError, match="not on PATH"):
+    with pytest.raises(UsageError, match="not found on PATH"):
         lookup("registry.local")
 
 
-def test_an_entry_that_is_not_well_formed(docker_config):
+def test_invalid_base64_in_an_entry_is_a_usage_error(docker_config):
     docker_config({"auths": {"registry.local": {"auth": "%%%"}}})
-    with pytest.raises(UsageError, match="not well formed"):
+    with pytest.raises(UsageError, match="invalid entry"):
         lookup("registry.local")
 
 
@@ -118,22 +118,22 @@ def test_an_entry_that_is_not_well_formed(docker_config):
     "config",
     [[], None, {"auths": {"registry.local": {"auth": None}}}, {"auths": ["registry.local"]}, {"credHelpers": ["test"]}],
 )
-def test_a_config_of_another_shape(docker_config, config):
+def test_a_config_with_wrong_types_is_a_usage_error(docker_config, config):
     docker_config(config)
-    with pytest.raises(UsageError, match="not well formed"):
+    with pytest.raises(UsageError, match="invalid entry"):
         lookup("registry.local")
 
 
 @pytest.mark.parametrize("printed", ["{}", "null", "[]", '{"Username": "me"}'])
-def test_a_helper_that_prints_no_login(docker_config, helper, printed):
+def test_invalid_helper_output_is_a_usage_error(docker_config, helper, printed):
     helper(f"echo '{printed}'")
     docker_config({"credsStore": "test"})
-    with pytest.raises(UsageError, match="not well formed"):
+    with pytest.raises(UsageError, match="invalid entry"):
         lookup("registry.local")
 
 
 @pytest.mark.parametrize(("config", "expected"), [(None, "False"), ({"auths": {}}, "True")])
-def test_docker_py_is_imported_only_where_there_is_a_login_to_read(tmp_path, docker_config, config, expected):
+def test_docker_py_is_imported_only_if_a_config_file_exists(tmp_path, docker_config, config, expected):
     if config is not None:
         docker_config(config)
     code = (

@@ -1,4 +1,4 @@
-"""Building on a real engine: steps, failures, settings that leave no trace, pushes."""
+"""Builds on a real engine: steps, failures, settings that leave no trace, pushes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE = "description: A test\nvariants:\n  cpu:\n    base: {base}\n"
 
 
 def build(recipes, name, site=None, args=None, **options):
-    """Build one recipe of a recipes; return the image's id and what was reported."""
+    """Build one recipe of a recipe directory; return the image's id and the reporter."""
     listener, site = Listener(), site or Site()
     [target] = plan(load_recipes(recipes), BuildRequest((name,), args=args or {}), site, lambda _: True)
     with Client() as client:
@@ -29,7 +29,7 @@ def build(recipes, name, site=None, args=None, **options):
     return image, listener
 
 
-def test_steps_are_numbered_named_and_cached(busybox, recipes):
+def test_steps_are_reported_with_number_and_instruction_or_cached(busybox, recipes):
     write_recipe(recipes, "one", ONE.format(base=busybox), 'FROM {{ base }}\nRUN echo noise && true\nCMD ["sh"]\n')
     image, listener = build(recipes, "one", no_cache=True)
     assert image.startswith("sha256:")
@@ -41,7 +41,7 @@ def test_steps_are_numbered_named_and_cached(busybox, recipes):
     assert "one:cpu [2/3] cached" in listener.notes
 
 
-def test_a_failing_step_shows_its_line_in_the_recipe_and_its_last_words(busybox, recipes):
+def test_a_failed_step_shows_its_line_in_the_recipe_and_its_last_output(busybox, recipes):
     template = (
         "FROM {{ base }}\n\n{{ steps.site_begin() }}\n"
         "RUN for i in $(seq 1 500); do echo line $i; done; echo the reason >&2; exit 7\n"
@@ -58,8 +58,8 @@ def test_a_failing_step_shows_its_line_in_the_recipe_and_its_last_words(busybox,
     assert caught.value.exit_code == 1
 
 
-def test_what_a_step_says_in_pieces_is_shown_in_lines_and_without_secrets(busybox, recipes):
-    """The pause lets the engine pass on the first half of a line, and of a password, on its own."""
+def test_a_secret_in_two_pieces_of_output_is_masked(busybox, recipes):
+    """The pause makes the engine send the first half of a line, and of a password, separately."""
     halves = 'printf \'E: %s\' "${http_proxy%sh@*}" >&2; sleep 0.3; echo "${http_proxy#*hu} is wrong" >&2; exit 3'
     write_recipe(recipes, "one", ONE.format(base=busybox), f"FROM {{{{ base }}}}\nRUN {halves}\n")
     with pytest.raises(LlmstackError) as caught:
@@ -69,7 +69,7 @@ def test_what_a_step_says_in_pieces_is_shown_in_lines_and_without_secrets(busybo
 
 @pytest.mark.parametrize("proxy", ["http://user:hush@127.0.0.1:9", "user:hush@127.0.0.1:9", "http://user:hush@[::1"])
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ftp_proxy"])
-def test_a_proxy_of_the_command_line_is_shown_without_its_password(busybox, recipes, name, proxy):
+def test_a_proxy_in_args_is_shown_without_its_password(busybox, recipes, name, proxy):
     template = f'FROM {{{{ base }}}}\nRUN echo "via ${name}"; exit 3\n'
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
     with pytest.raises(LlmstackError, match=r"via (http://)?\*\*\*@") as caught:
@@ -77,24 +77,24 @@ def test_a_proxy_of_the_command_line_is_shown_without_its_password(busybox, reci
     assert "hush" not in caught.value.message
 
 
-def test_an_engine_that_says_nothing_shows_no_password_either(engine, busybox, recipes, monkeypatch):
+def test_an_engine_error_without_a_message_shows_no_password(engine, busybox, recipes, monkeypatch):
     write_recipe(recipes, "one", ONE.format(base=busybox), "FROM {{ base }}\n")
     answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with Relay(engine.host, b"/build?", answer=answer) as relay:
         monkeypatch.setenv("DOCKER_HOST", relay.host)
         with pytest.raises(UnavailableError) as caught:
             build(recipes, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
-    message = "building one:cpu: the Docker engine answers: 500 Internal Server Error"
+    message = "building one:cpu: the Docker Engine answered: 500 Internal Server Error"
     assert caught.value.message == message
 
 
-def test_a_failing_shared_step_names_the_macro(busybox, recipes):
+def test_a_failed_shared_step_names_the_macro(busybox, recipes):
     write_recipe(recipes, "one", ONE.format(base=busybox), "FROM {{ base }}\n{{ steps.venv() }}\n")
     with pytest.raises(LlmstackError, match=r"images/_shared/macros\.j2, line \d+: exit code 127"):
         build(recipes, "one")
 
 
-def test_a_missing_base_is_not_found_and_an_unreachable_one_unavailable(recipes, registry):
+def test_a_missing_base_is_not_found_and_an_unreachable_registry_unavailable(recipes, registry):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = closed.getsockname()[1]
@@ -106,7 +106,7 @@ def test_a_missing_base_is_not_found_and_an_unreachable_one_unavailable(recipes,
             build(recipes, "far")
 
 
-def test_proxies_reach_the_steps_and_nothing_else(engine, busybox, recipes):
+def test_proxies_are_available_to_steps_and_not_stored(engine, busybox, recipes):
     site = Site(http_proxy="http://user:hush@127.0.0.1:9", no_proxy="inside.site")
     template = 'FROM {{ base }}\nRUN test -n "$no_proxy" && echo "via $HTTP_PROXY" && exit $FAIL\n'
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
@@ -121,7 +121,7 @@ def test_proxies_reach_the_steps_and_nothing_else(engine, busybox, recipes):
     assert "hush" not in caught.value.message
 
 
-def test_the_sites_files_are_there_for_the_steps_and_gone_from_the_image(engine, busybox, recipes, tmp_path):
+def test_site_files_are_available_to_steps_and_not_in_the_image(engine, busybox, recipes, tmp_path):
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
     site = Site(pip_index="https://pip.site/simple", apt_mirror="http://apt.site", ca_cert=ca)
@@ -138,7 +138,7 @@ def test_the_sites_files_are_there_for_the_steps_and_gone_from_the_image(engine,
     engine.docker("run", "--rm", "--network", "none", image, "test", "!", "-e", "/opt/llmstack-site")
 
 
-def test_the_apt_mirror_replaces_archives_and_nothing_else(engine, busybox, recipes):
+def test_the_apt_mirror_replaces_archive_urls_only(engine, busybox, recipes):
     (recipes / "one").mkdir()
     deb822 = "Types: deb\nURIs: http://deb.example/debian\n\nURIs: http://deb.example/debian-security\n"
     lists = (
@@ -166,8 +166,8 @@ def test_the_apt_mirror_replaces_archives_and_nothing_else(engine, busybox, reci
     assert kept == deb822
 
 
-def test_a_push_shows_its_layers_and_gives_the_digest(engine, busybox, recipes, registry):
-    # A layer that the registry cannot have yet.
+def test_a_push_reports_its_layers_and_returns_the_digest(engine, busybox, recipes, registry):
+    # A random layer, which the registry does not have yet.
     write_recipe(recipes, "one", ONE.format(base=busybox), "FROM {{ base }}\nRUN head -c 3000000 /dev/urandom > /new\n")
     image, _ = build(recipes, "one", no_cache=True)
     name = f"{registry.host}/pushed/one:new"
@@ -183,7 +183,7 @@ def test_a_push_shows_its_layers_and_gives_the_digest(engine, busybox, recipes, 
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_refused_push_is_an_error_of_its_kind(busybox, token_registry):
+def test_a_refused_push_raises_the_matching_error(busybox, token_registry):
     with Client() as client, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{closed.getsockname()[1]}/a/b:c"
@@ -197,7 +197,7 @@ def test_a_refused_push_is_an_error_of_its_kind(busybox, token_registry):
 
 
 @pytest.mark.usefixtures("engine")
-def test_a_push_uses_what_docker_login_left(busybox, token_registry, tmp_path, monkeypatch):
+def test_a_push_uses_the_credentials_of_docker_login(busybox, token_registry, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_CONFIG", str(token_registry.docker_config(tmp_path)))
     name = f"{token_registry.host}/a/b:d"
     with Client() as client:

@@ -189,7 +189,7 @@ def test_an_image_in_the_local_engine_is_read_from_it(pulled, tmp_path):
     result = run("org/model", tmp_path / "out", namespace=pulled.partition("/models")[0], reporter=reporter)
     assert contents(tmp_path / "out") == FILES
     assert result.image == f"docker-daemon:{pulled}"
-    assert any("local Docker engine" in note for note in reporter.notes)
+    assert any("local Docker" in note for note in reporter.notes)
 
 
 def test_an_image_built_on_a_carried_one(pulled, engine, tmp_path):

@@ -118,7 +118,7 @@ def test_logins_that_cannot_be_read(port: Port, secure_registry: Registry, secre
     (secrets / "config.json").write_text(json.dumps({"credHelpers": {secure_registry.host: "nonsense"}}))
     env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
     run = port.ferry("org/tiny", "--to", secure_registry.namespace(), env=env)
-    check(run, 2, "its credential helper is not on PATH")
+    check(run, 2, "credential helper not found on PATH")
 
 
 def test_a_registry_whose_ca_is_unknown(port: Port, secure_registry: Registry):

@@ -13,7 +13,7 @@ from llmstack.carried_image.image import Image, open_image
 from llmstack.carried_image.locate import ImageRequest, Location
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.disk import exists
-from llmstack.engine.docker_engine import local_engine_holds
+from llmstack.engine.docker_engine import local_engine_has
 from llmstack.engine.engine_image import EngineImage, open_engine_image
 from llmstack.errors import NotFoundError, on_side
 from llmstack.oci import tar_writer
@@ -41,7 +41,7 @@ def open_source(wanted: ImageRequest, registries: Registries, note: Callable[[st
     NotAuthorizedError, UnavailableError.
     """
     location = wanted.location
-    if wanted.anywhere and location.transport == "docker" and local_engine_holds(location.place):
+    if wanted.anywhere and location.transport == "docker" and local_engine_has(location.place):
         note(f"the local Docker engine holds {location.place}: reading it from there")
         location = Location("docker-daemon", location.place)
     if location.transport == "docker-daemon":

@@ -1,1 +1,1 @@
-"""The Docker Engine; the only package that imports docker."""
+"""The Docker Engine. The only package that imports docker."""

@@ -1,4 +1,4 @@
-"""A build context as a tar: the same files give the same bytes, so that Docker's cache depends on nothing else."""
+"""A build context as a reproducible tar, so that Docker's cache depends on the files only."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from llmstack.errors import UsageError
 
 
 def write_context(dockerfile: str, files: Mapping[str, bytes | Path]) -> IO[bytes]:
-    """Return an unnamed temporary file with the context's tar, at its start; the caller closes it.
+    """Return an unnamed temporary file with the context's tar, positioned at the start; the caller closes it.
 
-    `files` are named by their path in the context; a Path is a file or a whole folder. Scripts (files that begin with
-    `#!`) are executable, whatever they were on the disk. Raises UsageError if one cannot be read.
+    `files` maps paths in the context to contents: bytes, a file, or a directory. Files that start with `#!` become
+    executable, whatever their mode on disk. Raises UsageError if a file cannot be read.
     """
-    # Returned open: the upload reads it.
-    spool = tempfile.TemporaryFile(prefix="llmstack-context-")  # noqa: SIM115 - who asked for it closes it
+    spool = tempfile.TemporaryFile(prefix="llmstack-context-")  # noqa: SIM115 - the caller closes it
     try:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name, content in sorted({**files, "Dockerfile": dockerfile.encode()}.items()):
                 _add(tar, name, content)
     except OSError as error:
         spool.close()
-        raise UsageError(f"the build context cannot be written: {error}") from error
+        raise UsageError(f"build context: cannot be written: {error}") from error
     spool.seek(0)
     return spool
 
@@ -35,13 +34,13 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
     if isinstance(content, bytes):
         _add_file(tar, name, io.BytesIO(content), len(content))
         return
-    for path, inside in _walk(content, name):
+    for path, context_name in _walk(content, name):
         with path.open("rb") as file:
-            _add_file(tar, inside, file, path.stat().st_size)
+            _add_file(tar, context_name, file, path.stat().st_size)
 
 
 def _walk(path: Path, name: str) -> Iterator[tuple[Path, str]]:
-    """Yield the files at and below a path, with their names in the context; version control's own files stay out."""
+    """Yield the files at and below a path with their names in the context, without `.git`."""
     if path.is_file():
         yield path, name
         return

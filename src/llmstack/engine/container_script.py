@@ -1,4 +1,4 @@
-"""Running a script in a container and keeping what it leaves, without its secrets ever being part of an image."""
+"""Run a script in a container and commit the result to an image, without its secrets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LAST_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class ScriptSpec:
-    """A container to run: its image, its variables, and those that reach it through standard input only.
+    """A container to run: its image, its environment, and secrets that it reads from standard input.
 
-    `hidden` is not shown, even when the container prints it.
+    `hidden` strings are masked in the container's output.
     """
 
     title: str
@@ -29,44 +29,44 @@ class ScriptSpec:
     network: str | None = None
 
 
-def run_script(engine: Engine, job: ScriptSpec, reporter: Reporter) -> str:
-    """Run the image's command to its end and return the id of an image of the container's files.
+def run_script(engine: Engine, spec: ScriptSpec, reporter: Reporter) -> str:
+    """Run the image's command and return the id of an image of the container's files.
 
-    The command reads `NAME=value` lines from standard input, up to an empty one. Raises LlmstackError with its last
-    lines if it fails.
+    The command reads `NAME=value` lines from standard input, up to an empty line. Raises LlmstackError with the last
+    lines of its output if it fails.
     """
     api = engine.client.api
-    with engine_errors(f"running {job.title}"):
+    with engine_errors(f"running {spec.title}"):
         container = api.create_container(
-            job.image,
+            spec.image,
             stdin_open=True,
-            environment=dict(job.environment),
+            environment=dict(spec.environment),
             labels={"dev.llmstack": "prepare"},
-            host_config=api.create_host_config(network_mode=job.network),
+            host_config=api.create_host_config(network_mode=spec.network),
         )["Id"]
         try:
             attached = api.attach_socket(container, params={"stdin": 1, "stream": 1})
-            # docker-py gives a wrapper of the socket, which can only be read from and does not close it.
+            # docker-py returns a read-only wrapper that does not close the socket.
             socket = getattr(attached, "_sock", attached)
             with closing(socket), closing(attached):
                 api.start(container)
-                socket.sendall(_stdin(job.secrets))
-            last = _follow(engine, container, job, reporter)
+                socket.sendall(_stdin(spec.secrets))
+            last = _follow(engine, container, spec, reporter)
             code = api.wait(container)["StatusCode"]
             if code:
                 lines = "".join(f"\n  {line}" for line in last)
-                raise LlmstackError(f"{job.title}: exit code {code}{lines}")
-            # The engine copies all that the script left before it answers.
-            with engine.unhurried():
+                raise LlmstackError(f"{spec.title}: exit code {code}{lines}")
+            # The engine copies all changed files before it answers.
+            with engine.no_timeout():
                 return str(api.commit(container)["Id"])
         finally:
             api.remove_container(container, force=True, v=True)
 
 
 def remove_image(engine: Engine, image: str, *, keep_parents: bool = False) -> None:
-    """Remove an image that is not needed any more; one that cannot be removed is left.
+    """Remove an image; ignore errors.
 
-    The untagged images that it stands on go too, unless `keep_parents`: those of a build stage are Docker's cache.
+    Untagged parent images are removed too, unless `keep_parents`: those of a build stage are Docker's cache.
     """
     with suppress(LlmstackError), engine_errors(f"removing {image}"):
         engine.client.api.remove_image(image, force=True, noprune=keep_parents)
@@ -76,24 +76,24 @@ def _stdin(secrets: Mapping[str, str]) -> bytes:
     return "".join(f"{name}={value}\n" for name, value in secrets.items() if "\n" not in value).encode() + b"\n"
 
 
-def _follow(engine: Engine, container: str, job: ScriptSpec, reporter: Reporter) -> list[str]:
-    """Report the container's lines until it ends; return the last ones."""
+def _follow(engine: Engine, container: str, spec: ScriptSpec, reporter: Reporter) -> list[str]:
+    """Report the container's output until it ends; return the last lines."""
     last: deque[str] = deque(maxlen=_LAST_LINES)
     rest = ""
     for chunk in engine.client.api.logs(container, stream=True, follow=True):
         *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
         for line in lines:
-            # What a progress bar wrote over itself is not worth a line.
-            shown = _without(job.hidden, line.rstrip("\r").rpartition("\r")[2].rstrip())
+            # Of a progress bar, show only the last state.
+            shown = _mask(spec.hidden, line.rstrip("\r").rpartition("\r")[2].rstrip())
             if shown:
                 last.append(shown)
-                reporter.note(f"{job.title}: {shown}")
+                reporter.note(f"{spec.title}: {shown}")
     if rest.strip():
-        last.append(_without(job.hidden, rest.strip()))
+        last.append(_mask(spec.hidden, rest.strip()))
     return list(last)
 
 
-def _without(hidden: tuple[str, ...], line: str) -> str:
+def _mask(hidden: tuple[str, ...], line: str) -> str:
     for value in hidden:
         line = line.replace(value, "***")
     return line

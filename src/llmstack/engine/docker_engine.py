@@ -1,4 +1,4 @@
-"""The Docker Engine's API through docker-py: one connection, and what its errors mean."""
+"""A connection to the Docker Engine through docker-py, with its errors as LlmstackErrors."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from docker.errors import APIError
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
-# For an answer, and between two chunks of one: a busy engine may take its time over a large folder.
+# In seconds, for an answer and between its chunks. A busy engine may take long to read a large directory.
 _TIMEOUT = 300
-_QUICK = 2
+_QUICK_TIMEOUT = 2
 
 
 class Engine:
-    """A connection to the engine that DOCKER_HOST names; close it after use."""
+    """A connection to the engine at DOCKER_HOST. Close it after use."""
 
     def __init__(self, timeout: float = _TIMEOUT) -> None:
         """Connect and agree on an API version; raises UnavailableError."""
-        # docker-py takes as long to import as all the rest: only who talks to an engine pays for it.
+        # docker-py takes as long to import as everything else: import it only where it is used.
         import docker
 
-        with engine_errors("connecting to the Docker engine"):
+        with engine_errors("connecting to the Docker Engine"):
             try:
                 self.client = docker.from_env(timeout=int(timeout))
             except ValueError as error:
                 raise UnavailableError(
-                    f"connecting to the Docker engine: DOCKER_HOST is {_host()}, which is no address ({error})",
-                    hint="write it as unix:///var/run/docker.sock or tcp://HOST:PORT",
+                    f"connecting to the Docker Engine: invalid DOCKER_HOST {_host()}: {error}",
+                    hint="use a URL such as unix:///var/run/docker.sock or tcp://HOST:PORT",
                 ) from error
 
     def __enter__(self) -> Engine:
@@ -49,18 +49,18 @@ class Engine:
         self.client.close()
 
     @contextlib.contextmanager
-    def unhurried(self) -> Iterator[None]:
-        """Wait for answers in here however long they take, as docker-py does for those of a build."""
+    def no_timeout(self) -> Iterator[None]:
+        """Wait for answers without a timeout, as docker-py does for builds."""
         api = self.client.api
         timeout = api.timeout
-        api.timeout = None  # type: ignore[assignment]  # which its types do not know
+        api.timeout = None  # type: ignore[assignment]  # missing in its types
         try:
             yield
         finally:
             api.timeout = timeout
 
     def has_image(self, image: str) -> bool:
-        """Tell whether the engine holds an image; raises UnavailableError."""
+        """Tell whether the engine has an image; raises UnavailableError."""
         try:
             self.inspect(image)
         except NotFoundError:
@@ -68,21 +68,21 @@ class Engine:
         return True
 
     def inspect(self, image: str) -> dict[str, Any]:
-        """Return what the engine says of an image (`docker image inspect`); raises NotFoundError."""
-        with engine_errors(f"looking for the image {image}", "see which there are: docker image ls"):
+        """Return the details of an image, as `docker image inspect` prints them; raises NotFoundError."""
+        with engine_errors(f"inspecting the image {image}", "list the images: docker image ls"):
             found: dict[str, Any] = self.client.images.get(image).attrs
         return found
 
     def platform(self, image: str) -> Platform:
-        """Return what an image that the engine holds is for; raises NotFoundError."""
+        """Return the platform of an image; raises NotFoundError."""
         found = self.inspect(image)
         return Platform(found["Os"], found["Architecture"], found.get("Variant") or None)
 
     @contextlib.contextmanager
     def container(self, image: str) -> Iterator[str]:
-        """Create a container of an image, never started, and remove it in the end; yields its id."""
+        """Create a container without starting it, and remove it at the end. Yields its id."""
         with engine_errors(f"creating a container of {image}"):
-            # An image without a command needs one, be it one that does not exist.
+            # An image without a command needs one. It is never run, so it need not exist.
             created = self.client.api.create_container(image, command=["-"], labels={"dev.llmstack": "extract"})
         try:
             yield created["Id"]
@@ -91,9 +91,9 @@ class Engine:
                 self.client.api.remove_container(created["Id"], force=True, v=True)
 
     def read_tar(self, container: str, path: str) -> Generator[bytes, None, None]:
-        """Yield a tar of a file or a folder in a container; its entries' names begin with the last part of `path`.
+        """Yield a tar of a file or directory in a container; entry names start with the last component of `path`.
 
-        Raises NotFoundError where there is no such path, UnavailableError.
+        Raises NotFoundError if the path does not exist, UnavailableError.
         """
         with engine_errors(f"reading {path}"):
             chunks, _ = self.client.api.get_archive(container, path)
@@ -103,13 +103,13 @@ class Engine:
                 chunks.close()
 
 
-def local_engine_holds(image: str) -> bool:
-    """Tell whether a Docker engine answers at once and holds an image; any trouble with it means no."""
+def local_engine_has(image: str) -> bool:
+    """Tell whether a Docker Engine answers quickly and has an image. Any error means no."""
     host = _host()
     if host.startswith("unix://") and not exists(Path(host.removeprefix("unix://"))):
         return False
     try:
-        with Engine(_QUICK) as engine:
+        with Engine(_QUICK_TIMEOUT) as engine:
             return engine.has_image(image)
     except LlmstackError:
         return False
@@ -117,7 +117,7 @@ def local_engine_holds(image: str) -> bool:
 
 @contextlib.contextmanager
 def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
-    """Turn what docker-py raises into errors that a person can act on; `what` is the operation and its object."""
+    """Turn errors of docker-py into LlmstackErrors. `what` is the operation and its object."""
     from docker.errors import APIError, DockerException, NotFound
 
     try:
@@ -125,12 +125,12 @@ def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     except NotFound as error:
         raise NotFoundError(f"{what}: {_explanation(error)}", hint=hint) from error
     except APIError as error:
-        raise UnavailableError(f"{what}: the Docker engine answers: {_explanation(error)}") from error
+        raise UnavailableError(f"{what}: the Docker Engine answered: {_explanation(error)}") from error
     except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
         host = _host()
         raise UnavailableError(
-            f"{what}: the Docker engine at {host} does not answer ({_cause(error)})",
-            hint="start it (systemctl start docker), or name another one in DOCKER_HOST",
+            f"{what}: the Docker Engine at {host} does not answer: {_cause(error)}",
+            hint="start it (systemctl start docker), or set DOCKER_HOST to another one",
         ) from error
 
 
@@ -139,13 +139,13 @@ def _host() -> str:
 
 
 def _explanation(error: APIError) -> str:
-    # The error's own text names the address, in which a build's arguments stand: a proxy's password, say.
+    # str(error) shows the URL, which holds the build arguments, for example a proxy's password.
     answer = error.response
     return (error.explanation or "").strip() or (f"{answer.status_code} {answer.reason}" if answer is not None else "")
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason: docker-py, requests and urllib3 wrap one another, and name the address."""
+    """Return the innermost cause: docker-py, requests and urllib3 wrap each other's errors, and show the URL."""
     reason, cause = "", error
     while True:
         if isinstance(cause, OSError) and cause.strerror:

@@ -1,6 +1,6 @@
-"""An image that the Docker engine holds, as a source of files: they are streamed out of a container never started.
+"""Read the files of an image in the Docker Engine: they are streamed from a container that is never started.
 
-`docker save` is not used: it would write the whole image to the engine's disk first, and unsorted.
+`docker save` is not used: it first writes the complete image to the engine's disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmstack.oci.tar_reader import TarReader
 
 @dataclass(frozen=True)
 class EngineImage:
-    """An image in the engine, with a container of it to read from; made by `open_engine_image`."""
+    """An image in the engine, and a container to read from. Created by `open_engine_image`."""
 
     engine: Engine
     image: str
@@ -27,12 +27,12 @@ class EngineImage:
 
     @property
     def name(self) -> str:
-        """Return the image as skopeo names it: `docker-daemon:IMAGE`."""
+        """The image's name with skopeo's transport: `docker-daemon:IMAGE`."""
         return f"docker-daemon:{self.image}"
 
     @cached_property
     def details(self) -> dict[str, Any]:
-        """What the engine says of the image."""
+        """The details of the image, as `docker image inspect` prints them."""
         return self.engine.inspect(self.image)
 
     @property
@@ -42,18 +42,18 @@ class EngineImage:
 
     @property
     def top_layer(self) -> Digest | None:
-        """The digest of the uppermost layer's tar."""
+        """The diff id of the top layer."""
         layers = (self.details.get("RootFS") or {}).get("Layers") or []
         return Digest.parse(layers[-1]) if layers else None
 
     @contextlib.contextmanager
     def open_tar(self, path: str) -> Iterator[TarReader]:
-        """Read a file or a folder as a tar; raises NotFoundError where the image has no such path."""
+        """Read a file or directory as a tar; raises NotFoundError if the path does not exist."""
         with contextlib.closing(self._chunks(path)) as chunks:
             yield TarReader(chunks, f"{self.name}: the engine's answer")
 
     def read_file(self, path: str, limit: int) -> bytes | None:
-        """Return a small file; None where there is none, or it is larger than `limit` bytes."""
+        """Return a file's bytes; None if it does not exist or is larger than `limit` bytes."""
         try:
             with self.open_tar(path) as tar:
                 for entry in tar:
@@ -69,7 +69,7 @@ class EngineImage:
 
 @contextlib.contextmanager
 def open_engine_image(image: str) -> Iterator[EngineImage]:
-    """Open an image that the engine holds; its container is removed in any case.
+    """Open an image in the engine; its container is removed at the end.
 
     Raises NotFoundError, UnavailableError.
     """

@@ -1,4 +1,4 @@
-"""The layers that the engine moves for a pull or a push, as the reporter's tasks."""
+"""Report the layers that the engine pulls or pushes as tasks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from llmstack.reporting import Reporter, Task
 
-_MOVING = frozenset({"Downloading", "Pushing"})
-_MOVED = frozenset({"Download complete", "Pull complete", "Pushed", "Layer already exists", "Already exists"})
+_TRANSFERRING = frozenset({"Downloading", "Pushing"})
+_TRANSFERRED = frozenset({"Download complete", "Pull complete", "Pushed", "Layer already exists", "Already exists"})
 
 
 class LayerProgress:
-    """Turns the engine's status messages into one task per layer; close it with `end`."""
+    """Turns the engine's status messages into one task per layer. Call `end` at the end."""
 
     def __init__(self, reporter: Reporter, title: str) -> None:
         self._reporter = reporter
@@ -21,15 +21,15 @@ class LayerProgress:
         self._tasks: dict[str, tuple[Task, int]] = {}
 
     def follow(self, item: Mapping[str, Any]) -> None:
-        """Take one message; those that are about no layer are passed over."""
+        """Read one message. Messages without a layer are ignored."""
         layer, status, detail = str(item.get("id", "")), item.get("status"), item.get("progressDetail") or {}
-        if status in _MOVING and detail.get("total"):
+        if status in _TRANSFERRING and detail.get("total"):
             self._advance(layer, int(detail.get("current", 0)), int(detail["total"]))
-        elif status in _MOVED and layer in self._tasks:
+        elif status in _TRANSFERRED and layer in self._tasks:
             self._tasks[layer][0].done()
 
     def end(self) -> None:
-        """Take everything off the display."""
+        """End all tasks."""
         if self._begun:
             self._reporter.end()
             self._begun = False

@@ -1,4 +1,4 @@
-"""Squashing an image's layers into one, by the docker-squash library (the extra `squash`)."""
+"""Squash an image's layers into one, with the docker-squash library (the extra `squash`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmstack.reporting import Reporter, human_size
 
 
 @dataclass(frozen=True, slots=True)
-class Squashed:
+class SquashResult:
     """A squashed image: its id, and the sizes in bytes before and after."""
 
     image: str
@@ -22,18 +22,20 @@ class Squashed:
 def require_library() -> None:
     """Raise UnavailableError if docker-squash is not installed."""
     try:
-        import docker_squash.squash  # noqa: F401 - whether it can be imported is the question
+        import docker_squash.squash  # noqa: F401 - only to see whether it is installed
     except ImportError as error:
         raise UnavailableError(
-            "squashing needs the docker-squash library, which is not installed",
-            hint="in llmstack's folder: pip install '.[squash]'",
+            "squashing: the docker-squash library is not installed",
+            hint="in a checkout of llmstack: pip install '.[squash]'",
         ) from error
 
 
-def squash_image(engine: Engine, image: str, tag: str, reporter: Reporter, from_layer: str | None = None) -> Squashed:
-    """Squash an image's layers (those above `from_layer`, all by default) and name the result `tag`.
+def squash_image(
+    engine: Engine, image: str, tag: str, reporter: Reporter, from_layer: str | None = None
+) -> SquashResult:
+    """Squash an image's layers (those above `from_layer`; default: all) and tag the result `tag`.
 
-    Raises NotFoundError if there is no such image, UnavailableError without the library, LlmstackError if it fails.
+    Raises NotFoundError if the image does not exist, UnavailableError without the library, LlmstackError if it fails.
     """
     require_library()
     from docker_squash.errors import SquashError
@@ -51,4 +53,4 @@ def squash_image(engine: Engine, image: str, tag: str, reporter: Reporter, from_
     after = squashed["Size"]
     saved = f"{human_size(before - after)} saved" if before > after else "nothing saved"
     reporter.note(f"{tag}: {human_size(before)} before, {human_size(after)} after, {saved}")
-    return Squashed(squashed["Id"], before, after)
+    return SquashResult(squashed["Id"], before, after)
