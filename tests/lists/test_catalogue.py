@@ -58,7 +58,7 @@ def test_a_row():
 def test_a_new_file_an_empty_catalogue_and_the_one_that_ships_become_the_same():
     text = upsert("", ROW)
     assert text == empty("model") + LINE + "\n"
-    folder = Path(__file__).parent.parent / "get_hf"
+    folder = Path(__file__).parents[2] / "get_hf"
     assert (folder / "models.md").read_text() == empty("model")
     assert (folder / "datasets.md").read_text() == empty("dataset")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmstack.carried_image.file_index import Selection
 from llmstack.carried_image.naming import check_repo_id, tag_for
 from llmstack.errors import UsageError
-from llmstack.lists.wish_list import ListProblem, RepoRequest, parse_wishlist, read_wishlist
+from llmstack.lists.wish_list import ListProblem, RepoRequest, named_entries, parse_wishlist, read_wishlist
 
 COMMIT = "27dcfa74d334bc871f3234de431e71c6eeba5dd6"
 
@@ -71,7 +71,7 @@ def test_hub_pages(path, repo_id, revision, repo_type):
         ("a/b/c", "'a/b/c' is not a Hugging Face repo id"),
         ("a--b", "'a--b' is not a Hugging Face repo id"),
         ("org/name#x", "'org/name#x' is not a Hugging Face repo id"),
-        ("org/name@", "'org/name@' names no revision after @"),
+        ("org/name@", "'org/name@' has no revision after @"),
         ("org/name@a..b", "'a..b' is not a branch, tag or commit"),
         ("org/name@'a b'", "'a b' is not a branch, tag or commit"),
         ("org/name@\x1b[2J", "'\\x1b[2J' is not a branch, tag or commit"),
@@ -86,15 +86,19 @@ def test_hub_pages(path, repo_id, revision, repo_type):
         ("org/name --include 'a", "a quote or a backslash is not closed"),
         ("org/name \\", "a quote or a backslash is not closed"),
         ("'' --include a", "'' is not a Hugging Face repo id"),
-        ("https://huggingface.co/datasets/org/name", "this is a dataset in a list of models"),
-        ("https://huggingface.co/spaces/org/name", "a space cannot be carried"),
-        ("https://huggingface.co/org/name/blob/main/a.bin", "this is the page of one file"),
-        ("https://huggingface.co/org/name/tree/main/folder", "this is the page of a folder"),
+        ("https://huggingface.co/datasets/org/name", "this is the URL of a dataset, not of a model"),
+        ("https://huggingface.co/spaces/org/name", "Spaces are not supported"),
+        ("https://huggingface.co/org/name/blob/main/a.bin", "this is the URL of one file"),
+        ("https://huggingface.co/org/name/tree/main/folder", "this is the URL of a directory"),
         ("https://huggingface.co/org/name/discussions/3", "'org/name/discussions/3' is not a Hugging Face repo id"),
+        ("hf://spaces/org/name", "Spaces are not supported"),
+        ("hf://org/name/config.json", "this is the URL of one file"),
+        ("hf://org/name@v1/config.json", "this is the URL of one file"),
+        ("hf://org/name@", "the URL has no revision after @"),
         ("https://huggingface.co/", "'' is not a Hugging Face repo id"),
-        ("https://example.org/org/name", "'example.org' is not the hub"),
-        ("https://user:secret@example.org/org/name", "'example.org' is not the hub"),
-        ("https://[::1/org/name", "the address cannot be read"),
+        ("https://example.org/org/name", "'example.org' is not a Hugging Face Hub"),
+        ("https://user:secret@example.org/org/name", "'example.org' is not a Hugging Face Hub"),
+        ("https://[::1/org/name", "invalid URL"),
     ],
 )
 def test_a_wrong_line_is_a_problem_and_stops_no_other(line, message):
@@ -107,10 +111,38 @@ def test_a_wrong_line_is_a_problem_and_stops_no_other(line, message):
     assert str(problem).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("url", "repo_id", "revision"),
+    [
+        ("hf://org/name", "org/name", "main"),
+        ("hf://gpt2", "gpt2", "main"),
+        ("hf://org/name@v1", "org/name", "v1"),
+        ("hf://org/name@refs/pr/3", "org/name", "refs/pr/3"),
+        ("hf://org/name@a%2Fb", "org/name", "a/b"),
+    ],
+)
+@pytest.mark.parametrize("repo_type", ["model", "dataset"])
+def test_an_hf_url_names_a_repo(url, repo_id, revision, repo_type):
+    url = url.replace("hf://", "hf://datasets/") if repo_type == "dataset" else url
+    assert parse(url, repo_type).entries == (entry(repo_id, revision, repo_type=repo_type),)
+    assert named_entries([url], repo_type, Selection()) == [RepoRequest(repo_id, repo_type, revision)]
+
+
+def test_a_hub_under_a_path():
+    assert parse("http://hub/api/hf/org/name", endpoint="http://hub/api/hf/").entries == (entry("org/name"),)
+
+
+def test_a_dataset_url_on_the_command_line_names_the_option():
+    for url in ("hf://datasets/org/name", "https://huggingface.co/datasets/org/name"):
+        with pytest.raises(UsageError) as caught:
+            named_entries([url], "model", Selection())
+        assert caught.value.hint == "add --type dataset"
+
+
 def test_a_model_in_the_list_of_datasets():
     (problem,) = parse("https://huggingface.co/org/name", "dataset").problems
     assert problem == ListProblem(
-        "list.txt", 1, "this is a model in a list of datasets", "move the line to the list of models"
+        "list.txt", 1, "this is the URL of a model, not of a dataset", "move the line to the list of models"
     )
 
 
@@ -195,7 +227,7 @@ def test_no_text_breaks_the_parser(text):
 
 
 def test_the_lists_that_ship_are_right():
-    folder = Path(__file__).parent.parent / "get_hf"
+    folder = Path(__file__).parents[2] / "get_hf"
     for name, repo_type, repo_id in (
         ("to_get_models.txt", "model", "facebook/opt-125m"),
         ("to_get_datasets.txt", "dataset", "cornell-movie-review-data/rotten_tomatoes"),

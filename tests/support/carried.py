@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, NO_SELECTION, FileIndex, Selection
-from llmstack.carried_image.image import LAYER_ANNOTATION
 from llmstack.ferrying.assemble import assemble
 from llmstack.ferrying.base_image import load_base
 from llmstack.ferrying.layer_plan import Limits, plan
@@ -89,7 +89,9 @@ def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descrip
                 copy_blob(blob, loaded.source, store)
     data = index.to_bytes()
     digest, size = store.write_blob(lambda: tar_writer.layer([tar_writer.TarFile(INDEX_PATH, len(data))], [[data]]))
-    assembled = assemble(index, loaded, [*layers, Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})])
+    assembled = assemble(
+        index, loaded, [*layers, Descriptor(LAYER_TAR, digest, size, {annotation_keys.LAYER: "index"})]
+    )
     for config in assembled.configs:
         write_bytes(store, config)
     for document in assembled.manifests:

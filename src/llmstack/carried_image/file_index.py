@@ -13,6 +13,7 @@ from typing import Any
 
 from llmstack.carried_image.json_stream import parse_items
 from llmstack.errors import IntegrityError, UsageError
+from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
 
@@ -120,7 +121,7 @@ class FileIndex:
     """
 
     repo_id: str
-    repo_type: str
+    repo_type: RepoType
     revision: str
     commit: str
     created: str
@@ -173,7 +174,7 @@ class FileIndex:
             value["files"]
             index = cls(
                 repo_id=_text(value, "repo_id"),
-                repo_type=_text(value, "repo_type"),
+                repo_type=_repo_type(value),
                 revision=_text(value, "revision"),
                 commit=_text(value, "commit"),
                 created=_text(value, "created"),
@@ -187,8 +188,8 @@ class FileIndex:
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
-        if index.repo_type not in {"model", "dataset"} or not _COMMIT.fullmatch(index.commit):
-            raise IntegrityError("file index: wrong repo type or commit")
+        if not _COMMIT.fullmatch(index.commit):
+            raise IntegrityError("file index: wrong commit")
         if value["format"] == FORMAT != index.format:
             raise IntegrityError(f"file index: format {FORMAT} has no files in parts")
         check_paths(file.path for file in files)
@@ -268,6 +269,13 @@ def _text(value: dict[str, Any], name: str) -> str:
     if not isinstance(text, str):
         raise TypeError(name)
     return text
+
+
+def _repo_type(value: dict[str, Any]) -> RepoType:
+    for repo_type in REPO_TYPES:
+        if value["repo_type"] == repo_type:
+            return repo_type
+    raise ValueError("repo_type")
 
 
 def _optional_text(value: dict[str, Any], name: str) -> str | None:

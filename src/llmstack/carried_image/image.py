@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.oci.reference import Digest
@@ -23,9 +24,6 @@ from llmstack.oci.spec import (
 from llmstack.oci.store import BlobReader, read_verified
 from llmstack.oci.tar_reader import open_layer
 
-LAYER_ANNOTATION = "dev.llmstack.layer"
-FORMAT_LABEL = "dev.llmstack.format"
-INCOMPLETE_LABEL = "dev.llmstack.incomplete"
 # An index of indexes is allowed, more than that is not to be found anywhere.
 _MAX_NESTING = 3
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
@@ -163,8 +161,8 @@ def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> 
     if not manifest.layers:
         return None
     last = manifest.layers[-1]
-    marked = last.annotations.get(LAYER_ANNOTATION) == "index"
-    if not marked and FORMAT_LABEL not in config.labels:
+    marked = last.annotations.get(annotation_keys.LAYER) == "index"
+    if not marked and annotation_keys.FORMAT not in config.labels:
         return None
     if last.size > MAX_INDEX_SIZE:
         if marked:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from llmstack.errors import UsageError
+from llmstack.hf.hub_urls import parse_repo_url
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 
-REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
 # No repo id holds `--`; a revision of that name is told from this by the file index.
@@ -20,6 +19,8 @@ MAX_REPO_ID = 96
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
+# git-check-ref-format(1)
+_NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|^[-/.]|/$|//")
 _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -34,11 +35,28 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def parse_repo(text: str, repo_type: RepoType, type_hint: str, endpoint: str | None = None) -> tuple[str, str]:
+    """Read `REPO_ID[@REVISION]` or a repo's URL, which must be of `repo_type`; return repo id and revision.
+
+    `type_hint` says what to do if the URL is of the other type; `endpoint` is HF_ENDPOINT. Raises UsageError.
+    """
+    if "://" in text:
+        url = parse_repo_url(text, endpoint)
+        if url.repo_type != repo_type:
+            raise UsageError(f"this is the URL of a {url.repo_type}, not of a {repo_type}", hint=type_hint)
+        repo_id, revision = check_repo_id(url.repo_id), url.revision or DEFAULT_REVISION
+    else:
+        repo_id, revision = split_revision(text)
+    if _NOT_IN_REVISION.search(revision) or not revision.isprintable():
+        raise UsageError(f"{revision!r} is not a branch, tag or commit")
+    return repo_id, revision
+
+
 def split_revision(text: str) -> tuple[str, str]:
     """Split `REPO_ID[@REVISION]`; the revision is `main` when none is given. Raises UsageError."""
     repo_id, at, revision = text.partition("@")
     if at and not revision:
-        raise UsageError(f"{text!r} names no revision after @")
+        raise UsageError(f"{text!r} has no revision after @")
     return check_repo_id(repo_id), revision or DEFAULT_REVISION
 
 

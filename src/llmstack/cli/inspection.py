@@ -32,9 +32,9 @@ def list_images(
     debug: DebugOption = False,
 ) -> None:
     """List what a namespace holds: each carried repo with its commit, size and license."""
-    from llmstack.carried_image.naming import REPO_TYPES
     from llmstack.cli.inspection_output import print_list
     from llmstack.cli.session import namespace_of, start
+    from llmstack.hf.snapshot import REPO_TYPES
     from llmstack.inspection import list_images as run
 
     session = start({"jobs": jobs}, quiet=True, plain_http=plain_http, debug=debug)

@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
+from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FORMAT_OF_PARTS, NO_SELECTION, FileIndex, Selection
-from llmstack.carried_image.image import FORMAT_LABEL, Image
+from llmstack.carried_image.image import Image
 from llmstack.carried_image.locate import locate
 from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.selection import select
@@ -145,7 +146,7 @@ class _Extraction:
             )
         image = self.source.image
         labels = image.labels if isinstance(image, EngineImage) else image.config.labels
-        if labels.get(FORMAT_LABEL) == FORMAT_OF_PARTS:
+        if labels.get(annotation_keys.FORMAT) == FORMAT_OF_PARTS:
             self.reporter.warn(
                 f"{self.source.name} was built on a carried image with split files, which are left out: "
                 "extract the carried image to get them"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FileIndex
-from llmstack.carried_image.image import FORMAT_LABEL, INCOMPLETE_LABEL, LAYER_ANNOTATION
 from llmstack.ferrying.base_image import Base, BasePlatform
+from llmstack.hf.hub_urls import repo_url
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
     CONFIG,
@@ -23,8 +24,6 @@ from llmstack.oci.spec import (
     canonical_json,
 )
 
-FILEPATH = "org.cncf.model.filepath"
-PART_OF = "dev.llmstack.part-of"
 _OCI_LAYER = {DOCKER_LAYER_GZIP: LAYER_GZIP, DOCKER_LAYER_TAR: LAYER_TAR}
 
 
@@ -59,25 +58,24 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
 
     The source is always the public hub's page: the same commit fetched through a mirror gives the same image.
     """
-    prefix = "datasets/" if index.repo_type == "dataset" else ""
     notes = {
-        "org.opencontainers.image.title": index.repo_id,
-        "org.opencontainers.image.source": f"https://huggingface.co/{prefix}{index.repo_id}",
-        "org.opencontainers.image.revision": index.commit,
-        "org.opencontainers.image.version": index.revision,
-        "org.opencontainers.image.created": index.created,
-        "dev.llmstack.repo-id": index.repo_id,
-        "dev.llmstack.repo-type": index.repo_type,
-        FORMAT_LABEL: index.format,
+        annotation_keys.TITLE: index.repo_id,
+        annotation_keys.SOURCE: repo_url(index.repo_id, index.repo_type),
+        annotation_keys.COMMIT: index.commit,
+        annotation_keys.REVISION: index.revision,
+        annotation_keys.CREATED: index.created,
+        annotation_keys.REPO_ID: index.repo_id,
+        annotation_keys.REPO_TYPE: index.repo_type,
+        annotation_keys.FORMAT: index.format,
     }
     if index.incomplete:
-        notes[INCOMPLETE_LABEL] = "true"
+        notes[annotation_keys.INCOMPLETE] = "true"
     if index.license:
-        notes["org.opencontainers.image.licenses"] = index.license
+        notes[annotation_keys.LICENSES] = index.license
     if base.name:
-        notes["org.opencontainers.image.base.name"] = base.name
+        notes[annotation_keys.BASE_NAME] = base.name
     if base.digest:
-        notes["org.opencontainers.image.base.digest"] = base.digest
+        notes[annotation_keys.BASE_DIGEST] = base.digest
     return notes
 
 
@@ -110,9 +108,9 @@ def _base_history(entry: BasePlatform) -> list[dict[str, Any]]:
 
 def _history(index: FileIndex, layer: Descriptor) -> dict[str, Any]:
     notes = layer.annotations
-    what = "file index" if LAYER_ANNOTATION in notes else notes.get(FILEPATH, "small files")
-    if PART_OF in notes:
-        what = f"part of {notes[PART_OF]}"
+    what = "file index" if annotation_keys.LAYER in notes else notes.get(annotation_keys.FILEPATH, "small files")
+    if annotation_keys.PART_OF in notes:
+        what = f"part of {notes[annotation_keys.PART_OF]}"
     return {"created": index.created, "created_by": f"llmstack ferry {index.repo_id}@{index.commit[:12]}: {what}"}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, FileIndex, IndexedFile
-from llmstack.carried_image.image import LAYER_ANNOTATION
 from llmstack.errors import on_side
-from llmstack.ferrying.assemble import FILEPATH, PART_OF, assemble
+from llmstack.ferrying.assemble import assemble
 from llmstack.ferrying.base_image import Base
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
 from llmstack.oci import tar_writer
@@ -34,8 +34,8 @@ class CompleteLayer:
 def layer_annotations(planned: PlannedLayer | SplitFile) -> dict[str, str]:
     """Return what a manifest says of a layer of what is planned."""
     if isinstance(planned, SplitFile):
-        return {PART_OF: planned.file.path}
-    return {FILEPATH: planned.files[0].path} if planned.is_single else {}
+        return {annotation_keys.PART_OF: planned.file.path}
+    return {annotation_keys.FILEPATH: planned.files[0].path} if planned.is_single else {}
 
 
 def publish(
@@ -73,4 +73,4 @@ def publish(
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
     file = tar_writer.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
     digest, size = store.write_blob(lambda: tar_writer.layer([file], [index.chunks()]))
-    return Descriptor(LAYER_TAR, digest, size, {LAYER_ANNOTATION: "index"})
+    return Descriptor(LAYER_TAR, digest, size, {annotation_keys.LAYER: "index"})

@@ -31,6 +31,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError, on_side
+from llmstack.hf.hub_urls import repo_url
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import (
     Backoff,
@@ -282,7 +283,7 @@ class Hub:
         return NotAuthorizedError(f"{repo_type} {repo_id} is disabled by the hub", hint=hint, side="source")
 
     def _page(self, repo_id: str, repo_type: RepoType) -> str:
-        return f"{display_url(self.endpoint)}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+        return repo_url(repo_id, repo_type, display_url(self.endpoint))
 
 
 def _token() -> str | None:

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llmstack.errors import IntegrityError
 
 RepoType = Literal["model", "dataset"]
+REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def _carried(place: Place, tag: str, image: Image) -> tuple[Revision, Files] | N
     if index is None or index.incomplete or is_leftover(tag, index.repo_id, index.revision):
         return None
     revision = Revision(
-        kind="dataset" if index.repo_type == "dataset" else "model",
+        kind=index.repo_type,
         repo_id=check_repo_id(index.repo_id),
         name=index.revision,
         commit=index.commit,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmstack.carried_image.locate import transport_of
-from llmstack.carried_image.naming import REPO_TYPES, Namespace
+from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.places import open_places
 from llmstack.errors import UsageError
+from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.net import RetryPolicy
 from llmstack.oci.repository import Registries

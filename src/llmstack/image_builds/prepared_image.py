@@ -11,6 +11,8 @@ from llmstack.engine.container_script import ScriptSpec, remove_image, run_scrip
 from llmstack.engine.docker_engine import Engine
 from llmstack.engine.image_build import build_image, tag_image
 from llmstack.errors import UsageError
+from llmstack.hf.hub_urls import repo_url
+from llmstack.hf.snapshot import RepoType
 from llmstack.image_builds.build_plan import BuildRequest, PlannedImage, plan
 from llmstack.image_builds.builder import BuildOptions, job_for
 from llmstack.image_builds.recipe_folder import images_folder, load_recipes
@@ -30,7 +32,7 @@ class PrepareRequest:
     """
 
     repo_id: str
-    repo_type: str
+    repo_type: RepoType
     revision: str
     script: Path
     endpoint: str
@@ -40,8 +42,7 @@ class PrepareRequest:
     @property
     def url(self) -> str:
         """The repo's address at the hub, the script's REPO_URL."""
-        kind = "datasets/" if self.repo_type == "dataset" else ""
-        return f"{self.endpoint.rstrip('/')}/{kind}{self.repo_id}"
+        return repo_url(self.repo_id, self.repo_type, self.endpoint)
 
 
 def build_prepared(wish: PrepareRequest, site: Site, reporter: Reporter, engine: Engine) -> str:

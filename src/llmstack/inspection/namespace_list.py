@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 
-from llmstack.carried_image.image import INCOMPLETE_LABEL, for_platform, host_platform
+from llmstack.carried_image import annotation_keys
+from llmstack.carried_image.image import for_platform, host_platform
 from llmstack.carried_image.naming import Namespace, is_leftover
 from llmstack.carried_image.places import open_places
 from llmstack.errors import LlmstackError
@@ -16,8 +17,6 @@ from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import INDEX_TYPES, Index, Manifest, RawManifest
 from llmstack.oci.store import BlobReader
-
-_ANNOTATION = "org.opencontainers.image."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +69,14 @@ def _describe(reader: BlobReader, tag: str) -> ListedImage:
         return ListedImage(image, error=error.message)
     return ListedImage(
         image=image,
-        repo_id=notes.get("dev.llmstack.repo-id"),
-        repo_type=notes.get("dev.llmstack.repo-type"),
-        revision=notes.get(f"{_ANNOTATION}version"),
-        commit=notes.get(f"{_ANNOTATION}revision"),
+        repo_id=notes.get(annotation_keys.REPO_ID),
+        repo_type=notes.get(annotation_keys.REPO_TYPE),
+        revision=notes.get(annotation_keys.REVISION),
+        commit=notes.get(annotation_keys.COMMIT),
         size=sum(layer.size for layer in manifest.layers),
-        license=notes.get(f"{_ANNOTATION}licenses"),
-        created=notes.get(f"{_ANNOTATION}created"),
-        incomplete=INCOMPLETE_LABEL in notes,
+        license=notes.get(annotation_keys.LICENSES),
+        created=notes.get(annotation_keys.CREATED),
+        incomplete=annotation_keys.INCOMPLETE in notes,
     )
 
 

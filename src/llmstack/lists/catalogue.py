@@ -14,11 +14,11 @@ from urllib.parse import quote
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.disk import DISK_FULL, lock_directory, replace_file
 from llmstack.errors import UnavailableError
+from llmstack.hf.hub_urls import PUBLIC_HUB, repo_url
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.reference import Digest
 from llmstack.reporting.text import human_size, printable
 
-HUB = "https://huggingface.co"
 FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
 _COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
@@ -47,7 +47,7 @@ class CatalogueRow:
     license: str | None
     image: str
     digest: Digest
-    hub: str = HUB
+    hub: str = PUBLIC_HUB
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ class CatalogueRow:
 
     def to_line(self) -> str:
         """Return the row in Markdown, without a line end."""
-        page = f"{self.hub.rstrip('/')}/{'datasets/' if self.repo_type == 'dataset' else ''}{quote(self.repo_id)}"
+        page = repo_url(self.repo_id, self.repo_type, self.hub)
         repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
         cells = (
             f"[{escape(self.key)}]({repo_page})",
@@ -91,7 +91,7 @@ def upsert(text: str, row: CatalogueRow) -> str:
     Cells that people added behind a row stay. A text without the table gets one at its end, an empty text a heading.
     """
     lines: list[str] = _LINE.findall(text or empty(row.repo_type))
-    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    line_end = _line_end(lines)
     table = _find_table(lines)
     if table is None:
         lines += _new_table(lines, row.repo_type, line_end)
@@ -152,7 +152,7 @@ def _put(lines: list[str], table: range, key: str, line: str | None) -> str:
     """Put a row in the place of those with its key, of which a merge may have left two, or where its name sorts."""
     keys = _own_rows(lines, table)
     same = [position for position, found in keys.items() if found == key]
-    line_end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    line_end = _line_end(lines)
     if same:
         old = lines[same[0]]
         lines[same[0]] = "" if line is None else line + old[len(old.rstrip("\r\n")) :]
@@ -165,6 +165,11 @@ def _put(lines: list[str], table: range, key: str, line: str | None) -> str:
             lines[position - 1] += line_end
         lines.insert(position, line + line_end)
     return "".join(lines)
+
+
+def _line_end(lines: list[str]) -> str:
+    # A first line that ends with a lone \r gets a \n when something follows it: both are read the same.
+    return "\r\n" if lines[0].rstrip("\n").endswith("\r") else "\n"
 
 
 def _new_table(lines: list[str], repo_type: RepoType, line_end: str) -> list[str]:

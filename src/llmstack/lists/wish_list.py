@@ -14,21 +14,19 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from llmstack.carried_image.file_index import NO_SELECTION, Selection
-from llmstack.carried_image.naming import DEFAULT_REVISION, check_repo_id, split_revision, tag_for
+from llmstack.carried_image.naming import DEFAULT_REVISION, parse_repo, tag_for
 from llmstack.errors import UsageError
+from llmstack.hf.hub_urls import ENDPOINT_VARIABLE
 from llmstack.hf.snapshot import RepoType
 from llmstack.reporting.text import printable
 
-HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 OPTIONS = ("--include", "--exclude", "--prepare")
 
 # What comes before a comment: quoted text, escaped characters, and any # that does not follow a space.
 _BEFORE_COMMENT = re.compile(r"""(?:[^'"\\#]|(?<=\S)\#|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)*""")
-_NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|^[-/.]|/$|//")
-_REF = re.compile(r"refs/(?:pr|convert)/[^/]+")
+_OTHER: dict[RepoType, RepoType] = {"model": "dataset", "dataset": "model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def read_wishlist(path: Path, repo_type: RepoType) -> WishList:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}:{line}: this is not UTF-8 text", hint="save the wish list as UTF-8") from error
-    return parse_wishlist(text, str(path), repo_type, os.environ.get("HF_ENDPOINT"))
+    return parse_wishlist(text, str(path), repo_type, os.environ.get(ENDPOINT_VARIABLE))
 
 
 def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | None = None) -> WishList:
@@ -88,7 +86,6 @@ def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | No
     `endpoint` is the address of a hub besides the public one. A line whose image would get the same tag as that of an
     earlier line is a problem.
     """
-    hosts = _hosts(endpoint)
     entries: dict[str, RepoRequest] = {}
     problems: list[ListProblem] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -96,7 +93,7 @@ def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | No
             words = _split(line)
             if not words:
                 continue
-            entry = _parse_entry(words, repo_type, hosts, file, number)
+            entry = _parse_entry(words, repo_type, endpoint, file, number)
             tag = tag_for(entry.repo_id, entry.revision)
             _check_new(entry, entries.get(tag))
             entries[tag] = entry
@@ -109,13 +106,9 @@ def named_entries(
     words: Sequence[str], repo_type: RepoType, selection: Selection, prepare: str | None = None
 ) -> list[RepoRequest]:
     """Return entries for repos named on a command line, as a list's lines name them; raises UsageError."""
-    hosts = _hosts(os.environ.get("HF_ENDPOINT"))
-    found = [_parse_repo(word, repo_type, hosts) for word in words]
+    endpoint, hint = os.environ.get(ENDPOINT_VARIABLE), f"add --type {_OTHER[repo_type]}"
+    found = [parse_repo(word, repo_type, hint, endpoint) for word in words]
     return [RepoRequest(repo_id, repo_type, revision, selection, prepare) for repo_id, revision in found]
-
-
-def _hosts(endpoint: str | None) -> frozenset[str]:
-    return HUB_HOSTS | {_host(endpoint)} if endpoint else HUB_HOSTS
 
 
 def _split(line: str) -> list[str]:
@@ -130,8 +123,8 @@ def _split(line: str) -> list[str]:
         ) from error
 
 
-def _parse_entry(words: list[str], repo_type: RepoType, hosts: frozenset[str], file: str, line: int) -> RepoRequest:
-    repo_id, revision = _parse_repo(words[0], repo_type, hosts)
+def _parse_entry(words: list[str], repo_type: RepoType, endpoint: str | None, file: str, line: int) -> RepoRequest:
+    repo_id, revision = parse_repo(words[0], repo_type, f"move the line to the list of {_OTHER[repo_type]}s", endpoint)
     given: dict[str, list[str]] = {option: [] for option in OPTIONS}
     for option, value in _options(words[1:]):
         given[option].append(value)
@@ -162,53 +155,6 @@ def _options(words: list[str]) -> Iterator[tuple[str, str]]:
                 f"{option} names nothing", hint=f"write {option} {'SCRIPT' if option == '--prepare' else 'GLOB'}"
             )
         yield option, value
-
-
-def _parse_repo(word: str, repo_type: RepoType, hosts: frozenset[str]) -> tuple[str, str]:
-    repo_id, revision = _parse_page(word, repo_type, hosts) if "://" in word else split_revision(word)
-    if _NOT_IN_REVISION.search(revision) or not revision.isprintable():
-        raise UsageError(f"{revision!r} is not a branch, tag or commit")
-    return repo_id, revision
-
-
-def _parse_page(url: str, repo_type: RepoType, hosts: frozenset[str]) -> tuple[str, str]:
-    """Return the repo id and revision of a page of the hub: [datasets/]OWNER/NAME[/tree/REVISION]."""
-    host = _host(url)
-    if host not in hosts:
-        raise UsageError(
-            f"{host!r} is not the hub", hint="addresses are those of huggingface.co, or of the hub in HF_ENDPOINT"
-        )
-    path = [part for part in urlsplit(url).path.split("/") if part]
-    kind: str = "model"
-    if path and path[0] in {"datasets", "spaces"}:
-        kind = path.pop(0)[:-1]
-    if kind == "space":
-        raise UsageError("a space cannot be carried", hint="models and datasets can")
-    if kind != repo_type:
-        raise UsageError(f"this is a {kind} in a list of {repo_type}s", hint=f"move the line to the list of {kind}s")
-    # The word follows one or two parts of a repo id, and something follows it: facebook/tree is a repo.
-    for position, part in enumerate(path[1:3][: len(path) - 2], start=1):
-        if part in {"tree", "commit"}:
-            repo_id = check_repo_id("/".join(path[:position]))
-            return repo_id, _page_revision(path[position + 1 :])
-        if part in {"blob", "resolve", "raw"}:
-            raise UsageError("this is the page of one file", hint="name the repo, and the file with --include")
-    return split_revision(unquote("/".join(path)))
-
-
-def _host(url: str) -> str:
-    """Return host[:port] without what may be a password before it."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2].lower()
-    except ValueError as error:
-        raise UsageError("the address cannot be read") from error
-
-
-def _page_revision(path: list[str]) -> str:
-    text = unquote("/".join(path))
-    if len(path) <= 1 or _REF.fullmatch(text):
-        return text or DEFAULT_REVISION
-    raise UsageError("this is the page of a folder", hint="name the repo, and the folder with --include 'FOLDER/*'")
 
 
 def _check_new(entry: RepoRequest, earlier: RepoRequest | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from llmstack.hf.hub_urls import repo_path
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.repos import Revision
 
 
 def repo_url(kind: RepoType, repo_id: str) -> str:
     """Return the address of a repo's page."""
-    return f"{'/datasets' if kind == 'dataset' else ''}/{repo_id}"
+    return f"/{repo_path(repo_id, kind)}"
 
 
 def folder_url(revision: Revision, path: str = "") -> str:

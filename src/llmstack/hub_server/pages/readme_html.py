@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 import nh3
 from markdown_it import MarkdownIt
 
+from llmstack.hf.hub_urls import PUBLIC_HOSTS
 from llmstack.hub_server.pages.links import file_url, folder_url
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.hub_server.routes import FileAddress, PageAddress, parse_address
@@ -23,7 +24,6 @@ MAX_TAGS = 5000
 _TAG = re.compile(r"<[a-zA-Z]")
 
 ID_PREFIX = "readme-"
-_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _BARE_URL = re.compile(r"""https?://[^\s<>"'`()\[\]{}]*[^\s<>"'`()\[\]{}.,;:!?]""")
 _NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 _HEADINGS = {f"h{level}": f"h{min(level + 1, 6)}" for level in range(1, 7)}
@@ -128,7 +128,7 @@ class _Targets:
         except ValueError:
             return None
         if parts.scheme or parts.netloc:
-            return self._path_on_hub(parts.path) if parts.netloc in _HUB_HOSTS else None
+            return self._path_on_hub(parts.path) if parts.netloc in PUBLIC_HOSTS else None
         if parts.path.startswith("/"):
             return self._path_on_hub(parts.path) or unquote(parts.path)
         path = posixpath.normpath(unquote(parts.path))

@@ -1,0 +1,27 @@
+"""The annotation and label keys of images: one place for all names that ferry writes and readers look up.
+
+Keys of image-spec annotations.md, of the CNCF model-spec, and of llmstack.
+"""
+
+from __future__ import annotations
+
+TITLE = "org.opencontainers.image.title"
+SOURCE = "org.opencontainers.image.source"
+COMMIT = "org.opencontainers.image.revision"
+REVISION = "org.opencontainers.image.version"
+CREATED = "org.opencontainers.image.created"
+LICENSES = "org.opencontainers.image.licenses"
+BASE_NAME = "org.opencontainers.image.base.name"
+BASE_DIGEST = "org.opencontainers.image.base.digest"
+
+# The path of the one file that a layer holds.
+FILEPATH = "org.cncf.model.filepath"
+
+REPO_ID = "dev.llmstack.repo-id"
+REPO_TYPE = "dev.llmstack.repo-type"
+FORMAT = "dev.llmstack.format"
+INCOMPLETE = "dev.llmstack.incomplete"
+# "index" on the layer that holds the file index.
+LAYER = "dev.llmstack.layer"
+# The path of the split file that a layer holds one part of.
+PART_OF = "dev.llmstack.part-of"
