@@ -9,10 +9,11 @@ import pytest
 from llmstack.engine.docker_engine import Engine as Client
 from llmstack.engine.image_build import build_image, push_image, tag_image
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError
-from llmstack.image_builds.build_plan import BuildRequest, plan
-from llmstack.image_builds.builder import BuildOptions, job_for
+from llmstack.image_builds.build_environment import BuildEnvironment
+from llmstack.image_builds.build_plan import BuildRequest, plan_images
+from llmstack.image_builds.builder import BuildOptions, build_spec
 from llmstack.image_builds.recipe_folder import load_recipes
-from llmstack.image_builds.site_settings import Site
+from llmstack.settings import BuildSettings
 from tests.support.listener import Listener
 from tests.support.recipes import write_recipe
 from tests.support.relay import Relay
@@ -20,12 +21,12 @@ from tests.support.relay import Relay
 ONE = "description: A test\nvariants:\n  cpu:\n    base: {base}\n"
 
 
-def build(recipes, name, site=None, args=None, **options):
+def build(recipes, name, environment=None, args=None, **options):
     """Build one recipe of a recipe directory; return the image's id and the reporter."""
-    listener, site = Listener(), site or Site()
-    [target] = plan(load_recipes(recipes), BuildRequest((name,), args=args or {}), site, lambda _: True)
+    listener, request = Listener(), BuildRequest((name,), args=args or {})
+    [plan] = plan_images(load_recipes(recipes), request, environment or BuildEnvironment(), lambda _: True)
     with Client() as client:
-        image = build_image(client, job_for(target, site, BuildOptions(**options)), listener)
+        image = build_image(client, build_spec(plan, BuildOptions(**options)), listener)
     return image, listener
 
 
@@ -43,7 +44,7 @@ def test_steps_are_reported_with_number_and_instruction_or_cached(busybox, recip
 
 def test_a_failed_step_shows_its_line_in_the_recipe_and_its_last_output(busybox, recipes):
     template = (
-        "FROM {{ base }}\n\n{{ steps.site_begin() }}\n"
+        "FROM {{ base }}\n\n{{ steps.build_environment() }}\n"
         "RUN for i in $(seq 1 500); do echo line $i; done; echo the reason >&2; exit 7\n"
     )
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
@@ -63,7 +64,7 @@ def test_a_secret_in_two_pieces_of_output_is_masked(busybox, recipes):
     halves = 'printf \'E: %s\' "${http_proxy%sh@*}" >&2; sleep 0.3; echo "${http_proxy#*hu} is wrong" >&2; exit 3'
     write_recipe(recipes, "one", ONE.format(base=busybox), f"FROM {{{{ base }}}}\nRUN {halves}\n")
     with pytest.raises(LlmstackError) as caught:
-        build(recipes, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
+        build(recipes, "one", BuildEnvironment(BuildSettings(http_proxy="http://user:hush@127.0.0.1:9")))
     assert caught.value.message.split("\n")[1:] == ["  E: http://***@127.0.0.1:9 is wrong"]
 
 
@@ -73,7 +74,12 @@ def test_a_proxy_in_args_is_shown_without_its_password(busybox, recipes, name, p
     template = f'FROM {{{{ base }}}}\nRUN echo "via ${name}"; exit 3\n'
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
     with pytest.raises(LlmstackError, match=r"via (http://)?\*\*\*@") as caught:
-        build(recipes, "one", Site(https_proxy="https://other:word@127.0.0.1:9"), args={name: proxy})
+        build(
+            recipes,
+            "one",
+            BuildEnvironment(BuildSettings(https_proxy="https://other:word@127.0.0.1:9")),
+            args={name: proxy},
+        )
     assert "hush" not in caught.value.message
 
 
@@ -83,7 +89,7 @@ def test_an_engine_error_without_a_message_shows_no_password(engine, busybox, re
     with Relay(engine.host, b"/build?", answer=answer) as relay:
         monkeypatch.setenv("DOCKER_HOST", relay.host)
         with pytest.raises(UnavailableError) as caught:
-            build(recipes, "one", Site(http_proxy="http://user:hush@127.0.0.1:9"))
+            build(recipes, "one", BuildEnvironment(BuildSettings(http_proxy="http://user:hush@127.0.0.1:9")))
     message = "building one:cpu: the Docker Engine answered: 500 Internal Server Error"
     assert caught.value.message == message
 
@@ -107,31 +113,33 @@ def test_a_missing_base_is_not_found_and_an_unreachable_registry_unavailable(rec
 
 
 def test_proxies_are_available_to_steps_and_not_stored(engine, busybox, recipes):
-    site = Site(http_proxy="http://user:hush@127.0.0.1:9", no_proxy="inside.site")
+    environment = BuildEnvironment(BuildSettings(http_proxy="http://user:hush@127.0.0.1:9", no_proxy="inside.site"))
     template = 'FROM {{ base }}\nRUN test -n "$no_proxy" && echo "via $HTTP_PROXY" && exit $FAIL\n'
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
-    image, _ = build(recipes, "one", site)
+    image, _ = build(recipes, "one", environment)
     inspected = engine.docker("image", "inspect", image).stdout
     history = engine.docker("history", "--no-trunc", image).stdout
     for text in ("hush", "127.0.0.1:9", "inside.site"):
         assert text not in inspected + history
     write_recipe(recipes, "two", ONE.format(base=busybox), template.replace("$FAIL", "3"))
     with pytest.raises(LlmstackError, match=r"via http://\*\*\*@127\.0\.0\.1:9") as caught:
-        build(recipes, "two", site)
+        build(recipes, "two", environment)
     assert "hush" not in caught.value.message
 
 
-def test_site_files_are_available_to_steps_and_not_in_the_image(engine, busybox, recipes, tmp_path):
+def test_environment_files_are_available_to_steps_and_not_in_the_image(engine, busybox, recipes, tmp_path):
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
-    site = Site(pip_index="https://pip.site/simple", apt_mirror="http://apt.site", ca_cert=ca)
+    environment = BuildEnvironment(
+        BuildSettings(pip_index="https://pip.site/simple", apt_mirror="http://apt.site", ca_cert=ca)
+    )
     template = (
-        "FROM {{ base }}\n{{ steps.site_begin() }}\n"
+        "FROM {{ base }}\n{{ steps.build_environment() }}\n"
         "RUN cd /opt/llmstack-site && test -s pip.conf && test -x apt-get && test -s mirror.sed && test -s ca.crt\n"
-        "{{ steps.site_end() }}\n"
+        "{{ steps.remove_build_environment() }}\n"
     )
     write_recipe(recipes, "one", ONE.format(base=busybox), template)
-    image, _ = build(recipes, "one", site)
+    image, _ = build(recipes, "one", environment)
     inspected = engine.docker("image", "inspect", image).stdout + engine.docker("history", "--no-trunc", image).stdout
     assert "pip.site" not in inspected
     assert "apt.site" not in inspected
@@ -151,11 +159,11 @@ def test_the_apt_mirror_replaces_archive_urls_only(engine, busybox, recipes):
     )
     (recipes / "one" / "image.yaml").write_text(ONE.format(base=busybox) + "files: [a.sources, b.list, apt.sh]\n")
     (recipes / "one" / "Dockerfile.j2").write_text(
-        '{% import "_shared/macros.j2" as steps with context %}\nFROM {{ base }}\n{{ steps.site_begin() }}\n'
+        '{% import "_shared/macros.j2" as steps with context %}\nFROM {{ base }}\n{{ steps.build_environment() }}\n'
         "COPY a.sources b.list /etc/apt/sources.list.d/\nCOPY apt.sh /bin/apt-get\n"
-        "RUN {{ apt_get }} update > /seen\n{{ steps.site_end() }}\n"
+        "RUN {{ apt_get }} update > /seen\n{{ steps.remove_build_environment() }}\n"
     )
-    image, _ = build(recipes, "one", Site(apt_mirror="http://apt.site/mirror/"))
+    image, _ = build(recipes, "one", BuildEnvironment(BuildSettings(apt_mirror="http://apt.site/mirror/")))
     seen = engine.docker("run", "--rm", "--network", "none", image, "cat", "/seen").stdout.splitlines()
     assert seen[0].endswith(" update")
     assert "URIs: http://apt.site/mirror/debian" in seen

@@ -1,4 +1,4 @@
-"""llmstack as a wheel of itself: installed by a real installer, it makes the same wheel again."""
+"""The wheel that llmstack packs of itself: a real installer installs it, and it packs the same wheel again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGAIN = (
 )
 
 
-def test_the_wheel_installs_and_makes_itself_again(tmp_path):
+def test_installed_wheel_packs_an_equal_wheel(tmp_path):
     name, data = own_wheel()
     (tmp_path / name).write_bytes(data)
     installed, again = tmp_path / "installed", tmp_path / "again"
@@ -30,7 +30,7 @@ def test_the_wheel_installs_and_makes_itself_again(tmp_path):
     uv = Path(sysconfig.get_path("scripts")) / "uv"
     install = [uv, "pip", "install", "--quiet", "--no-deps", "--python", sys.executable, "--target", installed]
     subprocess.run([*install, tmp_path / name], check=True)
-    # It comes before the llmstack of the tests; what both need is where it always is.
+    # PYTHONPATH precedes the tests' llmstack. Both use the same dependencies.
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     subprocess.run([sys.executable, "-c", AGAIN, str(again)], env=environment, cwd=tmp_path, check=True)
     assert (again / name).read_bytes() == data
@@ -45,10 +45,10 @@ def test_the_wheel_installs_and_makes_itself_again(tmp_path):
     assert (installed / "llmstack/_data/images/hub/health.py").is_file()
 
 
-def test_a_llmstack_that_was_not_installed_says_so(tmp_path):
+def test_llmstack_that_is_not_installed_cannot_be_packed(tmp_path):
     for package in (ROOT / "src" / "llmstack", Path(yaml.__file__).parent):
         (tmp_path / package.name).symlink_to(package)
-    # -S: no site-packages, where installing leaves its records.
+    # -S: no site-packages, so no installation metadata.
     code = "import llmstack.image_builds.own_wheel as own; own.own_wheel()"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
@@ -57,15 +57,15 @@ def test_a_llmstack_that_was_not_installed_says_so(tmp_path):
         text=True,
         check=False,
     )
-    assert "llmstack cannot be put into an image" in done.stderr
+    assert "llmstack: cannot be packed for an image" in done.stderr
 
 
-def test_the_hubs_pins_are_all_that_llmstack_and_its_extra_ask_for():
+def test_hub_recipe_pins_all_dependencies_of_llmstack_and_its_hub_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
-    wanted = {requirement.name: requirement.specifier for requirement in map(Requirement, asked)}
-    # Only `llmstack build pip-offline` needs it.
-    del wanted["pip"]
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
+    required = {requirement.name: requirement.specifier for requirement in map(Requirement, dependencies)}
+    # Only `llmstack build pip-offline` needs pip.
+    del required["pip"]
     pins = load_recipes(images_folder())["hub"].variants["cpu"].packages
-    assert set(pins) == set(wanted)
-    assert all(wanted[name].contains(version) for name, version in pins.items())
+    assert set(pins) == set(required)
+    assert all(required[name].contains(version) for name, version in pins.items())

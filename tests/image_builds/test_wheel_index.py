@@ -1,4 +1,4 @@
-"""The static package index, without a network: wheels made here."""
+"""The static package index, of wheels that the tests write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_wheel(folder, name, version, headers=""):
     return path
 
 
-def test_names_are_normalised_and_versions_gathered(tmp_path):
+def test_names_are_normalized_and_versions_grouped(tmp_path):
     wheels = [write_wheel(tmp_path, "Some.Thing", "1.0"), write_wheel(tmp_path, "some_thing", "2.0")]
     files = make_index(read_wheel(path) for path in wheels)
     assert b'<a href="some-thing/">some-thing</a>' in files["simple/index.html"]
@@ -34,7 +34,7 @@ def test_names_are_normalised_and_versions_gathered(tmp_path):
     assert len(listed["files"]) == 2
 
 
-def test_links_carry_hash_python_and_metadata(tmp_path):
+def test_links_have_hash_python_and_metadata(tmp_path):
     path = write_wheel(tmp_path, "thing", "1.0", "Requires-Python: >=3.8,<4\n")
     files = make_index([read_wheel(path)])
     page = files["simple/thing/index.html"].decode()
@@ -42,24 +42,24 @@ def test_links_carry_hash_python_and_metadata(tmp_path):
     assert 'data-requires-python="&gt;=3.8,&lt;4"' in page
     digest = hashlib.sha256(files["files/thing-1.0-py3-none-any.whl.metadata"]).hexdigest()
     assert f'data-core-metadata="sha256={digest}"' in page
-    # pip 22.3 to 23.1 read the old name of it, and refuse names that are not normalised.
+    # With this older attribute, pip 22.3 to 23.1 rejects names that are not normalized.
     assert "data-dist-info-metadata" not in page
     assert files["files/thing-1.0-py3-none-any.whl"] == path
 
 
-def test_the_same_wheels_give_the_same_pages(tmp_path):
+def test_equal_wheels_give_equal_pages(tmp_path):
     wheels = [read_wheel(write_wheel(tmp_path, name, "1.0")) for name in ("b", "a", "c")]
     assert make_index(wheels) == make_index(reversed(wheels))
 
 
 @pytest.mark.parametrize("name", ["thing-1.0.tar.gz", "thing-1.0-py3-none-any.whl"])
-def test_what_is_no_wheel_is_refused(tmp_path, name):
-    (tmp_path / name).write_bytes(b"no zip")
-    with pytest.raises(IntegrityError, match="is no wheel"):
+def test_invalid_wheel_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a zip")
+    with pytest.raises(IntegrityError, match="invalid wheel"):
         read_wheel(tmp_path / name)
 
 
-def test_a_new_c_library_runs_what_was_built_for_older_ones():
+def test_platform_tag_includes_the_tags_of_older_c_libraries():
     tags = platform_tags("manylinux_2_17_x86_64")
     assert tags[:3] == ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_16_x86_64")
     assert tags[-2:] == ("manylinux_2_5_x86_64", "manylinux1_x86_64")

@@ -12,9 +12,10 @@ import urllib.request
 
 import pytest
 
-from llmstack.image_builds.build_plan import BuildRequest, plan
+from llmstack.image_builds.build_environment import BuildEnvironment
+from llmstack.image_builds.build_plan import BuildRequest, plan_images
+from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.recipe_folder import images_folder, load_recipes
-from llmstack.image_builds.site_settings import Site
 from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 from tests.support.standin import CACHE, running
@@ -61,8 +62,8 @@ def server_images(shared_engine, build_environment, debian, torch_links, tmp_pat
     """The images without and with tools; compiled once for a recipe, and kept in a file that git ignores."""
     recipes, digest = load_recipes(images_folder()), hashlib.sha256(SDIST.encode())
     for variant in VARIANTS:
-        [target] = plan(recipes, BuildRequest(("llama.cpp",), variant), Site(), lambda _: True)
-        digest.update(target.render().dockerfile.encode())
+        [plan] = plan_images(recipes, BuildRequest(("llama.cpp",), variant), BuildEnvironment(), lambda _: True)
+        digest.update(render(plan).dockerfile.encode())
     names = [f"llama.cpp:{variant}" for variant in VARIANTS]
     kept = CACHE.parent / f"llama.cpp-{digest.hexdigest()[:16]}.tar"
     if kept.exists():

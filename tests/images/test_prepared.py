@@ -1,4 +1,4 @@
-"""The images that a script prepares: run against a hub on this machine, searched for the token, used."""
+"""Images that a script prepares, from a gated repo of a local hub: their files, and no trace of the token."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 
 from llmstack.engine.docker_engine import Engine as Client
 from llmstack.errors import LlmstackError, UsageError
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
 from llmstack.image_builds.recipe_folder import images_folder
-from llmstack.image_builds.site_settings import Site
+from llmstack.settings import BuildSettings
 from tests.support.listener import Listener
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
@@ -20,12 +21,12 @@ DEFAULT_SCRIPT = images_folder().parent / "get_hf" / "prepare.sh"
 
 @pytest.fixture
 def prepare(engine, busybox, debian, build_environment, hub):
-    """Return a function that prepares a gated repo of the hub, and gives the image and what was reported."""
+    """Return a function that prepares a gated repo and returns the image and the listener."""
     hub.add_repo("org/tiny", {"config.json": b"{}", "sub/model.safetensors": b"w" * 20_000}, gated="auto")
     hub.add_repo("org/rows", {"data/train.csv": b"a,b\n1,2\n"}, repo_type="dataset", gated="auto")
     hub.add_token(TOKEN, access={"org/tiny", "org/rows"})
     ca = build_environment.get("LLMSTACK_CA_CERT")
-    site = Site(
+    settings = BuildSettings(
         build_network="host",
         ca_cert=Path(ca) if ca else None,
         http_proxy=build_environment.get("LLMSTACK_HTTP_PROXY", ""),
@@ -36,9 +37,9 @@ def prepare(engine, busybox, debian, build_environment, hub):
     def run(script, repo_id="org/tiny", repo_type="model"):
         listener = Listener()
         bases = {"": busybox, "prepare": debian}
-        wish = PrepareRequest(repo_id, repo_type, "main", script, hub.url, TOKEN, bases)
+        request = PrepareRequest(repo_id, repo_type, "main", script, hub.url, TOKEN, bases)
         with Client() as client:
-            return build_prepared(wish, site, listener, client), listener
+            return build_prepared(request, BuildEnvironment(settings), listener, client), listener
 
     run.engine = engine
     run.url = hub.url
@@ -63,28 +64,30 @@ def files_of(engine, image):
         ("org/rows", "dataset", ["/REPO/data/train.csv"]),
     ],
 )
-def test_the_default_script_carries_a_gated_repo(prepare, repo_id, repo_type, files):
+def test_default_script_downloads_a_gated_repo(prepare, repo_id, repo_type, files):
     image, _ = prepare(DEFAULT_SCRIPT, repo_id, repo_type)
     assert files_of(prepare.engine, image) == files
 
 
-def test_the_script_is_told_what_it_needs_and_the_token_stays_nowhere(prepare, tmp_path):
+def test_script_gets_repo_and_token_and_no_image_contains_the_token(prepare, tmp_path):
     script = write_script(
         tmp_path,
-        'test "$1" = "$REPO_URL"; echo "token $HF_TOKEN in hand"\n'
-        'echo "$REPO_URL $REPO_ID $REPO_TYPE $REVISION" > told; echo "${#HF_TOKEN}" > length; chmod 600 told\n'
+        'test "$1" = "$REPO_URL"; echo "the token is $HF_TOKEN"\n'
+        'echo "$REPO_URL $REPO_ID $REPO_TYPE $REVISION" > facts; echo "${#HF_TOKEN}" > length; chmod 600 facts\n'
         "for tool in git git-lfs hf huggingface-cli python curl wget; do command -v $tool > /dev/null; done\n"
         "huggingface-cli version > version\n",
     )
     image, listener = prepare(script)
     engine = prepare.engine
-    told = engine.docker("run", "--rm", "--network", "none", "--user", "1000", image, "cat", "/REPO/told").stdout
-    assert told == f"{prepare.url}/org/tiny org/tiny model main\n"
-    length = engine.docker("run", "--rm", "--network", "none", image, "cat", "/REPO/length").stdout
-    assert length == f"{len(TOKEN)}\n"
-    assert "org/tiny prepare.sh: token *** in hand" in listener.notes
+    run = ("run", "--rm", "--network", "none")
+    assert (
+        engine.docker(*run, "--user", "1000", image, "cat", "/REPO/facts").stdout
+        == f"{prepare.url}/org/tiny org/tiny model main\n"
+    )
+    assert engine.docker(*run, image, "cat", "/REPO/length").stdout == f"{len(TOKEN)}\n"
+    assert "org/tiny prepare.sh: the token is ***" in listener.notes
     everything = engine.docker("image", "ls", "--all", "--quiet", "--no-trunc").stdout.split()
-    # Others may remove theirs meanwhile; docker then shows the rest.
+    # A parallel test may remove an image meanwhile: docker inspects the others.
     seen = engine.docker("image", "inspect", *everything, check=False).stdout
     assert image in seen
     seen += "".join(engine.docker("history", "--no-trunc", each, check=False).stdout for each in (image, everything[0]))
@@ -93,7 +96,7 @@ def test_the_script_is_told_what_it_needs_and_the_token_stays_nowhere(prepare, t
     assert engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
 
 
-def test_the_next_script_finds_its_tools_installed(prepare, tmp_path):
+def test_next_script_reuses_the_installed_tools(prepare, tmp_path):
     prepare(write_script(tmp_path, "echo one > file\n"))
     _, listener = prepare(write_script(tmp_path, "echo two > file\n"), "org/rows", "dataset")
     [step] = [note.partition(" RUN ")[0] for note in listener.notes if "apt-get" in note]
@@ -101,19 +104,19 @@ def test_the_next_script_finds_its_tools_installed(prepare, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("script", "cause"),
     [
         ("#!/bin/sh\necho the reason >&2\nexit 9\n", "org/tiny prepare.sh: exit code 9\n  the reason"),
         ("true\n", "prepare.sh left no file in /x"),
     ],
 )
-def test_a_script_that_fails_or_leaves_nothing_is_an_error(prepare, tmp_path, text, why):
+def test_script_that_fails_or_leaves_no_file_is_an_error(prepare, tmp_path, script, cause):
     with pytest.raises(LlmstackError) as caught:
-        prepare(write_script(tmp_path, text))
-    assert why in caught.value.message
+        prepare(write_script(tmp_path, script))
+    assert cause in caught.value.message
     assert prepare.engine.docker("ps", "--all", "--quiet", "--filter", "label=dev.llmstack=prepare").stdout == ""
 
 
-def test_a_missing_script_is_named(prepare, tmp_path):
-    with pytest.raises(UsageError, match=r"missing\.sh cannot be read"):
+def test_missing_script_is_named(prepare, tmp_path):
+    with pytest.raises(UsageError, match=r"missing\.sh: cannot be read"):
         prepare(tmp_path / "missing.sh")

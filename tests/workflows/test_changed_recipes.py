@@ -1,4 +1,4 @@
-"""The workflow that builds images: what it finds to build, and what zizmor says of it."""
+"""The scripts that choose which recipes and variants the images workflow builds, and zizmor's check of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = ROOT / "tools" / "changed-recipes"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository that has the same paths in images/ as this one, and a function that changes one and commits."""
+    """A function that changes a path in a temporary repository and commits it."""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
 
     def run(*arguments):
@@ -51,13 +51,13 @@ def changed(checkout, old, new):
         ("images/_shared/macros.j2", ["hf", "hf-dev", "hub", "llama.cpp", "llm-factory", "lmql", "vllm"]),
     ],
 )
-def test_changes_touch_recipes_and_their_children(checkout, path, recipes):
+def test_change_affects_recipes_and_their_children(checkout, path, recipes):
     old = checkout("README.md")
     new = checkout(path)
     assert changed(checkout, old, new) == recipes
 
 
-def test_without_an_old_commit_everything_is_new(checkout):
+def test_unknown_old_commit_affects_all_recipes(checkout):
     assert changed(checkout, "0" * 40, checkout("README.md")) == ["hf", "hf-dev"]
 
 
@@ -69,19 +69,19 @@ def test_without_an_old_commit_everything_is_new(checkout):
         ("pip-offline", "cuda13", []),
     ],
 )
-def test_a_track_is_all_variants_of_its_name(recipe, track, variants):
+def test_track_has_all_variants_with_its_prefix(recipe, track, variants):
     command = [sys.executable, ROOT / "tools" / "track-variants", recipe, track]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == variants
 
 
-def test_a_recipe_that_is_not_there_has_no_track():
+def test_unknown_recipe_is_an_error():
     command = [sys.executable, ROOT / "tools" / "track-variants", "nope", "cpu"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("there is no recipe 'nope' (there are ")
+    assert done.stderr.startswith("recipe 'nope': not found (known recipes: ")
 
 
-def test_zizmor_finds_nothing_in_the_workflow():
+def test_zizmor_reports_no_finding_in_the_workflow():
     zizmor = Path(sysconfig.get_path("scripts")) / "zizmor"
     workflow = ROOT / ".github" / "workflows" / "images.yml"
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,21 +63,22 @@ def build(
     """
     EDGE.debug = debug
     from llmstack.cli.build_output import parse_pairs, print_built
-    from llmstack.image_builds import builder as run
+    from llmstack.image_builds import builder
+    from llmstack.image_builds.build_environment import BuildEnvironment
     from llmstack.image_builds.build_plan import BuildRequest
-    from llmstack.image_builds.site_settings import Site
     from llmstack.image_builds.wheel_download import WheelRequest
     from llmstack.reporting import make_reporter
     from llmstack.settings import load_settings
 
-    site = Site.of(load_settings({"ca_cert": ca_cert}))
-    wish = BuildRequest(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
-    options = run.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
+    environment = BuildEnvironment.from_settings(load_settings({"ca_cert": ca_cert}))
+    request = BuildRequest(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
+    options = builder.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
     if (python or platform_tag) and not requirements:
         raise UsageError("--python and --platform-tag go with --requirements")
     if dry_run:
-        sys.stdout.write(run.dockerfiles(wish, site))
+        sys.stdout.write(builder.dockerfiles(request, environment))
         return
-    wheels = WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)) if requirements else None
-    built = run.build(wish, site, options, make_reporter(progress.value, quiet=quiet), wheels)
-    print_built(built, as_json=as_json)
+    if requirements:
+        request = replace(request, wheels=WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)))
+    results = builder.build(request, environment, options, make_reporter(progress.value, quiet=quiet))
+    print_built(results, as_json=as_json)

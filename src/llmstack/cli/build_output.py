@@ -10,10 +10,10 @@ from dataclasses import asdict
 
 from llmstack.cli.tables import stdout_width
 from llmstack.errors import UsageError
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import image_names
-from llmstack.image_builds.builder import Built
+from llmstack.image_builds.builder import BuildResult
 from llmstack.image_builds.recipe import Recipe
-from llmstack.image_builds.site_settings import Site
 
 
 def parse_pairs(texts: Sequence[str], *, unnamed: bool = False) -> dict[str, str]:
@@ -30,20 +30,21 @@ def parse_pairs(texts: Sequence[str], *, unnamed: bool = False) -> dict[str, str
     return pairs
 
 
-def print_built(built: Sequence[Built], *, as_json: bool) -> None:
+def print_built(results: Sequence[BuildResult], *, as_json: bool) -> None:
     """Print one JSON document, or one name a line for the next command."""
     if as_json:
-        sys.stdout.write(json.dumps([asdict(result) for result in built], indent=2) + "\n")
+        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         return
-    for result in built:
+    for result in results:
         sys.stdout.write("".join(f"{tag}\n" for tag in result.tags))
 
 
-def print_recipes(recipes: Mapping[str, Recipe], site: Site, *, as_json: bool) -> None:
+def print_recipes(recipes: Mapping[str, Recipe], environment: BuildEnvironment, *, as_json: bool) -> None:
     """Print the recipes: a JSON document, or a paragraph for each."""
     tags = {
         recipe.name: {
-            variant.name: list(image_names(recipe, variant, site.namespace)) for variant in recipe.variants.values()
+            variant.name: list(image_names(recipe, variant, environment.namespace))
+            for variant in recipe.variants.values()
         }
         for recipe in recipes.values()
     }

@@ -77,7 +77,7 @@ def ferry(
     from llmstack.ferrying.ferry import FerryOptions, exit_code, find_lists, read_lists
     from llmstack.ferrying.ferry import ferry as run
     from llmstack.ferrying.shard import Shard
-    from llmstack.image_builds.site_settings import Site
+    from llmstack.image_builds.build_environment import BuildEnvironment
     from llmstack.lists.wish_list import WishList, named_entries
 
     flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs, "split_large": split_large or None}
@@ -108,7 +108,7 @@ def ferry(
         force=force,
         dry_run=dry_run,
         lists=lists,
-        site=Site.of(settings),
+        build_environment=BuildEnvironment.from_settings(settings),
     )
     results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
     print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)

@@ -18,7 +18,7 @@ from llmstack.ferrying.file_source import FileSource
 from llmstack.ferrying.repo_ferry import Carried, Carrier, LayerPlan
 from llmstack.hf.hub_client import Hub
 from llmstack.hf.snapshot import RepoType
-from llmstack.image_builds.site_settings import Site
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.lists.catalogue import FILE_NAMES, CatalogueRow, record
 from llmstack.lists.wish_list import RepoRequest, WishList, read_wishlist
 from llmstack.net import Client
@@ -26,7 +26,7 @@ from llmstack.oci.profiles import profile_of
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
-DEFAULT_SITE = Site()
+DEFAULT_BUILD_ENVIRONMENT = BuildEnvironment()
 LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_datasets.txt"}
 
 
@@ -36,7 +36,7 @@ class FerryOptions:
 
     `max_layer` is how many bytes a layer may have there, None for what is known of the registry; with `split_large`
     larger files are carried in parts. `lists` is the folder of the wish lists and the catalogue, None where there is
-    none. `site` is what the images are built with that scripts prepare repos in.
+    none. `build_environment` is for the images in which scripts prepare repos.
     """
 
     target: Namespace
@@ -47,7 +47,7 @@ class FerryOptions:
     force: bool = False
     dry_run: bool = False
     lists: Path | None = None
-    site: Site = DEFAULT_SITE
+    build_environment: BuildEnvironment = DEFAULT_BUILD_ENVIRONMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def ferry(
             tag = tag_for(entry.repo_id, entry.revision)
             image = options.target.image(entry.repo_type, tag)
             store = open_store(options.target, entry.repo_type, registries)
-            with _source(entry, hub, options.site, reporter) as (source, wanted):
+            with _source(entry, hub, options.build_environment, reporter) as (source, wanted):
                 carried = carrier.carry(wanted, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and carried.digest:
                 record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
@@ -133,7 +133,9 @@ def ferry(
 
 
 @contextmanager
-def _source(entry: RepoRequest, hub: Hub, site: Site, reporter: Reporter) -> Iterator[tuple[FileSource, RepoRequest]]:
+def _source(
+    entry: RepoRequest, hub: Hub, environment: BuildEnvironment, reporter: Reporter
+) -> Iterator[tuple[FileSource, RepoRequest]]:
     """Open where an entry's files come from; what is to be carried names the script too, where there is one."""
     if entry.prepare is None:
         yield hub, entry
@@ -144,7 +146,7 @@ def _source(entry: RepoRequest, hub: Hub, site: Site, reporter: Reporter) -> Ite
     folder = Path(entry.file).resolve().parent.parent if entry.file else Path.cwd()
     script = folder / entry.prepare
     selection = replace(entry.selection, prepare=script_digest(script))
-    with PreparedRepo(hub, script, site, reporter) as prepared:
+    with PreparedRepo(hub, script, environment, reporter) as prepared:
         yield prepared, replace(entry, selection=selection)
 
 

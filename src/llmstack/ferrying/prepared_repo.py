@@ -14,8 +14,8 @@ from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hf.hub_client import Hub
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
-from llmstack.image_builds.site_settings import Site
 from llmstack.oci.tar_reader import TarEntry, TarReader
 from llmstack.reporting import Reporter
 
@@ -26,10 +26,10 @@ class PreparedRepo:
     The script runs when the files are listed for the first time, so a repo that is up to date costs one request.
     """
 
-    def __init__(self, hub: Hub, script: Path, site: Site, reporter: Reporter) -> None:
+    def __init__(self, hub: Hub, script: Path, environment: BuildEnvironment, reporter: Reporter) -> None:
         self._hub = hub
         self._script = script
-        self._site = site
+        self._environment = environment
         self._reporter = reporter
         self._cleanup = contextlib.ExitStack()
         self._image: EngineImage | None = None
@@ -70,7 +70,7 @@ class PreparedRepo:
 
     def _prepare(self, info: RepoInfo) -> EngineImage:
         if self._image is None:
-            wish = PrepareRequest(
+            request = PrepareRequest(
                 repo_id=info.repo_id,
                 repo_type=info.repo_type,
                 revision=info.commit,
@@ -79,7 +79,7 @@ class PreparedRepo:
                 token=self._hub.token,
             )
             engine = self._cleanup.enter_context(Engine())
-            image = build_prepared(wish, self._site, self._reporter, engine)
+            image = build_prepared(request, self._environment, self._reporter, engine)
             self._cleanup.callback(remove_image, engine, image)
             container = self._cleanup.enter_context(engine.container(image))
             self._image = EngineImage(engine, image, container)

@@ -1,1 +1,1 @@
-"""Building the stack's images: which, on top of what, under which names; then the engine does it."""
+"""Build images from recipes: recipe -> BuildRequest -> ImagePlan -> RenderedImage -> BuildSpec -> BuildResult."""

@@ -1,4 +1,4 @@
-"""What a build will do, as values: planning asks one question (is that image here?) and does nothing else."""
+"""Plan a build: which images, from which bases, with which names. The only outside question: is an image present?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstack.errors import UsageError
-from llmstack.image_builds.dockerfile import Rendered, RenderInputs, render
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.recipe import Recipe, Variant
-from llmstack.image_builds.recipe_folder import build_order, find, lineage
-from llmstack.image_builds.site_settings import Site
+from llmstack.image_builds.recipe_folder import build_order, lineage
+from llmstack.image_builds.wheel_download import WheelRequest
 from llmstack.oci.reference import Reference
 
-# Docker's own arguments, which need no ARG and stay out of an image's history.
+# Docker's predefined build arguments. They need no ARG instruction and do not enter an image's history.
 PROXY_ARGS = frozenset({"http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_proxy"})
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What was asked for: recipes, and how they are to differ from what image.yaml says.
+    """The requested recipes, and what replaces the values of their image.yaml.
 
-    `bases` are replacements: under "" for the image that the chain starts from, else for a build stage or for a
-    parent recipe of that name. `args` may hold Docker's proxy arguments. `files` come along in the context.
+    `bases` maps a build stage or a parent recipe to another image; the key "" is the base of the root recipe. `args`
+    may include Docker's proxy arguments. `files` are added to the build context. `wheels` are for pip-offline.
     """
 
     names: tuple[str, ...]
@@ -31,26 +31,32 @@ class BuildRequest:
     bases: Mapping[str, str] = field(default_factory=dict)
     args: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    wheels: WheelRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedImage:
-    """One image to build: its recipe, what it stands on, and its names (the first is what children name)."""
+class ImagePlan:
+    """One image to build.
+
+    `base` is the image of the last stage, `stages` are the images of the other stages by name. `args` replace the
+    variant's. `files` are added to the build context. Child recipes use the first of `tags` as their base. An image
+    that was not `requested` is a missing parent.
+    """
 
     recipe: Recipe
     variant: Variant
-    inputs: RenderInputs
+    environment: BuildEnvironment
+    base: str
+    stages: Mapping[str, str]
+    args: Mapping[str, str]
+    files: Mapping[str, bytes | Path]
     tags: tuple[str, ...]
-    wanted: bool
+    requested: bool
 
     @property
     def title(self) -> str:
-        """What messages call it: `hf-dev:cpu`."""
+        """The image's name in messages: `hf-dev:cpu`."""
         return f"{self.recipe.name}:{self.variant.name}"
-
-    def render(self) -> Rendered:
-        """Return the Dockerfile and its context; raises UsageError."""
-        return render(self.recipe, self.variant, self.inputs)
 
 
 def image_names(recipe: Recipe, variant: Variant, namespace: str) -> tuple[str, ...]:
@@ -59,83 +65,77 @@ def image_names(recipe: Recipe, variant: Variant, namespace: str) -> tuple[str, 
     return tuple(f"{prefix}{recipe.name}:{tag}" for tag in variant.tags)
 
 
-def plan(
-    recipes: Mapping[str, Recipe], wish: BuildRequest, site: Site, is_present: Callable[[str], bool]
-) -> list[PlannedImage]:
+def plan_images(
+    recipes: Mapping[str, Recipe],
+    request: BuildRequest,
+    environment: BuildEnvironment,
+    is_present: Callable[[str], bool],
+) -> list[ImagePlan]:
     """Return the images to build, parents first.
 
-    A parent is built unless its image is present, given by `bases`, or asked for by name; when the chain starts from
-    another image than image.yaml says, what is present stands on something else and is built anew. Raises UsageError.
+    A parent is built unless it is present or replaced by `bases`. If the root's base is replaced, every parent is
+    built: a present one has another base. Raises UsageError.
     """
-    _check(recipes, wish, site)
-    chosen: dict[str, tuple[Variant, bool]] = {}
-    for name in wish.names:
-        recipe = find(recipes, name)
-        chosen[name] = (recipe.variant(wish.variant), True)
-    for name in wish.names:
-        _add_parents(recipes, name, chosen, wish, site, is_present)
-    order = [name for name in build_order(recipes) if name in chosen]
-    return [_target(recipes[name], *chosen[name], recipes, wish, site) for name in order]
+    _check(recipes, request, environment)
+    variants = {name: recipes[name].variant(request.variant) for name in request.names}
+    for name in request.names:
+        variant = variants[name]
+        for parent in reversed(lineage(recipes, name)[:-1]):
+            variant = parent.variant(variant.parent)
+            if parent.name in variants or parent.name in request.bases:
+                break
+            if "" not in request.bases and is_present(image_names(parent, variant, environment.namespace)[0]):
+                break
+            variants[parent.name] = variant
+    order = [name for name in build_order(recipes) if name in variants]
+    return [_plan_image(recipes, name, variants[name], request, environment) for name in order]
 
 
-def _add_parents(
-    recipes: Mapping[str, Recipe],
-    name: str,
-    chosen: dict[str, tuple[Variant, bool]],
-    wish: BuildRequest,
-    site: Site,
-    is_present: Callable[[str], bool],
-) -> None:
-    variant = chosen[name][0]
-    for ancestor in reversed(lineage(recipes, name)[:-1]):
-        variant = ancestor.variant(variant.parent)
-        if ancestor.name in chosen:
-            return
-        if ancestor.name in wish.bases:
-            return
-        if "" not in wish.bases and is_present(image_names(ancestor, variant, site.namespace)[0]):
-            return
-        chosen[ancestor.name] = (variant, False)
-
-
-def _target(
-    recipe: Recipe, variant: Variant, wanted: bool, recipes: Mapping[str, Recipe], wish: BuildRequest, site: Site
-) -> PlannedImage:
+def _plan_image(
+    recipes: Mapping[str, Recipe], name: str, variant: Variant, request: BuildRequest, environment: BuildEnvironment
+) -> ImagePlan:
+    recipe, requested = recipes[name], name in request.names
     if recipe.parent is None:
-        base = wish.bases.get("") or variant.base or ""
+        base = request.bases.get("") or variant.base or ""
     else:
         parent = recipes[recipe.parent]
-        base = wish.bases.get(parent.name) or image_names(parent, parent.variant(variant.parent), site.namespace)[0]
-    inputs = RenderInputs(
+        names = image_names(parent, parent.variant(variant.parent), environment.namespace)
+        base = request.bases.get(parent.name) or names[0]
+    return ImagePlan(
+        recipe=recipe,
+        variant=variant,
+        environment=environment,
         base=base,
-        stages={name: reference for name, reference in wish.bases.items() if name in variant.stages},
-        args=wish.args,
-        site=site,
-        files=wish.files if wanted else {},
+        stages={
+            **variant.stages,
+            **{stage: image for stage, image in request.bases.items() if stage in variant.stages},
+        },
+        args=request.args,
+        files=request.files if requested else {},
+        tags=(request.tag,) if requested and request.tag else image_names(recipe, variant, environment.namespace),
+        requested=requested,
     )
-    tags = (wish.tag,) if wanted and wish.tag else image_names(recipe, variant, site.namespace)
-    return PlannedImage(recipe, variant, inputs, tags, wanted)
 
 
-def _check(recipes: Mapping[str, Recipe], wish: BuildRequest, site: Site) -> None:
-    if wish.tag and len(wish.names) > 1:
-        raise UsageError("--tag names one image, but several are to be built", hint="build them one after the other")
-    if wish.tag:
-        _check_reference("--tag", wish.tag)
-    for reference in wish.bases.values():
+def _check(recipes: Mapping[str, Recipe], request: BuildRequest, environment: BuildEnvironment) -> None:
+    chain = {recipe.name: recipe for name in request.names for recipe in lineage(recipes, name)}
+    if request.tag and len(request.names) > 1:
+        raise UsageError("--tag: names one image, but several are requested", hint="run one build per image")
+    if request.tag:
+        _check_reference("--tag", request.tag)
+    for reference in request.bases.values():
         _check_reference("--base", reference)
-    if site.namespace:
-        _check_reference("the namespace", f"{site.namespace.rstrip('/')}/image")
-    chain = {recipe.name: recipe for name in wish.names for recipe in lineage(recipes, name)}
+    if environment.namespace:
+        _check_reference("namespace", f"{environment.namespace.rstrip('/')}/image")
     variants = [variant for recipe in chain.values() for variant in recipe.variants.values()]
-    _check_names("--build-arg", wish.args, {name for variant in variants for name in variant.args} | PROXY_ARGS)
+    _check_names("--build-arg", request.args, {name for variant in variants for name in variant.args} | PROXY_ARGS)
     parents = {recipe.parent for recipe in chain.values() if recipe.parent}
-    _check_names("--base", wish.bases, {name for variant in variants for name in variant.stages} | parents | {""})
+    _check_names("--base", request.bases, {name for variant in variants for name in variant.stages} | parents | {""})
 
 
-def _check_reference(option: str, text: str) -> None:
+def _check_reference(option: str, reference: str) -> None:
     try:
-        Reference.parse(text)
+        Reference.parse(reference)
     except UsageError as error:
         raise UsageError(f"{option}: {error.message}", hint=error.hint) from error
 
@@ -144,4 +144,4 @@ def _check_names(option: str, given: Iterable[str], known: set[str]) -> None:
     for name in given:
         if name not in known and name.lower() not in known & PROXY_ARGS:
             names = ", ".join(sorted(known - PROXY_ARGS - {""})) or "none"
-            raise UsageError(f"{option}: nothing here is named {name!r}", hint=f"there are {names}")
+            raise UsageError(f"{option}: unknown name {name!r}", hint=f"known names: {names}")

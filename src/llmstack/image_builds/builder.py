@@ -1,4 +1,4 @@
-"""`llmstack build`: from a wish to images in the engine, and on to a registry."""
+"""`llmstack build`: build the requested images in the Docker Engine and push them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from llmstack.engine.docker_engine import Engine
 from llmstack.engine.image_build import BuildSpec, build_image, push_image, tag_image
 from llmstack.engine.squash import require_library, squash_image
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.image_builds.build_plan import PROXY_ARGS, BuildRequest, PlannedImage, plan
+from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials
+from llmstack.image_builds.build_plan import PROXY_ARGS, BuildRequest, ImagePlan, plan_images
+from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.own_wheel import own_wheel
 from llmstack.image_builds.recipe import Recipe
 from llmstack.image_builds.recipe_folder import images_folder, load_recipes
-from llmstack.image_builds.site_settings import Site, logins
 from llmstack.image_builds.wheel_download import WheelRequest, download_wheels
 from llmstack.image_builds.wheel_index import make_index, read_wheel
 from llmstack.oci.reference import DOCKER_HUB, Reference
@@ -24,15 +25,15 @@ from llmstack.oci.spec import Platform
 from llmstack.reporting import Reporter, human_time
 
 PIP_OFFLINE = "pip-offline"
-# The recipe that holds llmstack itself.
+# The recipe whose image contains llmstack.
 HUB = "hub"
-# The recipes that `llmstack ferry --prepare` builds: they need a repo and a script.
+# The recipes that only `llmstack ferry --prepare` builds: they need a repo and a script.
 PREPARED = frozenset({"model", "dataset"})
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build, as the command line says it."""
+    """How to build; raises UsageError for an invalid platform."""
 
     platform: str | None = None
     no_cache: bool = False
@@ -46,8 +47,8 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """An image that was built: its id, its names, and for each name that was pushed the digest in the registry."""
+class BuildResult:
+    """A built image: its id, its names, and the registry's digest of each pushed name."""
 
     recipe: str
     variant: str
@@ -57,120 +58,123 @@ class Built:
     seconds: float
 
 
-def dockerfiles(wish: BuildRequest, site: Site) -> str:
-    """Return the Dockerfiles of what was asked for, one after the other; needs no engine. Raises UsageError."""
-    targets = plan(load_recipes(images_folder()), wish, site, lambda _: True)
-    return "\n".join(target.render().dockerfile for target in targets)
+def dockerfiles(request: BuildRequest, environment: BuildEnvironment) -> str:
+    """Return the Dockerfiles of the requested images, without a Docker Engine. Raises UsageError."""
+    images = plan_images(load_recipes(images_folder()), request, environment, lambda _: True)
+    return "\n".join(render(image).dockerfile for image in images)
 
 
 def build(
-    wish: BuildRequest, site: Site, options: BuildOptions, reporter: Reporter, wheels: WheelRequest | None = None
-) -> list[Built]:
-    """Build what was asked for, parents first; return what was asked for.
+    request: BuildRequest, environment: BuildEnvironment, options: BuildOptions, reporter: Reporter
+) -> list[BuildResult]:
+    """Build the requested images and their missing parents; return the results of the requested ones.
 
-    Raises UsageError before anything is built if a setting is wrong, and LlmstackError, NotFoundError,
-    NotAuthorizedError or UnavailableError as building and pushing do.
+    Raises UsageError before the first build if a setting or a recipe is invalid. Raises LlmstackError, NotFoundError,
+    NotAuthorizedError or UnavailableError if a build or a push fails.
     """
     recipes = load_recipes(images_folder())
-    _check(wish, recipes, wheels)
+    _check_request(request, recipes)
     if options.squash:
         require_library()
-    # Everything is rendered once before anything is asked of an engine: a mistake in the last recipe shows at once.
-    for target in plan(recipes, wish, site, lambda _: False):
-        target.render()
-        if options.push and target.wanted:
-            _check_names(target)
-    if HUB in wish.names:
+    # Render everything once before the first build: an error in the last recipe shows immediately.
+    for image in plan_images(recipes, request, environment, lambda _: False):
+        render(image)
+        if options.push and image.requested:
+            _check_push_names(image)
+    if HUB in request.names:
         name, wheel = own_wheel()
-        wish = replace(wish, files={**wish.files, f"wheel/{name}": wheel})
+        request = replace(request, files={**request.files, f"wheel/{name}": wheel})
     with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
-        if wheels:
-            wish = replace(wish, files={**wish.files, **_index_files(wheels, site, Path(folder), reporter)})
-        targets = plan(recipes, wish, site, engine.has_image)
-        jobs = [job_for(target, site, options) for target in targets]
-        built = [_build(engine, target, job, options, reporter) for target, job in zip(targets, jobs, strict=True)]
-    return [result for result, target in zip(built, targets, strict=True) if target.wanted]
+        if request.wheels:
+            index = _index_files(request.wheels, environment, Path(folder), reporter)
+            request = replace(request, files={**request.files, **index})
+        images = plan_images(recipes, request, environment, engine.has_image)
+        specs = [build_spec(image, options) for image in images]
+        results = [_build(engine, image, spec, options, reporter) for image, spec in zip(images, specs, strict=True)]
+    return [result for result, image in zip(results, images, strict=True) if image.requested]
 
 
-def job_for(target: PlannedImage, site: Site, options: BuildOptions, stage: str | None = None) -> BuildSpec:
-    """Return what the engine is to do for a target."""
-    rendered = target.render()
-    proxies = {name: value for name, value in target.inputs.args.items() if name.lower() in PROXY_ARGS}
-    build_args = {**site.proxies, **proxies}
+def build_spec(image: ImagePlan, options: BuildOptions, stage: str | None = None) -> BuildSpec:
+    """Render a planned image into the engine's build specification; `stage` is the last stage to build."""
+    rendered = render(image)
+    proxies = {name: value for name, value in image.args.items() if name.lower() in PROXY_ARGS}
+    build_args = {**image.environment.proxies, **proxies}
     return BuildSpec(
-        title=target.title,
+        title=image.title,
         dockerfile=rendered.dockerfile,
         origins=tuple(map(str, rendered.origins)),
         files=rendered.files,
         build_args=build_args,
-        secrets=logins(build_args.values()),
+        secrets=proxy_credentials(build_args.values()),
         stage=stage,
         platform=options.platform,
-        network=site.build_network or None,
+        network=image.environment.settings.build_network or None,
         no_cache=options.no_cache,
-        # A parent that was just built, or is here under a name of no registry, cannot be pulled.
-        pull=options.pull and target.recipe.parent is None,
+        # A parent is local: it was just built, or has a name without a registry. It cannot be pulled.
+        pull=options.pull and image.recipe.parent is None,
     )
 
 
-def _index_files(wheels: WheelRequest, site: Site, folder: Path, reporter: Reporter) -> dict[str, bytes | Path]:
-    """Download the wheels into `folder` and return an index of them, as files of the context."""
-    found = download_wheels(wheels, site, folder, reporter)
-    if not found:
-        raise UsageError("the requirements ask for no package", hint="a package index must hold something")
-    return {f"index/{name}": content for name, content in make_index(map(read_wheel, found)).items()}
+def _index_files(
+    wheels: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter
+) -> dict[str, bytes | Path]:
+    """Download the wheels into `folder` and return their package index as context files."""
+    paths = download_wheels(wheels, environment, folder, reporter)
+    if not paths:
+        raise UsageError("--requirements: names no package", hint="add at least one package to the file")
+    return {f"index/{name}": content for name, content in make_index(map(read_wheel, paths)).items()}
 
 
-def _build(engine: Engine, target: PlannedImage, job: BuildSpec, options: BuildOptions, reporter: Reporter) -> Built:
+def _build(engine: Engine, image: ImagePlan, spec: BuildSpec, options: BuildOptions, reporter: Reporter) -> BuildResult:
     began = time.monotonic()
-    if options.platform and not job.pull:
-        for base in (target.inputs.base, *{**target.variant.stages, **target.inputs.stages}.values()):
+    if options.platform and not spec.pull:
+        for base in (image.base, *image.stages.values()):
             if engine.has_image(base):
                 _check_platform(engine, base, base, options.platform)
-    image = build_image(engine, job, reporter)
+    built = build_image(engine, spec, reporter)
     if options.platform:
-        _check_platform(engine, image, target.title, options.platform)
-    if options.squash and target.wanted:
-        # The base's own layers stay: other images share them.
-        image = squash_image(engine, image, target.tags[0], reporter, from_layer=target.inputs.base).image
-    tag_image(engine, image, target.tags)
-    reporter.note(f"{target.title} is {', '.join(target.tags)} ({human_time(time.monotonic() - began)})")
-    push = options.push and target.wanted
-    pushed = {name: push_image(engine, name, reporter) for name in target.tags} if push else {}
+        _check_platform(engine, built, image.title, options.platform)
+    if options.squash and image.requested:
+        # Keep the base's layers: other images share them.
+        built = squash_image(engine, built, image.tags[0], reporter, from_layer=image.base).image
+    tag_image(engine, built, image.tags)
+    reporter.note(f"{image.title} is {', '.join(image.tags)} ({human_time(time.monotonic() - began)})")
+    push = options.push and image.requested
+    pushed = {name: push_image(engine, name, reporter) for name in image.tags} if push else {}
     seconds = round(time.monotonic() - began, 3)
-    return Built(target.recipe.name, target.variant.name, image, target.tags, pushed, seconds)
+    return BuildResult(image.recipe.name, image.variant.name, built, image.tags, pushed, seconds)
 
 
-def _check_platform(engine: Engine, image: str, name: str, wanted: str) -> None:
-    """Raise LlmstackError if an image is for another platform: the engine takes what it has under a base's name."""
-    platform, found = Platform.parse(wanted), engine.platform(image)
+def _check_platform(engine: Engine, image: str, name: str, requested: str) -> None:
+    """Raise LlmstackError for an image of another platform: the engine uses any local image with the base's name."""
+    platform, found = Platform.parse(requested), engine.platform(image)
     if (found.os, found.architecture) != (platform.os, platform.architecture):
         raise LlmstackError(
-            f"{name} is for {found}, not for {platform}",
-            hint="--pull fetches the base for that platform, --base takes another one",
+            f"{name}: wrong platform: {found}, not {platform}",
+            hint="--pull fetches the base for that platform, --base names another one",
         )
 
 
-def _check_names(target: PlannedImage) -> None:
-    """Raise UsageError if an image would be pushed to where only Docker's own images are."""
-    for tag in target.tags:
+def _check_push_names(image: ImagePlan) -> None:
+    """Raise UsageError if an image would be pushed to Docker Hub's official images."""
+    for tag in image.tags:
         name = Reference.parse(tag)
         if name.registry == DOCKER_HUB and name.repository.startswith("library/"):
             raise UsageError(
-                f"{tag} names no registry to push {target.title} to",
+                f"{tag}: cannot push {image.title}: the name has no registry",
                 hint="set namespace (in llmstack.yaml, or LLMSTACK_NAMESPACE), or give --tag REGISTRY/PATH:TAG",
             )
 
 
-def _check(wish: BuildRequest, recipes: Mapping[str, Recipe], wheels: WheelRequest | None) -> None:
-    for name in PREPARED & set(wish.names):
+def _check_request(request: BuildRequest, recipes: Mapping[str, Recipe]) -> None:
+    for name in sorted(PREPARED.intersection(request.names)):
         raise UsageError(
-            f"the {name} image is made from a repo by a script",
-            hint="llmstack ferry REPO_ID --prepare get_hf/prepare.sh builds it",
+            f"{name}: cannot be built without a repo and a script",
+            hint="run llmstack ferry REPO_ID --prepare get_hf/prepare.sh",
         )
-    if wheels and PIP_OFFLINE not in wish.names:
+    if request.wheels and PIP_OFFLINE not in request.names:
         raise UsageError(
-            f"--requirements is for {PIP_OFFLINE}", hint=f"llmstack build {PIP_OFFLINE} --requirements FILE"
+            f"--requirements: only for {PIP_OFFLINE}", hint=f"run llmstack build {PIP_OFFLINE} --requirements FILE"
         )
-    if PIP_OFFLINE in wish.names and PIP_OFFLINE in recipes and not wheels:
-        raise UsageError(f"{PIP_OFFLINE} needs to know which packages", hint="add --requirements FILE")
+    if PIP_OFFLINE in request.names and PIP_OFFLINE in recipes and not request.wheels:
+        raise UsageError(f"{PIP_OFFLINE}: needs a list of packages", hint="add --requirements FILE")

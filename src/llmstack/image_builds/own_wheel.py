@@ -1,7 +1,7 @@
-"""The llmstack that runs, as a wheel: for images that hold llmstack itself, where no index has it.
+"""Pack the running llmstack as a wheel, for images that contain llmstack: it is in no package index.
 
-Made from the package's own files and what was recorded when it was installed, as a wheel or editable from a checkout.
-Its form is that of the binary distribution format (PyPA specifications).
+Uses the package's files and the metadata of its installation, editable or not. The format is PyPA's "Binary
+distribution format" specification.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from llmstack.image_builds.recipe_folder import images_folder
 
 _DISTRIBUTION = "llmstack-ferry"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: llmstack\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-# The first moment that a zip can tell: the same files give the same wheel, and Docker's cache holds.
-_MOMENT = (1980, 1, 1, 0, 0, 0)
+# The earliest date of a zip entry: equal files give an equal wheel, so Docker's build cache stays valid.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def own_wheel() -> tuple[str, bytes]:
-    """Return the wheel's file name and its bytes; raises UnavailableError where llmstack was not installed."""
+    """Return the wheel's file name and content; raises UnavailableError if llmstack is not installed."""
     try:
         installed = importlib.metadata.distribution(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError as error:
         raise UnavailableError(
-            "llmstack cannot be put into an image: it runs from a folder and was not installed",
-            hint="pip install . in the checkout, or pip install --editable .",
+            "llmstack: cannot be packed for an image: it is not installed",
+            hint="in the checkout, run pip install --editable .",
         ) from error
     stem = f"{_DISTRIBUTION.replace('-', '_')}-{installed.version}"
     info = f"{stem}.dist-info"
@@ -46,26 +46,26 @@ def own_wheel() -> tuple[str, bytes]:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _MOMENT), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, _DATE), content, zipfile.ZIP_DEFLATED)
     return f"{stem}-py3-none-any.whl", data.getvalue()
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Yield the package's files and the recipes, with their names in the wheel."""
+    """Yield the paths of the package's files and the recipes, with their names in the wheel."""
     package = Path(llmstack.__file__).parent
     for folder, inside in ((images_folder(), "llmstack/_data/images"), (package, "llmstack")):
         for path in folder.rglob("*"):
             relative = path.relative_to(folder)
-            # The package of an installed wheel holds the recipes, which came first.
+            # An installed wheel's _data is listed already: it contains the recipes.
             if path.is_file() and "__pycache__" not in relative.parts and relative.parts[0] != "_data":
                 yield f"{inside}/{relative.as_posix()}", path
 
 
 def _record(files: dict[str, bytes], own_name: str) -> bytes:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         rows.writerow((name, f"sha256={digest}", len(content)))
     rows.writerow((own_name, "", ""))
-    return text.getvalue().encode()
+    return buffer.getvalue().encode()

@@ -1,4 +1,4 @@
-"""The Docker road for ferry: a repo's files as a script of the site's own prepares them, in an image under /REPO."""
+"""The image that `llmstack ferry --prepare` builds: a repo's files as a user's script prepared them, under /REPO."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmstack.engine.image_build import build_image, tag_image
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import repo_url
 from llmstack.hf.snapshot import RepoType
-from llmstack.image_builds.build_plan import BuildRequest, PlannedImage, plan
-from llmstack.image_builds.builder import BuildOptions, job_for
+from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials
+from llmstack.image_builds.build_plan import BuildRequest, ImagePlan, plan_images
+from llmstack.image_builds.builder import BuildOptions, build_spec
 from llmstack.image_builds.recipe_folder import images_folder, load_recipes
-from llmstack.image_builds.site_settings import Site, logins
 from llmstack.reporting import Reporter
 
 STAGE = "prepare"
@@ -24,11 +24,11 @@ STAGE = "prepare"
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What to prepare: a repo, the script that does it, and what the script is told.
+    """A repo to prepare, and the script that does it.
 
     `repo_type` is `model` or `dataset`, which is also the recipe's name. `token` reaches the script as HF_TOKEN through
-    standard input: no layer, image or container setting ever holds it. `bases` replace the image that the result stands
-    on (under "") and the one that the script runs in (under "prepare"). `endpoint` is the hub's address.
+    standard input: no layer, image or container configuration contains it. `bases` replaces the base of the result
+    (key "") and the image in which the script runs (key "prepare").
     """
 
     repo_id: str
@@ -41,53 +41,52 @@ class PrepareRequest:
 
     @property
     def url(self) -> str:
-        """The repo's address at the hub, the script's REPO_URL."""
+        """The repo's URL on the Hub, for the script's REPO_URL."""
         return repo_url(self.repo_id, self.repo_type, self.endpoint)
 
 
-def build_prepared(wish: PrepareRequest, site: Site, reporter: Reporter, engine: Engine) -> str:
-    """Run the script and return the id of the image that holds what it left in /x as /REPO, untagged.
+def build_prepared(request: PrepareRequest, environment: BuildEnvironment, reporter: Reporter, engine: Engine) -> str:
+    """Run the script and return the id of an untagged image with the contents of /x under /REPO.
 
     Raises UsageError if the script cannot be read, LlmstackError with the script's last lines if it fails or leaves
-    nothing, and what building raises.
+    no file, and the errors of a build.
     """
     try:
-        script = wish.script.read_bytes()
+        script = request.script.read_bytes()
     except OSError as error:
-        raise UsageError(f"the script {wish.script} cannot be read: {error.strerror}") from error
-    stage = build_image(engine, job_for(_target(wish, site, script), site, BuildOptions(), STAGE), reporter)
-    filled = run_script(engine, _script_job(wish, site, stage), reporter)
+        raise UsageError(f"script {request.script}: cannot be read: {error.strerror}") from error
+    stage = build_image(engine, build_spec(_plan(request, environment, script), BuildOptions(), STAGE), reporter)
+    filled = run_script(engine, _script_spec(request, environment, stage), reporter)
     name = f"llmstack-prepared:{uuid.uuid4().hex}"
     try:
         tag_image(engine, filled, [name])
-        return build_image(engine, job_for(_target(wish, site, script, name), site, BuildOptions()), reporter)
+        return build_image(engine, build_spec(_plan(request, environment, script, name), BuildOptions()), reporter)
     finally:
-        # The stage below stays, so that the next repo's begins with its tools in place.
+        # Keep the stage's own layers: the next repo's build reuses its tools.
         remove_image(engine, name, keep_parents=True)
 
 
-def _target(wish: PrepareRequest, site: Site, script: bytes, prepared: str = "") -> PlannedImage:
-    recipes = load_recipes(images_folder())
-    args = {"prepared": prepared}
-    order = BuildRequest((wish.repo_type,), bases=wish.bases, args=args, files={"prepare.sh": script})
-    [target] = plan(recipes, order, site, lambda _: True)
-    return target
+def _plan(request: PrepareRequest, environment: BuildEnvironment, script: bytes, prepared: str = "") -> ImagePlan:
+    args, files = {"prepared": prepared}, {"prepare.sh": script}
+    build = BuildRequest((request.repo_type,), bases=request.bases, args=args, files=files)
+    [image] = plan_images(load_recipes(images_folder()), build, environment, lambda _: True)
+    return image
 
 
-def _script_job(wish: PrepareRequest, site: Site, image: str) -> ScriptSpec:
-    token = wish.token or ""
+def _script_spec(request: PrepareRequest, environment: BuildEnvironment, image: str) -> ScriptSpec:
+    token = request.token or ""
     return ScriptSpec(
-        title=f"{wish.repo_id} {wish.script.name}",
+        title=f"{request.repo_id} {request.script.name}",
         image=image,
         environment={
-            "REPO_URL": wish.url,
-            "REPO_ID": wish.repo_id,
-            "REPO_TYPE": wish.repo_type,
-            "REVISION": wish.revision,
-            "HF_ENDPOINT": wish.endpoint,
+            "REPO_URL": request.url,
+            "REPO_ID": request.repo_id,
+            "REPO_TYPE": request.repo_type,
+            "REVISION": request.revision,
+            "HF_ENDPOINT": request.endpoint,
         },
-        # Proxies may hold a password, and a container's settings are part of the image that is made of it.
-        secrets={**({"HF_TOKEN": token} if token else {}), **site.proxies},
-        hidden=tuple(filter(None, (token, *logins(site.proxies.values())))),
-        network=site.build_network or None,
+        # Proxy URLs may contain a password, and an image made from a container keeps the container's configuration.
+        secrets={**({"HF_TOKEN": token} if token else {}), **environment.proxies},
+        hidden=tuple(filter(None, (token, *proxy_credentials(environment.proxies.values())))),
+        network=environment.settings.build_network or None,
     )

@@ -1,4 +1,4 @@
-"""A recipe's `image.yaml` as values, and its validation."""
+"""Read and validate a recipe: a directory with an `image.yaml`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _VARIANT_KEYS = {"base", "stages", "parent", "args", "packages", "tags"}
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A named set of a recipe's arguments.
+    """A named variant of a recipe.
 
-    `base` is the image that the chain starts from; None where the recipe has a parent. `stages` are the images of
-    further build stages, by stage name. `parent` is the variant of the parent recipe. `packages` are PyPI pins, in
-    the order of image.yaml. `tags` are what follows the repository's colon; the first is the one that children name.
+    `base` is the base image; None if the recipe has a parent. `stages` are the images of other build stages, by stage
+    name. `parent` is the variant of the parent recipe. `packages` are pinned PyPI versions, in the order of image.yaml.
+    Child recipes use the image with the first of `tags`.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A folder of images/: its template, its variants (the first is the default) and its context files.
+    """A directory of images/: its template, its variants (the first is the default) and its context files.
 
-    `files` are copied into the build context; those that end in `.j2` are rendered on the way. `local` names the
-    arguments whose value may be a file or folder on this machine, which then comes along in the context.
+    `files` are copied into the build context; a `.j2` file is rendered first. `local` names the arguments whose value
+    may be a local file or directory, which is then added to the build context.
     """
 
     name: str
@@ -58,56 +58,58 @@ class Recipe:
     variants: Mapping[str, Variant]
 
     def variant(self, name: str | None) -> Variant:
-        """Return a variant, the default one for None; raises UsageError that lists those there are."""
+        """Return a variant, the default one for None; raises UsageError that lists the known ones."""
         if name is None:
             return next(iter(self.variants.values()))
         if name not in self.variants:
-            raise UsageError(f"{self.name} has no variant {name!r}", hint=f"it has {', '.join(self.variants)}")
+            raise UsageError(
+                f"recipe {self.name}: no variant {name!r}", hint=f"known variants: {', '.join(self.variants)}"
+            )
         return self.variants[name]
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """Read `folder/image.yaml`; raises UsageError that names the file and what is wrong in it."""
+    """Read `folder/image.yaml`; raises UsageError with the file's path and the cause."""
     path = folder / RECIPE_FILE
     value = read_yaml(path)
     try:
         return _recipe(folder, value)
-    except _WrongError as error:
+    except _InvalidError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-class _WrongError(Exception):
-    """Something in an image.yaml is not as it must be."""
+class _InvalidError(Exception):
+    """An image.yaml is invalid."""
 
 
 def _recipe(folder: Path, value: object) -> Recipe:
     fields = _mapping(value, "the file")
     _only(fields, _RECIPE_KEYS, "the recipe")
     if not _NAME.fullmatch(folder.name):
-        raise _WrongError(f"the folder's name {folder.name!r} cannot be an image's")
-    parent = _optional_text(fields, "parent")
-    args, packages = _texts(fields, "args", _IDENTIFIER), _texts(fields, "packages")
+        raise _InvalidError(f"the directory name {folder.name!r} is not a valid image name")
+    parent = _optional_string(fields, "parent")
+    args, packages = _strings(fields, "args", _IDENTIFIER), _strings(fields, "packages")
     variants = {
         name: _variant(name, item, parent, args, packages)
         for name, item in _mapping(fields.get("variants"), "variants").items()
     }
     if not variants:
-        raise _WrongError("there is no variant")
+        raise _InvalidError("variants is empty")
     ports = _list(fields, "ports")
     if not all(type(port) is int and 0 < port < 65536 for port in ports):
-        raise _WrongError("ports must be numbers from 1 to 65535")
+        raise _InvalidError("ports must be a list of numbers from 1 to 65535")
     files = tuple(str(name) for name in _list(fields, "files"))
     for name in files:
         if not (folder / name).is_file() and not (folder.parent / name).is_file():
-            raise _WrongError(f"there is no context file {name}")
+            raise _InvalidError(f"files: {name}: not found")
     return Recipe(
         name=folder.name,
         folder=folder,
-        description=_text(fields, "description"),
+        description=_string(fields, "description"),
         parent=parent,
         ports=tuple(ports),
         files=files,
-        labels=_texts(fields, "labels"),
+        labels=_strings(fields, "labels"),
         local=frozenset(str(name) for name in _list(fields, "local")),
         variants=variants,
     )
@@ -118,68 +120,68 @@ def _variant(
 ) -> Variant:
     fields = _mapping(value, f"variant {name}")
     _only(fields, _VARIANT_KEYS, f"variant {name}")
-    base = _optional_text(fields, "base")
+    base = _optional_string(fields, "base")
     if (base is None) == (parent is None):
-        raise _WrongError(f"variant {name} needs a base, or the recipe a parent, and not both")
-    stages = _texts(fields, "stages", _IDENTIFIER)
+        raise _InvalidError(f"variant {name}: needs either a base or a recipe with a parent")
+    stages = _strings(fields, "stages", _IDENTIFIER)
     for reference in filter(None, (base, *stages.values())):
-        _reference(reference, name)
+        _check_reference(reference, name)
     tags = tuple(str(tag) for tag in _list(fields, "tags")) or (name,)
     if not all(is_tag(tag) for tag in tags):
-        raise _WrongError(f"variant {name} has a tag that no tag may be")
+        raise _InvalidError(f"variant {name}: has an invalid tag")
     return Variant(
         name=name,
         base=base,
         stages=stages,
-        parent=(_optional_text(fields, "parent") or name) if parent else None,
-        args={**args, **_texts(fields, "args", _IDENTIFIER)},
-        packages={**packages, **_texts(fields, "packages")},
+        parent=(_optional_string(fields, "parent") or name) if parent else None,
+        args={**args, **_strings(fields, "args", _IDENTIFIER)},
+        packages={**packages, **_strings(fields, "packages")},
         tags=tags,
     )
 
 
-def _reference(text: str, variant: str) -> None:
+def _check_reference(reference: str, variant: str) -> None:
     try:
-        Reference.parse(text)
+        Reference.parse(reference)
     except UsageError as error:
-        raise _WrongError(f"variant {variant}: {error.message}") from error
+        raise _InvalidError(f"variant {variant}: {error.message}") from error
 
 
 def _mapping(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _WrongError(f"{what} must be a mapping of names")
+        raise _InvalidError(f"{what} must be a mapping with string keys")
     return value
 
 
 def _only(fields: Mapping[str, Any], allowed: set[str], what: str) -> None:
     for key in fields:
         if key not in allowed:
-            raise _WrongError(f"{what} has no setting {key!r}; there are {', '.join(sorted(allowed))}")
+            raise _InvalidError(f"{what}: unknown key {key!r}; known keys: {', '.join(sorted(allowed))}")
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
+def _string(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not value:
-        raise _WrongError(f"{name} must be a text")
+        raise _InvalidError(f"{name} must be a string")
     return value
 
 
-def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
-    return _text(fields, name) if name in fields else None
+def _optional_string(fields: Mapping[str, Any], name: str) -> str | None:
+    return _string(fields, name) if name in fields else None
 
 
 def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
     value = fields.get(name, [])
     if not isinstance(value, list):
-        raise _WrongError(f"{name} must be a list")
+        raise _InvalidError(f"{name} must be a list")
     return value
 
 
-def _texts(fields: Mapping[str, Any], name: str, keys: re.Pattern[str] | None = None) -> dict[str, str]:
+def _strings(fields: Mapping[str, Any], name: str, keys: re.Pattern[str] | None = None) -> dict[str, str]:
     values = _mapping(fields.get(name, {}), name)
     for key, value in values.items():
         if not isinstance(value, str):
-            raise _WrongError(f"{name}: {key} must be a text: write {value} in quotes")
+            raise _InvalidError(f"{name}: {key} must be a string: write {value} in quotes")
         if keys and not keys.fullmatch(key):
-            raise _WrongError(f"{name}: {key!r} cannot be used in a template; it must be lower case with _")
+            raise _InvalidError(f"{name}: {key!r} is not a valid name: use lower-case letters, digits and _")
     return values

@@ -1,4 +1,4 @@
-"""The shelf of recipes: where images/ is, and the order in which recipes must be built."""
+"""The recipes of images/, and the order in which they are built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmstack.image_builds.recipe import RECIPE_FILE, Recipe, load_recipe
 
 
 def images_folder() -> Path:
-    """Return the folder of the recipes: a checkout's images/, else the copy that the wheel carries."""
+    """Return the recipes' directory: a checkout's images/, else the wheel's copy."""
     package = Path(llmstack.__file__).parent
     checkout = package.parents[1] / "images"
     if any(checkout.glob(f"*/{RECIPE_FILE}")):
@@ -21,10 +21,10 @@ def images_folder() -> Path:
 
 
 def load_recipes(folder: Path) -> dict[str, Recipe]:
-    """Read all recipes of a folder, sorted by name; raises UsageError if one is wrong or a parent is missing."""
+    """Read all recipes of a directory, sorted by name; raises UsageError for an invalid recipe or a missing parent."""
     found = sorted(path.parent for path in folder.glob(f"*/{RECIPE_FILE}"))
     if not found:
-        raise UsageError(f"{folder} holds no recipe")
+        raise UsageError(f"{folder}: contains no recipe")
     recipes = {path.name: load_recipe(path) for path in found}
     for recipe in recipes.values():
         if recipe.parent is None:
@@ -37,9 +37,9 @@ def load_recipes(folder: Path) -> dict[str, Recipe]:
 
 
 def find(recipes: Mapping[str, Recipe], name: str) -> Recipe:
-    """Return the recipe of that name; raises UsageError that lists those there are."""
+    """Return the recipe with that name; raises UsageError that lists the known ones."""
     if name not in recipes:
-        raise UsageError(f"there is no recipe {name!r}", hint=f"there are {', '.join(recipes)}")
+        raise UsageError(f"recipe {name!r}: not found", hint=f"known recipes: {', '.join(recipes)}")
     return recipes[name]
 
 
@@ -50,12 +50,12 @@ def lineage(recipes: Mapping[str, Recipe], name: str) -> list[Recipe]:
 
 
 def build_order(recipes: Mapping[str, Recipe]) -> list[str]:
-    """Return all names, parents before children, otherwise by name; raises UsageError on a cycle."""
+    """Return all names, parents before children, otherwise by name; raises UsageError for a cycle."""
     sorter = TopologicalSorter({name: [recipe.parent] if recipe.parent else [] for name, recipe in recipes.items()})
     try:
         sorter.prepare()
     except CycleError as error:
-        raise UsageError(f"recipes are each other's parents: {' → '.join(error.args[1])}") from error
+        raise UsageError(f"recipes: circular parents: {' → '.join(error.args[1])}") from error
     order: list[str] = []
     while sorter.is_active():
         ready = sorted(sorter.get_ready())

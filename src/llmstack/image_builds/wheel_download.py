@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstack.errors import LlmstackError, UnavailableError, UsageError
-from llmstack.image_builds.site_settings import Site
+from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.reporting import Reporter
 
 _LAST_LINES = 12
@@ -43,7 +43,7 @@ class WheelRequest:
                 raise UsageError(f"the requirements file {path} does not exist")
 
 
-def download_wheels(wish: WheelRequest, site: Site, folder: Path, reporter: Reporter) -> list[Path]:
+def download_wheels(wish: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter) -> list[Path]:
     """Download the wheels of all requirements and what they depend on into `folder`; return them, sorted.
 
     pip's own configuration counts, the site's settings before it. Raises LlmstackError with pip's last words.
@@ -56,7 +56,7 @@ def download_wheels(wish: WheelRequest, site: Site, folder: Path, reporter: Repo
         for platform in wish.platforms or ("",):
             target = " ".join(filter(None, (python and f"Python {python}", platform))) or "this machine"
             reporter.note(f"pip-offline: wheels for {target}")
-            _run_pip([*_selection(python, platform), *_requirements(wish)], site, folder, target, reporter)
+            _run_pip([*_selection(python, platform), *_requirements(wish)], environment, folder, target, reporter)
     return sorted(folder.glob("*.whl"))
 
 
@@ -86,12 +86,14 @@ def _requirements(wish: WheelRequest) -> Iterator[str]:
         yield from ("--requirement", str(path))
 
 
-def _run_pip(arguments: list[str], site: Site, folder: Path, target: str, reporter: Reporter) -> None:
+def _run_pip(
+    arguments: list[str], environment: BuildEnvironment, folder: Path, target: str, reporter: Reporter
+) -> None:
     command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--progress-bar=off"]
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with subprocess.Popen(  # noqa: S603 - this Python's own pip, with arguments that were checked
         [*command, "--disable-pip-version-check", "--dest", str(folder), *arguments],
-        env={**os.environ, **_environment(site)},
+        env={**os.environ, **_environment(environment)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -109,13 +111,13 @@ def _run_pip(arguments: list[str], site: Site, folder: Path, target: str, report
         )
 
 
-def _environment(site: Site) -> dict[str, str]:
+def _environment(environment: BuildEnvironment) -> dict[str, str]:
     """Return the site's settings for pip; as variables they show in no process list."""
     values = {
-        "PIP_INDEX_URL": site.pip_index,
-        "PIP_EXTRA_INDEX_URL": " ".join(site.pip_extra_index),
-        "PIP_TRUSTED_HOST": " ".join(site.pip_trusted_host),
-        "PIP_CERT": str(site.ca_cert or ""),
-        **site.proxies,
+        "PIP_INDEX_URL": environment.settings.pip_index,
+        "PIP_EXTRA_INDEX_URL": " ".join(environment.settings.pip_extra_index),
+        "PIP_TRUSTED_HOST": " ".join(environment.settings.pip_trusted_host),
+        "PIP_CERT": str(environment.settings.ca_cert or ""),
+        **environment.proxies,
     }
     return {name: value for name, value in values.items() if value}

@@ -1,6 +1,6 @@
-"""A package index as static files: what pip, uv and a plain web server need, and nothing that must run.
+"""A package index as static files, for pip and uv: a plain web server can serve it.
 
-PEP 503 (HTML), PEP 691 (JSON beside it), hashes, requires-python, and the wheels' own metadata (PEP 658, PEP 714).
+PEP 503 (HTML) and PEP 691 (JSON) pages with hashes, requires-python and the wheels' metadata (PEP 658, PEP 714).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _META = {"api-version": "1.1"}
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel: its normalised project name, version, hash, size in bytes, and its METADATA file."""
+    """A wheel: its normalized project name, version, hash, size in bytes, and METADATA file."""
 
     path: Path
     project: str
@@ -40,14 +40,14 @@ class Wheel:
 
     @property
     def requires_python(self) -> str | None:
-        """The Python versions that the wheel says it is for."""
+        """The wheel's Requires-Python."""
         headers = email.parser.BytesHeaderParser().parsebytes(self.metadata)
         value = headers["Requires-Python"]
         return str(value).strip() if value else None
 
 
 def read_wheel(path: Path) -> Wheel:
-    """Read a wheel's name, hash and metadata; raises IntegrityError if the file is no wheel."""
+    """Read a wheel's name, hash and metadata; raises IntegrityError for an invalid wheel."""
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as archive:
@@ -55,17 +55,17 @@ def read_wheel(path: Path) -> Wheel:
                 item for item in archive.namelist() if item.endswith(".dist-info/METADATA") and item.count("/") == 1
             ]
             if len(inner) != 1:
-                raise IntegrityError(f"{path.name} holds {len(inner)} METADATA files instead of one")
+                raise IntegrityError(f"{path.name}: invalid wheel: {len(inner)} METADATA files instead of one")
             metadata = archive.read(inner[0])
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
-        raise IntegrityError(f"{path.name} is no wheel: {error}") from error
+        raise IntegrityError(f"{path.name}: invalid wheel: {error}") from error
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Wheel(path, canonicalize_name(name), str(version), sha256, path.stat().st_size, metadata)
 
 
 def make_index(wheels: Iterable[Wheel]) -> dict[str, bytes | Path]:
-    """Return an index's files by their path below the web server's root; the same wheels give the same bytes."""
+    """Return the index's files by their path on the web server; equal wheels give equal files."""
     ordered = sorted(wheels, key=lambda wheel: (wheel.project, wheel.path.name))
     files: dict[str, bytes | Path] = {}
     for wheel in ordered:
@@ -85,13 +85,13 @@ def _href(wheel: Wheel) -> str:
 
 
 def _link(wheel: Wheel) -> str:
-    # PEP 714's attribute only. PEP 658's older name for it makes pip 22.3 to 23.1 read the metadata and then refuse
-    # every project whose own spelling of its name is not the normalised one; without it they take the wheel.
+    # PEP 714's attribute only, not PEP 658's older one: with the older one, pip 22.3 to 23.1 reads the metadata and
+    # then rejects each project whose name is not spelled in the normalized form. Without it, pip reads the wheel.
     attributes = {"data-core-metadata": f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"}
     if wheel.requires_python:
         attributes["data-requires-python"] = wheel.requires_python
-    text = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
-    return f'<a href="{_href(wheel)}#sha256={wheel.sha256}"{text}>{html.escape(wheel.path.name)}</a>'
+    markup = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
+    return f'<a href="{_href(wheel)}#sha256={wheel.sha256}"{markup}>{html.escape(wheel.path.name)}</a>'
 
 
 def _project(name: str, group: list[Wheel]) -> dict[str, object]:

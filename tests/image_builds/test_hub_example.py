@@ -1,4 +1,4 @@
-"""example/hub: what Kubernetes makes of the manifests, and whether they fit each other, the image and the settings."""
+"""example/hub: the manifests are valid for Kubernetes, and agree with each other, the image and the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "example" / "hub"
 OBJECTS = list(yaml.safe_load_all((EXAMPLE / "kubernetes.yaml").read_text()))
 COMPOSE = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())
 [PORT] = load_recipes(images_folder())["hub"].ports
-WANTED = Settings(namespace="registry:5000/llm", plain_http=("registry:5000",))
+EXPECTED = Settings(namespace="registry:5000/llm", plain_http=("registry:5000",))
 
 
 def find(kind, name):
@@ -29,12 +29,12 @@ def pod(name):
 
 @pytest.mark.parametrize("version", ["1.28", "1.36"])
 @pytest.mark.parametrize("item", OBJECTS, ids=lambda item: f"{item['kind']}-{item['metadata']['name']}")
-def test_kubernetes_knows_all_of_it(item, version):
+def test_manifest_is_valid_for_kubernetes(item, version):
     kubernetes_validate.validate(item, version, strict=True)
 
 
 @pytest.mark.parametrize("name", ["registry", "hub"])
-def test_services_find_their_pods(name):
+def test_service_selects_its_pods(name):
     deployment, service = find("Deployment", name), find("Service", name)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
@@ -43,7 +43,7 @@ def test_services_find_their_pods(name):
     assert (target["targetPort"], target["port"]) == (port["name"], port["containerPort"])
 
 
-def test_hubs_share_nothing_but_the_registry():
+def test_hub_replicas_share_only_the_registry():
     assert find("Deployment", "hub")["spec"]["replicas"] == 2
     assert [set(volume) - {"name"} for volume in pod("hub")["volumes"]] == [{"secret"}]
     [container] = pod("hub")["containers"]
@@ -53,7 +53,7 @@ def test_hubs_share_nothing_but_the_registry():
 
 
 @pytest.mark.parametrize("name", ["registry", "hub"])
-def test_no_pod_may_more_than_it_must(name):
+def test_pods_have_minimal_privileges(name):
     [container] = pod(name)["containers"]
     assert pod(name)["securityContext"]["runAsNonRoot"]
     assert pod(name)["enableServiceLinks"] is False
@@ -64,12 +64,12 @@ def test_no_pod_may_more_than_it_must(name):
     }
 
 
-def test_both_set_what_llmstack_reads(tmp_path):
+def test_compose_and_kubernetes_set_the_same_settings(tmp_path):
     [container] = pod("hub")["containers"]
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert variables.pop("DOCKER_CONFIG") == container["volumeMounts"][0]["mountPath"]
     assert variables == COMPOSE["services"]["hub"]["environment"]
-    assert load_settings(environ=variables, folder=tmp_path) == WANTED
-    # The registry is found by its Service's, or its compose service's, name.
+    assert load_settings(environ=variables, folder=tmp_path) == EXPECTED
+    # Both name the registry as the Service or the compose service does.
     assert find("Service", "registry")["spec"]["ports"][0]["port"] == 5000
     assert "registry" in COMPOSE["services"]
