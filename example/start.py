@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Load a model and let it go on with a text: MODEL_LLAMA=./output python example/start.py "Once upon a time"
+"""Load a model and complete a text: MODEL_LLAMA=./output python example/start.py "Once upon a time"
 
-MODEL_LLAMA is a folder, or a repo id; with HF_HUB_OFFLINE=1 that is looked for in the Hugging Face cache alone.
+MODEL_LLAMA is a directory or a repo id. With HF_HUB_OFFLINE=1, a repo is loaded from the Hugging Face cache only.
 """
 
 import argparse
@@ -10,15 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-parser = argparse.ArgumentParser(description="Load a model and let it go on with a text.")
+parser = argparse.ArgumentParser(description="Load a model and complete a text.")
 parser.add_argument("prompt", nargs="?", default="The capital of France is", help="default: %(default)s")
-parser.add_argument("--model", default=os.environ.get("MODEL_LLAMA"), help="folder or repo id; default: $MODEL_LLAMA")
-parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: cuda if there is one")
+parser.add_argument(
+    "--model", default=os.environ.get("MODEL_LLAMA"), help="directory or repo id; default: $MODEL_LLAMA"
+)
+parser.add_argument(
+    "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto (default): cuda if available"
+)
 parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: %(default)s")
 
 
 def load(name: str, device: str):
-    """Return tokenizer and model, with weights of the type they are stored in."""
+    """Return the tokenizer and the model, with the stored data type."""
     dtype = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     model = transformers.AutoModelForCausalLM.from_pretrained(name, **{dtype: "auto"})
@@ -26,7 +30,7 @@ def load(name: str, device: str):
 
 
 def encode(tokenizer, prompt: str):
-    """Return the prompt as tokens; a chat model gets it as a person's turn."""
+    """Return the prompt as tokens; for a chat model, as a user turn."""
     if not tokenizer.chat_template:
         return tokenizer(prompt, return_tensors="pt")
     turn = [{"role": "user", "content": prompt}]
@@ -34,11 +38,11 @@ def encode(tokenizer, prompt: str):
 
 
 def main(prompt: str, name: str, device: str, max_new_tokens: int) -> None:
-    """Load, generate, and say what it took; the text goes to stdout, the rest to stderr."""
+    """Load the model and generate. The text goes to stdout, timings to stderr."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
-        sys.exit("error: torch sees no CUDA device; try --device cpu")
+        sys.exit("error: torch finds no CUDA device; use --device cpu")
     started = time.perf_counter()
     try:
         tokenizer, model = load(name, device)
@@ -63,10 +67,10 @@ def main(prompt: str, name: str, device: str, max_new_tokens: int) -> None:
 if __name__ == "__main__":
     arguments = parser.parse_args()
     if not arguments.model:
-        parser.error("which model? Set MODEL_LLAMA or give --model")
+        parser.error("no model: set MODEL_LLAMA or --model")
     if arguments.model.startswith((".", "/")) and not Path(arguments.model).is_dir():
-        parser.error(f"{arguments.model}: no such folder")
-    import torch  # after the command line has been read: it takes seconds
+        parser.error(f"{arguments.model}: no such directory")
+    import torch  # imported late: it takes seconds
     import transformers
 
     main(arguments.prompt, arguments.model, arguments.device, arguments.max_new_tokens)

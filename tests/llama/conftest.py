@@ -1,4 +1,4 @@
-"""What the tests of the conversion share: Meta's reference model and both kinds of tokenizer, all made on the spot."""
+"""Fixtures of the conversion tests: checkpoints of Meta's reference model, and both kinds of tokenizer."""
 
 import base64
 import importlib.util
@@ -26,20 +26,20 @@ NEEDED = (
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if missing:
     raise pytest.UsageError(
-        f"tests/llama needs {', '.join(missing)}: install tests/llama/requirements.txt as its head says, "
-        "or leave these tests out with --ignore=tests/llama"
+        f"tests/llama needs {', '.join(missing)}: install tests/llama/requirements.txt as its comment says, "
+        "or skip these tests with --ignore=tests/llama"
     )
 
-# Before torch is imported, here and in the processes that the tests start: the models are too small for more threads,
-# which would wait for one another by spinning, on cores that other tests need.
+# Set before torch is imported, here and in child processes. The models are too small for more threads, which would
+# spin while they wait for each other, on cores that other tests need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from llama_cases import CASES, TEXTS, Checkpoint  # noqa: E402 - it needs what has been checked for
+from llama_cases import CASES, TEXTS, Checkpoint  # noqa: E402 - needs the packages checked above
 
 
 @pytest.fixture(scope="session")
 def sentencepiece_model(tmp_path_factory):
-    """Train a SentencePiece model with the settings of Llama's."""
+    """Train a SentencePiece model with Llama's settings."""
     import sentencepiece
 
     folder = tmp_path_factory.mktemp("sentencepiece")
@@ -63,7 +63,7 @@ def sentencepiece_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiktoken_model(tmp_path_factory):
-    """Write a tiny tiktoken vocabulary: the bytes, and some pairs of them."""
+    """Write a tiny tiktoken vocabulary: all bytes, and some merges."""
     tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" the", b"in", b"er", b"an"]
     path = tmp_path_factory.mktemp("tiktoken") / "tokenizer.model"
     path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
@@ -72,14 +72,14 @@ def tiktoken_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def meta_tokenizer_model():
-    """Return Llama 3's real vocabulary, which the llama-models package carries."""
+    """Return Llama 3's real vocabulary, from the llama-models package."""
     spec = importlib.util.find_spec("llama_models")
     return Path(spec.origin).parent / "llama3/tokenizer.model"
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory, sentencepiece_model, tiktoken_model):
-    """Let Meta's model make all checkpoints; return them by name."""
+    """Create all checkpoints with Meta's model; return them by name."""
     folder = tmp_path_factory.mktemp("meta")
     made = {}
     for case in CASES.values():
@@ -105,5 +105,5 @@ def checkpoints(tmp_path_factory, sentencepiece_model, tiktoken_model):
 
 @pytest.fixture
 def copy(checkpoints, tmp_path):
-    """Return a function that copies a checkpoint, to be spoilt."""
+    """Return a function that copies a checkpoint, for tests that change it."""
     return lambda name: shutil.copytree(checkpoints[name].folder, tmp_path / "LLaMA" / name)

@@ -1,4 +1,4 @@
-"""The texts and the checkpoints that the tests of the conversion are made of, and how they run it."""
+"""Texts, checkpoints and helpers of the conversion tests."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from llmstack.llama.conversion_plan import Request, prepare
+from llmstack.llama.conversion_plan import ConversionRequest, plan_conversion
 from llmstack.llama.convert import convert
 from llmstack.reporting import make_reporter
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/convert_llama_weights_to_hf.py"
 EXAMPLE = ROOT / "example/start.py"
 
-# Letters, accents, right-to-left, no spaces between words, emoji with joiners, digits, white space, and code.
+# Accents, right-to-left scripts, scripts without spaces, emoji with joiners, digits, white space, and code.
 TEXTS = (
     "",
     " ",
@@ -43,7 +43,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint to make; its fields are what meta_reference.py takes."""
+    """One checkpoint to create; the fields are the input of meta_reference.py."""
 
     name: str
     version: str
@@ -78,7 +78,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of Meta's model in a folder with its tokenizer, and what the model says to some tokens."""
+    """A directory with a checkpoint of Meta's model, its tokenizer, and its logits for some tokens."""
 
     case: Case
     folder: Path
@@ -86,13 +86,13 @@ class Checkpoint:
 
 
 def load_model(folder, dtype):
-    """Load a converted model with transformers 5 or 4, which name the type differently."""
+    """Load a converted model. transformers 4 and 5 name the data type differently."""
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **{name: dtype})
 
 
-class Notes:
-    """A reporter that keeps what it is told."""
+class RecordingReporter:
+    """A reporter that records messages, tasks and bytes."""
 
     def __init__(self):
         self.notes, self.warnings, self.tasks = [], [], []
@@ -124,7 +124,7 @@ class Notes:
 
 def run(input_dir, output_dir, reporter=None, **options):
     reporter = reporter or make_reporter("none", quiet=True)
-    convert(prepare(Request(input_dir, output_dir, **options), reporter), reporter)
+    convert(plan_conversion(ConversionRequest(input_dir, output_dir, **options), reporter), reporter)
 
 
 def read_config(folder, name="config.json"):

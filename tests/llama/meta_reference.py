@@ -1,9 +1,10 @@
-"""Meta's own model, run as a process: makes checkpoints with random weights and says which logits they give.
+"""Run Meta's reference model: create checkpoints with random weights, and their logits.
 
     python meta_reference.py RANK WORLD_SIZE FOLDER CASE...
 
-One process for each model-parallel rank, meeting over a file in FOLDER. For each case (JSON: name, params, tokens and
-what differs from the package's model) it writes FOLDER/NAME/{params.json,consolidated.RANK.pth}, and rank 0 the logits.
+One process per model-parallel rank; they rendezvous over a file in FOLDER. For each case (JSON: name, params, tokens
+and differences from the package's model) a rank writes FOLDER/NAME/consolidated.RANK.pth; rank 0 also writes
+params.json and the logits.
 """
 
 import inspect
@@ -20,7 +21,7 @@ from llama_models.llama3.args import ModelArgs
 
 
 def random_weights(model, rank):
-    """Fill every parameter; the norms, which each shard holds whole, are the same on all ranks."""
+    """Fill all parameters. The norms are the same on all ranks, because each shard holds them completely."""
     for name, parameter in model.named_parameters():
         seed = zlib.crc32(name.encode()) + (0 if "norm" in name else rank)
         values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
@@ -28,7 +29,7 @@ def random_weights(model, rank):
 
 
 def scaling_by(factor):
-    """Return Meta's function for scaled rope with another factor: llama-models knows that of Llama 3.1 only."""
+    """Return Meta's function for scaled RoPE with another factor: llama-models has that of Llama 3.1 only."""
     source = inspect.getsource(meta.apply_scaling)
     changed = source.replace("scale_factor = 8\n", f"scale_factor = {factor}\n")
     assert changed != source
@@ -49,14 +50,14 @@ def run(case, rank, folder):
     state = dict(model.state_dict())
     if case["rope_freqs"]:
         state["rope.freqs"] = torch.ones(4)
-    place = folder / case["name"]
-    place.mkdir(exist_ok=True)
-    torch.save(state, place / f"consolidated.{rank:02}.pth")
+    output = folder / case["name"]
+    output.mkdir(exist_ok=True)
+    torch.save(state, output / f"consolidated.{rank:02}.pth")
     tokens = torch.randint(case["vocab_size"], (1, case["tokens"]), generator=torch.Generator().manual_seed(7))
     logits = model(tokens, 0)
     if rank == 0:
-        (place / "params.json").write_text(json.dumps(case["params"]))
-        torch.save({"tokens": tokens, "logits": logits}, place / "expected.pt")
+        (output / "params.json").write_text(json.dumps(case["params"]))
+        torch.save({"tokens": tokens, "logits": logits}, output / "expected.pt")
 
 
 if __name__ == "__main__":

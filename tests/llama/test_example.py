@@ -1,4 +1,4 @@
-"""example/start.py, run as a process on converted models: from a folder, and offline from a Hugging Face cache."""
+"""example/start.py on converted models: from a directory, and offline from a Hugging Face cache."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import sys
 import pytest
 from llama_cases import EXAMPLE, ROOT
 
-from llmstack.llama.conversion_plan import Request, prepare
+from llmstack.llama.conversion_plan import ConversionRequest, plan_conversion
 from llmstack.llama.convert import convert
 from llmstack.reporting import make_reporter
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.xdist_group("llama")
 
 @pytest.fixture(scope="module")
 def make(checkpoints, tmp_path_factory):
-    """Return a function that converts a checkpoint to a folder."""
+    """Return a function that converts a checkpoint to a directory."""
 
     def make_folder(name, **options):
         folder = tmp_path_factory.mktemp("example") / "output"
         reporter = make_reporter("none", quiet=True)
-        convert(prepare(Request(checkpoints[name].folder, folder, **options), reporter), reporter)
+        convert(plan_conversion(ConversionRequest(checkpoints[name].folder, folder, **options), reporter), reporter)
         return folder
 
     return make_folder
@@ -42,7 +42,7 @@ def start(*arguments, cwd=ROOT, **variables):
     )
 
 
-def test_a_folder_is_loaded_and_the_text_streamed(make):
+def test_a_directory_is_loaded_and_the_text_streamed(make):
     folder = make("v1", dtype="bfloat16")
     done = start("Hello world", MODEL_LLAMA="./output", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_a_folder_is_loaded_and_the_text_streamed(make):
 
 
 def test_a_repo_is_loaded_offline_from_an_extracted_cache(make, tmp_path):
-    """Lay a converted model out as `snapshots/COMMIT` with a `refs/main` beside it, as the hub's cache has it."""
+    """Arrange a converted model as a Hugging Face cache: `snapshots/COMMIT` and `refs/main`."""
     repo = tmp_path / "hub/models--meta-llama--tiny"
     commit = "a" * 40
     shutil.copytree(make("v3"), repo / "snapshots" / commit)
@@ -65,7 +65,7 @@ def test_a_repo_is_loaded_offline_from_an_extracted_cache(make, tmp_path):
     assert "float32, on cpu, in " in done.stderr
 
 
-def test_a_chat_model_gets_a_turn(make, tmp_path):
+def test_a_chat_model_gets_the_prompt_as_a_user_turn(make, tmp_path):
     (tmp_path / "chat.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} [/]{% endfor %}")
     folder = make("v3", instruct=True, chat_template=tmp_path / "chat.jinja")
     done = start("Hello", "--model", str(folder))
@@ -76,12 +76,12 @@ def test_a_chat_model_gets_a_turn(make, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--model", "./nowhere"], 2, "error: ./nowhere: no such folder"),
+        (["--model", "./nowhere"], 2, "error: ./nowhere: no such directory"),
         (["--model", "nobody/nothing"], 1, "error: nobody/nothing cannot be loaded: "),
-        ([], 2, "which model? Set MODEL_LLAMA or give --model"),
+        ([], 2, "no model: set MODEL_LLAMA or --model"),
     ],
 )
-def test_a_mistake_is_one_clear_line(arguments, code, message):
+def test_a_mistake_gives_one_line_and_no_traceback(arguments, code, message):
     done = start(*arguments, HF_HUB_OFFLINE="1")
     assert done.returncode == code
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The converted model against Meta's own, number by number, with controls that show what the comparison would catch."""
+"""The logits of the converted model equal Meta's. Controls show which errors the comparison would find."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import torch
 from llama_cases import CASES, load_model
 from safetensors.torch import load_file, save_file
 
-from llmstack.llama.conversion_plan import Request, prepare
+from llmstack.llama.conversion_plan import ConversionRequest, plan_conversion
 from llmstack.llama.convert import convert
 from llmstack.reporting import make_reporter
 
@@ -18,14 +18,14 @@ LIMIT = 1e-4
 
 @pytest.fixture(scope="module")
 def converted(checkpoints, tmp_path_factory):
-    """Return a function that converts a checkpoint, guessing its version, once."""
+    """Return a function that converts each checkpoint once, with a detected version."""
     done = {}
 
     def convert_once(name):
         if name not in done:
             done[name] = tmp_path_factory.mktemp("converted") / name
             reporter = make_reporter("none", quiet=True)
-            convert(prepare(Request(checkpoints[name].folder, done[name]), reporter), reporter)
+            convert(plan_conversion(ConversionRequest(checkpoints[name].folder, done[name]), reporter), reporter)
         return done[name]
 
     return convert_once
@@ -52,8 +52,8 @@ def test_logits_equal_those_of_metas_model(name, checkpoints, converted):
 
 @pytest.mark.parametrize("projection", ["q_proj", "k_proj"])
 @pytest.mark.parametrize("name", ["v1", "v2-grouped", "v3"])
-def test_control_a_missing_rotary_permutation_would_be_seen(name, projection, checkpoints, converted, tmp_path):
-    """Put one layer's rows back into Meta's order, as a converter without the permutation would leave them."""
+def test_control_a_missing_rotary_permutation_is_found(name, projection, checkpoints, converted, tmp_path):
+    """Restore Meta's row order in one layer, as a converter without the permutation would."""
     folder = shutil.copytree(converted(name), tmp_path / "wrong")
     tensors = load_file(folder / "model.safetensors")
     target = f"model.layers.0.self_attn.{projection}.weight"
@@ -74,7 +74,7 @@ def test_control_a_missing_rotary_permutation_would_be_seen(name, projection, ch
         ("v1", "rms_norm_eps", 1e-2),
     ],
 )
-def test_control_a_wrong_constant_would_be_seen(name, entry, value, checkpoints, converted, tmp_path):
+def test_control_a_wrong_constant_is_found(name, entry, value, checkpoints, converted, tmp_path):
     folder = shutil.copytree(converted(name), tmp_path / "wrong")
     config = json.loads((folder / "config.json").read_text())
     config[entry] = config[entry] | value if isinstance(value, dict) else value

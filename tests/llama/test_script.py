@@ -1,4 +1,4 @@
-"""The script as a person runs it: its output, its exit codes, and signals while it writes."""
+"""The command line of the conversion: output, exit codes, and signals during writing."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def run(*arguments, **options):
 
 @pytest.fixture
 def llama(checkpoints, tmp_path):
-    """Lay a checkpoint out as the first Llama came: LLaMA/7B/..., the tokenizer beside 7B."""
+    """Arrange a checkpoint in the layout of the first Llama: LLaMA/7B/..., with the tokenizer next to 7B."""
     folder = shutil.copytree(checkpoints["v1-two-shards"].folder, tmp_path / "LLaMA/7B")
     (folder / "tokenizer.model").rename(folder.parent / "tokenizer.model")
     return folder.parent
@@ -38,7 +38,7 @@ def llama(checkpoints, tmp_path):
 
 @pytest.fixture
 def large(sentencepiece_model, tmp_path):
-    """Make a checkpoint of a few bytes that claims 400 MB: each tensor is one number, repeated by strides."""
+    """Write a checkpoint of a few bytes with tensors of 400 MB: each is one number, repeated by strides."""
     folder = tmp_path / "large"
     folder.mkdir()
     dim, ffn, layers = 512, 2048, 24
@@ -59,12 +59,12 @@ def large(sentencepiece_model, tmp_path):
 
 
 @pytest.mark.usefixtures("llama")
-def test_the_command_of_the_walk_through(tmp_path):
+def test_the_documented_command(tmp_path):
     done = run("--input_dir", "LLaMA", "--model_size", "7B", "--output_dir", "output", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Fetching parameters from LLaMA/7B (2 shards, ")
-    assert lines[1].startswith("Taken for Llama 1 ")
+    assert lines[1].startswith("Detected Llama 1 ")
     assert lines[2].startswith("Loading checkpoint shards: ")
     assert lines[-2:] == ["Saving tokenizer and configuration to output", "Done: output"]
     assert done.stdout == ""
@@ -79,8 +79,8 @@ def test_the_command_of_the_walk_through(tmp_path):
 
 
 @pytest.mark.usefixtures("llama")
-def test_without_the_package_installed_the_script_finds_its_source(tmp_path):
-    """Run a copy of the checkout's two folders where the installed package is not on the path."""
+def test_the_script_finds_its_source_without_an_installed_package(tmp_path):
+    """Run a copy of the checkout without the installed package on the path."""
     for part in ("tools", "src"):
         shutil.copytree(ROOT / part, tmp_path / "checkout" / part)
     installed = str(Path(llmstack.__file__).resolve().parents[1])
@@ -100,7 +100,7 @@ runpy.run_path({str(tmp_path / "checkout/tools/convert_llama_weights_to_hf.py")!
     assert str(tmp_path / "checkout/src/llmstack") in done.stdout
 
 
-def test_a_dry_run_tells_and_writes_nothing(llama, tmp_path):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(llama, tmp_path):
     done = run("--input_dir", llama, "--model_size", "7B", "--output_dir", tmp_path / "output", "--dry_run")
     assert done.returncode == 0, done.stderr
     for part in ("version: 1", "tokenizer: SentencePiece, 700 tokens", "model.safetensors: ", "as float32 in 1 file"):
@@ -111,13 +111,13 @@ def test_a_dry_run_tells_and_writes_nothing(llama, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--model_size", "13B"], 3, "hint: there is: --model_size 7B"),
+        (["--model_size", "13B"], 3, "hint: found: --model_size 7B"),
         (["--model_size", "7B", "--num_shards", "3"], 3, "missing: consolidated.02.pth"),
-        (["--model_size", "7B", "--llama_version", "3"], 2, "does not fit tokenizer.model"),
+        (["--model_size", "7B", "--llama_version", "3"], 2, "does not match tokenizer.model"),
         (["--model_size", "7B", "--llama_version", "4"], 2, "invalid choice"),
     ],
 )
-def test_a_mistake_is_one_clear_line_and_an_exit_code(arguments, code, message, llama, tmp_path):
+def test_a_mistake_gives_one_line_and_its_exit_code(arguments, code, message, llama, tmp_path):
     done = run("--input_dir", llama, "--output_dir", tmp_path / "output", *arguments)
     assert done.returncode == code
     assert message in done.stderr
@@ -126,8 +126,8 @@ def test_a_mistake_is_one_clear_line_and_an_exit_code(arguments, code, message, 
     assert not (tmp_path / "output").exists()
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(large, tmp_path):
-    """Let the kernel refuse to write past 64 MB into a file."""
+def test_a_write_error_leaves_no_output(large, tmp_path):
+    """The kernel refuses files over 64 MB."""
 
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (64_000_000, 64_000_000))
@@ -157,7 +157,7 @@ def test_interrupted_it_leaves_nothing_that_looks_finished_and_a_rerun_starts_cl
     assert not (output / ".part").exists()
 
 
-def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(large, tmp_path):
+def test_a_terminal_shows_a_progress_bar(large, tmp_path):
     main, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""transformers with real weights from the hub: an embedding is that of the original files."""
+"""transformers loads real weights from llmstack's hub, and gives the same embedding as with the original files."""
 
 import json
 
@@ -10,10 +10,10 @@ EMBED = """
 import json, sys, torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-def embed(place):
-    tokens = AutoTokenizer.from_pretrained(place)("Carried over the gap.", return_tensors="pt")
+def embed(model):
+    tokens = AutoTokenizer.from_pretrained(model)("Carried over the gap.", return_tensors="pt")
     with torch.no_grad():
-        return AutoModel.from_pretrained(place)(**tokens).last_hidden_state.mean(dim=1)
+        return AutoModel.from_pretrained(model)(**tokens).last_hidden_state.mean(dim=1)
 
 served, original = map(embed, sys.argv[1:])
 size = AutoConfig.from_pretrained(sys.argv[1]).hidden_size

@@ -1,4 +1,4 @@
-"""The converted tokenizers give the ids of the original ones, on texts of many scripts and on random ones."""
+"""The converted tokenizers give the same ids as the original ones, on texts of many scripts and on random texts."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoTokenizer
 
 from llmstack.errors import IntegrityError, UsageError
-from llmstack.llama.conversion_plan import Request, prepare
+from llmstack.llama.conversion_plan import ConversionRequest, plan_conversion
 from llmstack.llama.convert import convert
 from llmstack.llama.params import Version
 from llmstack.llama.tiktoken_bpe import special_tokens
@@ -22,7 +22,7 @@ ALPHABET = "ab  .,'\n\tAZ09é漢👩\u200d\u0301ßдs'll re "
 
 
 def random_texts(count, seed=11):
-    """Return texts in which merges meet in every order: few letters, many repeats."""
+    """Return texts in which merges occur in every order: few letters, many repetitions."""
     draw = random.Random(seed)
     texts = ["".join(draw.choices(ALPHABET, k=draw.randint(1, 40))) for _ in range(count)]
     return texts + ["".join(draw.choices("ab ", k=30)) for _ in range(count)]
@@ -34,7 +34,10 @@ def convert_tokenizer(tokenizer, version, folder, **options):
     (source / "tokenizer.model").write_bytes(tokenizer.read_bytes())
     output = folder / "output"
     reporter = make_reporter("none", quiet=True)
-    convert(prepare(Request(source, output, version=version, tokenizer_only=True, **options), reporter), reporter)
+    convert(
+        plan_conversion(ConversionRequest(source, output, version=version, tokenizer_only=True, **options), reporter),
+        reporter,
+    )
     return output
 
 
@@ -49,7 +52,7 @@ def converted_tiktoken(meta_tokenizer_model, tmp_path_factory):
     return AutoTokenizer.from_pretrained(convert_tokenizer(meta_tokenizer_model, Version.V3_1, folder))
 
 
-def test_sentencepiece_ids_are_those_of_the_original(sentencepiece_model, converted_sentencepiece):
+def test_sentencepiece_ids_equal_those_of_the_original(sentencepiece_model, converted_sentencepiece):
     original = SentencePieceProcessor(model_file=str(sentencepiece_model))
     for text in [*TEXTS, *random_texts(2000)]:
         expected = original.encode(text)
@@ -60,7 +63,7 @@ def test_sentencepiece_ids_are_those_of_the_original(sentencepiece_model, conver
     assert converted_sentencepiece.eos_token_id == original.eos_id()
 
 
-def test_tiktoken_ids_are_those_of_the_original(meta_tokenizer_model, converted_tiktoken):
+def test_tiktoken_ids_equal_those_of_the_original(meta_tokenizer_model, converted_tiktoken):
     original = MetaTokenizer(meta_tokenizer_model)
     for text in [*TEXTS, *random_texts(2000)]:
         expected = original.encode(text, bos=False, eos=False)
@@ -71,7 +74,7 @@ def test_tiktoken_ids_are_those_of_the_original(meta_tokenizer_model, converted_
     assert converted_tiktoken.eos_token_id == original.eos_id
 
 
-def test_special_tokens_have_the_ids_of_the_original(meta_tokenizer_model, converted_tiktoken):
+def test_special_token_ids_equal_those_of_the_original(meta_tokenizer_model, converted_tiktoken):
     original = MetaTokenizer(meta_tokenizer_model)
     text = "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|eom_id|><|python_tag|><|finetune_right_pad_id|>"
     expected = original.encode(text, bos=True, eos=False, allowed_special="all")
@@ -79,12 +82,12 @@ def test_special_tokens_have_the_ids_of_the_original(meta_tokenizer_model, conve
     assert converted_tiktoken.decode(expected, skip_special_tokens=True) == "user\n\nHi"
 
 
-def test_special_tokens_of_version_3_have_no_names_of_later_ones():
+def test_version_3_has_no_special_tokens_of_later_versions():
     early, late = special_tokens(Version.V3), special_tokens(Version.V3_1)
     assert len(set(early)) == len(set(late)) == 256
-    # The last ones of either version, as published with the models.
+    # The last tokens of both versions, as published with the models.
     assert (early[-1], late[-1]) == ("<|reserved_special_token_250|>", "<|reserved_special_token_247|>")
-    changed = {place for place in range(11) if early[place] != late[place]}
+    changed = {index for index in range(11) if early[index] != late[index]}
     assert changed == {4, 5, 8, 10}
     assert (early[9], late[9]) == ("<|eot_id|>", "<|eot_id|>")
 
@@ -92,13 +95,13 @@ def test_special_tokens_of_version_3_have_no_names_of_later_ones():
 @pytest.mark.parametrize(
     ("version", "stop_ids"), [(Version.V3, (128001, 128009)), (Version.V3_1, (128001, 128008, 128009))]
 )
-def test_an_instruct_model_stops_at_its_turns_end(version, stop_ids, meta_tokenizer_model):
+def test_an_instruct_model_stops_at_the_end_of_a_turn(version, stop_ids, meta_tokenizer_model):
     vocabulary = read_vocabulary(meta_tokenizer_model)
     assert vocabulary.specials(version, instruct=True).stop_ids == stop_ids
     assert vocabulary.specials(version, instruct=False).stop_ids == (128001,)
 
 
-def test_the_chat_template_comes_from_the_file(tiktoken_model, tmp_path):
+def test_the_chat_template_is_read_from_the_file(tiktoken_model, tmp_path):
     turn = "<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>"
     template = f"{{% for m in messages %}}{turn}{{% endfor %}}"
     (tmp_path / "chat.jinja").write_text(template)
@@ -114,7 +117,7 @@ def test_the_chat_template_comes_from_the_file(tiktoken_model, tmp_path):
 @pytest.mark.parametrize(
     ("template", "message"), [("{% for m in %}", "line 1"), (None, "cannot be read"), (b"\xff\xfe", "cannot be read")]
 )
-def test_a_broken_chat_template_is_refused(template, message, tiktoken_model, tmp_path):
+def test_an_invalid_chat_template_is_refused(template, message, tiktoken_model, tmp_path):
     path = tmp_path / "chat.jinja"
     if template is not None:
         path.write_bytes(template if isinstance(template, bytes) else template.encode())
@@ -123,7 +126,7 @@ def test_a_broken_chat_template_is_refused(template, message, tiktoken_model, tm
     assert not (tmp_path / "output").exists()
 
 
-def test_only_the_tokenizer_is_written(sentencepiece_model, tmp_path):
+def test_tokenizer_only_writes_no_model_files(sentencepiece_model, tmp_path):
     output = convert_tokenizer(sentencepiece_model, Version.V1, tmp_path)
     assert sorted(path.name for path in output.iterdir()) == [
         "tokenizer.json",
@@ -159,5 +162,5 @@ def test_a_sentencepiece_model_of_another_kind_is_refused(options, tmp_path):
     SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(tmp_path / "other"), vocab_size=200, minloglevel=2, **settings
     )
-    with pytest.raises(IntegrityError, match="not Llama's kind"):
+    with pytest.raises(IntegrityError, match="not a BPE model without normalization"):
         read_vocabulary(tmp_path / "other.model")

@@ -1,4 +1,4 @@
-"""Reading Meta's consolidated.NN.pth files with torch, mapped into memory rather than loaded."""
+"""Read Meta's consolidated.NN.pth files with torch, mapped into memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 _ZIP = b"PK\x03\x04"
-# Rows that are compared at a time when looking whether the output layer repeats the embeddings.
+# Rows compared at a time to see whether the output layer equals the embeddings.
 _ROWS = 16384
 
 
 class Checkpoint:
     """The shards of one checkpoint.
 
-    Every `open` maps the files anew, so what was read in between leaves the memory as soon as the caller lets go.
-    Raises IntegrityError if a file is truncated or is no plain checkpoint of tensors.
+    Each `open` maps the files again, so that pages leave memory when the caller drops the tensors. Raises
+    IntegrityError if a file is truncated or not a checkpoint of tensors.
     """
 
     def __init__(self, paths: Sequence[Path], warn: Callable[[str], None]) -> None:
@@ -30,12 +30,12 @@ class Checkpoint:
         self._loaded: dict[Path, dict[str, Tensor]] = {}
         for path in paths:
             if not _is_zip(path):
-                # torch wrote this format before 1.6; it cannot be mapped.
-                warn(f"{path}: an old checkpoint format, which has to be loaded whole")
+                # The format of torch before 1.6 cannot be mapped.
+                warn(f"{path}: an old checkpoint format, which must be loaded into memory completely")
                 self._loaded[path] = _load(path, mmap=False)
 
     def open(self) -> list[dict[str, Tensor]]:
-        """Return each shard's tensors by name; no data is read before a tensor is used."""
+        """Return each shard's tensors by name. Data is read when a tensor is used."""
         return [self._loaded[path] if path in self._loaded else _load(path, mmap=True) for path in self._paths]
 
     def headers(self) -> list[dict[str, Shape]]:
@@ -43,11 +43,11 @@ class Checkpoint:
         return [{name: tuple(tensor.shape) for name, tensor in shard.items()} for shard in self.open()]
 
     def dtype(self) -> dtype:
-        """Return the type of the embeddings, which stands for the whole checkpoint."""
+        """Return the data type of the embeddings, which is that of all weights."""
         return self.open()[0][EMBEDDINGS].dtype
 
     def tied(self) -> bool:
-        """Tell whether the output layer is left out or holds the same numbers as the embeddings."""
+        """Tell whether the output layer is missing or equals the embeddings."""
         headers = self.headers()
         if any(OUTPUT not in header for header in headers):
             return all(OUTPUT not in header for header in headers)
@@ -72,12 +72,12 @@ def _load(path: Path, *, mmap: bool) -> dict[str, Tensor]:
 
     try:
         tensors = torch.load(str(path), map_location="cpu", mmap=mmap, weights_only=True)
-    # Mapping a truncated file is an OSError in some places and a RuntimeError in others.
+    # Mapping a truncated file raises OSError or RuntimeError.
     except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise IntegrityError(
             f"{path}: truncated, or not a checkpoint of tensors ({path.stat().st_size} bytes)",
-            hint="compare its size and checksum with the original (checklist.chk) and copy it again",
+            hint="compare its size and checksum with the original (checklist.chk), and copy it again",
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise IntegrityError(f"{path}: holds something else than tensors by name")
+        raise IntegrityError(f"{path}: not a mapping of names to tensors")
     return tensors

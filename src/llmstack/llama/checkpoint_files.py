@@ -1,4 +1,4 @@
-"""Where the files of one of Meta's checkpoints lie: in one folder, or LLaMA/7B with the tokenizer one level up."""
+"""Find the files of Meta's checkpoints: in one directory, or in LLaMA/7B with the tokenizer one level up."""
 
 from __future__ import annotations
 
@@ -14,52 +14,55 @@ _SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One checkpoint: its folder, and the tokenizer that belongs to it."""
+class CheckpointFiles:
+    """One checkpoint: its directory, and its tokenizer."""
 
-    folder: Path
+    directory: Path
     tokenizer: Path
 
     @property
     def params(self) -> Path:
-        """Where params.json lies, if there is one."""
-        return self.folder / PARAMS
+        """The path of params.json, which may not exist."""
+        return self.directory / PARAMS
 
     def shards(self, expected: int | None = None) -> tuple[Path, ...]:
-        """Return the consolidated files in order; raises NotFoundError if one is missing, UsageError if too many."""
-        found = {int(match[1]): path for path in self.folder.iterdir() if (match := _SHARD.fullmatch(path.name))}
+        """Return the consolidated files in order.
+
+        Raises NotFoundError if one is missing, UsageError if there are more than `expected`.
+        """
+        found = {int(match[1]): path for path in self.directory.iterdir() if (match := _SHARD.fullmatch(path.name))}
         if not found:
             raise NotFoundError(
-                f"{self.folder}: no consolidated.00.pth", hint="the folder must hold Meta's original *.pth files"
+                f"{self.directory}: no consolidated.00.pth", hint="use a directory with Meta's original *.pth files"
             )
         count = max(max(found) + 1, expected or 0)
         missing = [f"consolidated.{number:02}.pth" for number in range(count) if number not in found]
         if missing:
             raise NotFoundError(
-                f"{self.folder}: {len(found)} of {count} shards are there; missing: {', '.join(missing)}",
-                hint="copy the whole checkpoint; every consolidated file is needed",
+                f"{self.directory}: {len(found)} of {count} shards found; missing: {', '.join(missing)}",
+                hint="copy all consolidated files of the checkpoint",
             )
         if expected is not None and count != expected:
-            raise UsageError(f"{self.folder}: --num_shards says {expected}, but {count} consolidated files are there")
+            raise UsageError(f"{self.directory}: {count} consolidated files found, but --num_shards is {expected}")
         return tuple(path for _, path in sorted(found.items()))
 
 
-def find_source(input_dir: Path, model_size: str | None, *, tokenizer_only: bool = False) -> Source:
-    """Find a checkpoint; raises NotFoundError, saying what is there instead.
+def find_checkpoint(input_dir: Path, model_size: str | None, *, tokenizer_only: bool = False) -> CheckpointFiles:
+    """Find a checkpoint's files; raises NotFoundError with a hint of what was found.
 
-    `model_size` names the subfolder of the older layout, and is of no account where everything lies in `input_dir`.
+    `model_size` is the subdirectory of the older layout. It is ignored if it does not exist.
     """
     if not input_dir.is_dir():
-        raise NotFoundError(f"{input_dir}: no such folder")
-    folder = input_dir / model_size if model_size and (input_dir / model_size).is_dir() else input_dir
-    if not tokenizer_only and not (folder / PARAMS).is_file():
+        raise NotFoundError(f"{input_dir}: no such directory")
+    directory = input_dir / model_size if model_size and (input_dir / model_size).is_dir() else input_dir
+    if not tokenizer_only and not (directory / PARAMS).is_file():
         sizes = sorted(path.parent.name for path in input_dir.glob(f"*/{PARAMS}"))
-        hint = f"there is: --model_size {', '.join(sizes)}" if sizes else "give the folder of Meta's original files"
-        raise NotFoundError(f"{folder}: no {PARAMS}", hint=hint)
-    for place in (folder, input_dir):
-        if (place / TOKENIZER).is_file():
-            return Source(folder, place / TOKENIZER)
+        hint = f"found: --model_size {', '.join(sizes)}" if sizes else "use the directory of Meta's original files"
+        raise NotFoundError(f"{directory}: no {PARAMS}", hint=hint)
+    for parent in (directory, input_dir):
+        if (parent / TOKENIZER).is_file():
+            return CheckpointFiles(directory, parent / TOKENIZER)
     raise NotFoundError(
-        f"{folder}: no {TOKENIZER}, neither there nor in {input_dir}",
-        hint=f"put the {TOKENIZER} that came with the checkpoint beside {PARAMS}",
+        f"{directory}: no {TOKENIZER}, nor in {input_dir}",
+        hint=f"copy the {TOKENIZER} of the checkpoint next to {PARAMS}",
     )

@@ -1,4 +1,4 @@
-"""Looking at a checkpoint and planning its conversion; nothing is written here."""
+"""Inspect a checkpoint and plan its conversion, without writing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.llama.checkpoint import Checkpoint
-from llmstack.llama.checkpoint_files import Source, find_source
+from llmstack.llama.checkpoint_files import CheckpointFiles, find_checkpoint
 from llmstack.llama.model_config import context_length, model_config
-from llmstack.llama.params import Params, Version, guess_version, read_params
+from llmstack.llama.params import Params, Version, detect_version, read_params
 from llmstack.llama.safetensors_files import ShardFile, parse_size, plan_files
 from llmstack.llama.staging import check_output
-from llmstack.llama.tokenizer import SpecialTokens, Vocabulary, check_version, read_template, read_vocabulary
+from llmstack.llama.tokenizer import check_version, read_template, read_vocabulary
 from llmstack.llama.tokenizer import save_tokenizer as write_tokenizer
+from llmstack.llama.vocabulary import SpecialTokens, Vocabulary
 from llmstack.llama.weights import OUTPUT, Weight, plan_groups
 from llmstack.reporting import Reporter, human_size
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-# tokenizer.json and the rest: the largest, Llama 3's, takes 17 MB.
+# For tokenizer.json and the configuration. Llama 3's tokenizer.json, the largest, has 17 MB.
 _SMALL_FILES = 32 * 1000 * 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for; the fields are the script's options. `version` None: guess it."""
+class ConversionRequest:
+    """What to convert; the fields are the command's options. `version` None: detect it."""
 
     input_dir: Path
     output_dir: Path
@@ -44,20 +45,20 @@ class Request:
 class TokenizerPlan:
     """The tokenizer to write."""
 
-    source: Path
+    original: Path
     vocabulary: Vocabulary
     version: Version
     specials: SpecialTokens
     context_length: int
     template: str | None
 
-    def write(self, folder: Path) -> None:
-        """Write its files into a folder."""
+    def write(self, directory: Path) -> None:
+        """Write its files into a directory."""
         write_tokenizer(
             self.vocabulary,
             self.version,
-            self.source,
-            folder,
+            self.original,
+            directory,
             specials=self.specials,
             context_length=self.context_length,
             template=self.template,
@@ -66,7 +67,7 @@ class TokenizerPlan:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """The weights to write, a group for each layer, and what config.json will hold."""
+    """The weights to write, one group per layer, and the contents of config.json."""
 
     checkpoint: Checkpoint
     groups: tuple[tuple[Weight, ...], ...]
@@ -81,15 +82,15 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A whole conversion; `model` is None where only the tokenizer is wanted."""
+class ConversionPlan:
+    """What will be converted. `model` is None if only the tokenizer is."""
 
     output: Path
     tokenizer: TokenizerPlan
     model: ModelPlan | None
 
     def lines(self) -> list[str]:
-        """Tell what would be written, a line for each fact."""
+        """Describe the plan, one fact per line."""
         version, vocabulary = self.tokenizer.version, self.tokenizer.vocabulary
         kind = "tiktoken" if vocabulary.tiktoken else "SentencePiece"
         lines = [f"version: {version}", f"tokenizer: {kind}, {vocabulary.size} tokens"]
@@ -100,7 +101,7 @@ class Plan:
             lines += [
                 f"layers: {config['num_hidden_layers']}",
                 f"hidden size: {config['hidden_size']}, feed-forward {config['intermediate_size']}",
-                f"heads: {heads}, of keys and values {kv_heads}",
+                f"heads: {heads}, key-value heads {kv_heads}",
                 f"context: {config['max_position_embeddings']} tokens",
                 f"weights: {human_size(self.model.size)} as {self.model.dtype} in {len(files)} file{plural}",
                 *(f"  {file.name}: {human_size(file.size)}, {len(file.weights)} tensors" for file in files),
@@ -108,26 +109,26 @@ class Plan:
         return [*lines, f"output: {self.output}"]
 
 
-def prepare(request: Request, reporter: Reporter) -> Plan:
-    """Look at the checkpoint and plan the conversion; writes nothing.
+def plan_conversion(request: ConversionRequest, reporter: Reporter) -> ConversionPlan:
+    """Inspect the checkpoint and plan its conversion.
 
-    Raises UsageError, NotFoundError, IntegrityError where it cannot be done, UnavailableError if the disk is too full.
+    Raises UsageError, NotFoundError, IntegrityError; UnavailableError if the disk has too little space.
     """
     check_output(request.output_dir)
     if request.instruct != (request.chat_template is not None):
         raise UsageError(
-            "--instruct and --chat_template FILE go together",
-            hint="the template that came with the model: a file with what tokenizer_config.json calls chat_template",
+            "--instruct and --chat_template FILE require each other",
+            hint="write the model's template, `chat_template` in its tokenizer_config.json, to a file",
         )
     template = read_template(request.chat_template) if request.chat_template else None
     limit = parse_size(request.max_shard_size)
-    source = find_source(request.input_dir, request.model_size, tokenizer_only=request.tokenizer_only)
-    vocabulary = read_vocabulary(source.tokenizer)
-    params = read_params(source.params) if source.params.is_file() else None
-    checkpoint = None if request.tokenizer_only else _open(source, request, reporter)
+    files = find_checkpoint(request.input_dir, request.model_size, tokenizer_only=request.tokenizer_only)
+    vocabulary = read_vocabulary(files.tokenizer)
+    params = read_params(files.params) if files.params.is_file() else None
+    checkpoint = None if request.tokenizer_only else _open(files, request, reporter)
     version = _version(request, params, vocabulary, checkpoint, reporter)
     tokenizer = TokenizerPlan(
-        source=source.tokenizer,
+        original=files.tokenizer,
         vocabulary=vocabulary,
         version=version,
         specials=vocabulary.specials(version, instruct=request.instruct),
@@ -138,40 +139,37 @@ def prepare(request: Request, reporter: Reporter) -> Plan:
     if checkpoint and params:
         model = _plan_model(checkpoint, params, tokenizer, request.dtype, limit)
         _check_disk(request.output_dir, model.size + _SMALL_FILES)
-    return Plan(request.output_dir, tokenizer, model)
+    return ConversionPlan(request.output_dir, tokenizer, model)
 
 
-def _open(source: Source, request: Request, reporter: Reporter) -> Checkpoint:
-    shards = source.shards(request.num_shards)
+def _open(files: CheckpointFiles, request: ConversionRequest, reporter: Reporter) -> Checkpoint:
+    shards = files.shards(request.num_shards)
     size = sum(path.stat().st_size for path in shards)
     plural = "s" if len(shards) > 1 else ""
-    reporter.note(f"Fetching parameters from {source.folder} ({len(shards)} shard{plural}, {human_size(size)})")
+    reporter.note(f"Fetching parameters from {files.directory} ({len(shards)} shard{plural}, {human_size(size)})")
     return Checkpoint(shards, reporter.warn)
 
 
 def _version(
-    request: Request,
+    request: ConversionRequest,
     params: Params | None,
     vocabulary: Vocabulary,
     checkpoint: Checkpoint | None,
     reporter: Reporter,
 ) -> Version:
-    guess = None
+    detected = None
     if params:
-        # Only among models with scaled rope does it make a difference, and looking costs reading both matrices.
+        # Only versions with scaled RoPE differ in this, and it costs reading both matrices.
         tied = params.scaled_rope and checkpoint is not None and request.version is None and checkpoint.tied()
-        guess, reason = guess_version(params, tiktoken=vocabulary.tiktoken, tied=tied)
+        detected, reason = detect_version(params, tiktoken=vocabulary.tiktoken, tied=tied)
         if request.version is None:
-            reporter.note(f"Taken for Llama {guess} ({reason}); if it is of another, give --llama_version")
-    version = request.version or guess
+            reporter.note(f"Detected Llama {detected} ({reason}); set --llama_version if this is wrong")
+    version = request.version or detected
     if version is None:
-        raise UsageError("without a params.json the version cannot be guessed", hint="give --llama_version")
+        raise UsageError("the version cannot be detected without a params.json", hint="set --llama_version")
     check_version(vocabulary, version)
     if params and params.scaled_rope != (version in {Version.V3_1, Version.V3_2}):
-        reporter.warn(
-            f"params.json has use_scaled_rope {str(params.scaled_rope).lower()}, "
-            f"which is unusual for Llama {version}; it is followed"
-        )
+        reporter.warn(f"params.json: use_scaled_rope {str(params.scaled_rope).lower()} is unusual for Llama {version}")
     return version
 
 
@@ -183,28 +181,30 @@ def _plan_model(checkpoint: Checkpoint, params: Params, tokenizer: TokenizerPlan
     vocab_size = groups[0][0].shape[0]
     if tokenizer.vocabulary.size != vocab_size:
         raise IntegrityError(
-            f"{tokenizer.source}: {tokenizer.vocabulary.size} tokens, but the model has {vocab_size}",
-            hint="it belongs to another model, or is truncated",
+            f"{tokenizer.original}: {tokenizer.vocabulary.size} tokens, but the model has {vocab_size}",
+            hint="copy tokenizer.model again; it is truncated, or of another model",
         )
     if dtype == "auto":
         dtype = str(checkpoint.dtype()).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise IntegrityError(f"the weights are of type {dtype}, which no Llama checkpoint has", hint="give --dtype")
+        raise IntegrityError(
+            f"the weights have type {dtype}, which is not supported", hint=f"set --dtype: {', '.join(DTYPES[1:])}"
+        )
     config = model_config(
         params, tokenizer.version, vocab_size=vocab_size, dtype=dtype, tied=tied, specials=tokenizer.specials
     )
-    files = plan_files((weight for group in groups for weight in group), dtype, limit)
-    return ModelPlan(checkpoint, tuple(tuple(group) for group in groups), files, dtype, config)
+    shard_files = plan_files((weight for group in groups for weight in group), dtype, limit)
+    return ModelPlan(checkpoint, tuple(tuple(group) for group in groups), shard_files, dtype, config)
 
 
 def _check_disk(output: Path, needed: int) -> None:
-    place = output.absolute()
-    while not place.exists():
-        place = place.parent
-    disk = shutil.disk_usage(place)
-    # Some FUSE disks do not tell their size: all is zero then.
+    existing = output.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    disk = shutil.disk_usage(existing)
+    # Some FUSE file systems do not report their size: all fields are zero.
     if disk.total and disk.free < needed:
         raise UnavailableError(
             f"{output}: {human_size(needed)} are needed, {human_size(disk.free)} are free",
-            hint="free some space, or choose a folder on another disk",
+            hint="free some space, or choose a directory on another disk",
         )

@@ -1,23 +1,20 @@
-"""What transformers reads beside the weights: config.json and generation_config.json.
-
-Both are written with the keys that transformers 4 knows; transformers 5 reads them too.
-"""
+"""config.json and generation_config.json, with the keys of transformers 4. transformers 5 reads them too."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llmstack.llama.params import Params, Version
-from llmstack.llama.tokenizer import SpecialTokens
+from llmstack.llama.vocabulary import SpecialTokens
 
 _THETA = {Version.V1: 10000.0, Version.V2: 10000.0}
 _THETA_3 = 500000.0
-# Code Llama: version 2, trained on longer texts with a larger theta.
+# Code Llama: version 2, trained with a longer context and a larger theta.
 _LONG_CONTEXT_2 = 16384
 
 
 def context_length(params: Params, version: Version) -> int:
-    """Return how many tokens the model was trained to see at once."""
+    """Return the context length that the model was trained with, in tokens."""
     if not version.tiktoken and (params.rope_theta or 0) > _THETA[version]:
         return _LONG_CONTEXT_2
     return version.context_length
@@ -26,7 +23,7 @@ def context_length(params: Params, version: Version) -> int:
 def model_config(
     params: Params, version: Version, *, vocab_size: int, dtype: str, tied: bool, specials: SpecialTokens
 ) -> dict[str, Any]:
-    """Return what config.json holds."""
+    """Return the contents of config.json."""
     scaling = {
         "rope_type": "llama3",
         "factor": 32.0 if version is Version.V3_2 else 8.0,
@@ -61,7 +58,7 @@ def model_config(
 
 
 def generation_config(specials: SpecialTokens) -> dict[str, Any]:
-    """Return what generation_config.json holds: Meta's sampling, and where a text ends."""
+    """Return the contents of generation_config.json: Meta's sampling parameters, and the stop tokens."""
     return {
         "bos_token_id": specials.bos_id,
         "do_sample": True,

@@ -1,4 +1,4 @@
-"""What Meta's params.json tells about a checkpoint, and which Llama version it is of."""
+"""Meta's params.json, and the Llama version of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmstack.errors import IntegrityError
 
 
 class Version(StrEnum):
-    """The Llama versions whose checkpoints can be converted."""
+    """The supported Llama versions."""
 
     V1 = "1"
     V2 = "2"
@@ -22,18 +22,18 @@ class Version(StrEnum):
 
     @property
     def tiktoken(self) -> bool:
-        """Whether the version comes with a tiktoken vocabulary; else it is a SentencePiece model."""
+        """Whether the version has a tiktoken vocabulary; else it has a SentencePiece model."""
         return self not in {Version.V1, Version.V2}
 
     @property
     def context_length(self) -> int:
-        """How many tokens the version was trained to see at once."""
+        """The context length that the version was trained with, in tokens."""
         return {Version.V1: 2048, Version.V2: 4096, Version.V3: 8192}.get(self, 131072)
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """The shapes and constants of one model; `vocab_size` is None where params.json leaves it to the tokenizer."""
+    """The shapes and constants of one model. `vocab_size` is None if params.json does not set it."""
 
     dim: int
     n_layers: int
@@ -57,10 +57,10 @@ class Params:
 
 
 def read_params(path: Path) -> Params:
-    """Read a params.json; raises IntegrityError, naming the entry, if it cannot be one of a Llama text model."""
+    """Read a params.json; raises IntegrityError, naming the entry, if it is not of a Llama text model."""
     try:
         value = json.loads(path.read_bytes())
-        # Meta nests the entries under "model" in some releases.
+        # In some releases, the entries are nested under "model".
         value = value.get("model", value)
         return _parse(value)
     except KeyError as error:
@@ -73,7 +73,7 @@ def _parse(value: dict[str, Any]) -> Params:
     dim, n_layers, n_heads = (_count(value, name) for name in ("dim", "n_layers", "n_heads"))
     n_kv_heads = n_heads if value.get("n_kv_heads") is None else _count(value, "n_kv_heads")
     if dim % n_heads or (dim // n_heads) % 2 or n_heads % n_kv_heads:
-        raise ValueError(f"dim {dim}, n_heads {n_heads} and n_kv_heads {n_kv_heads} do not fit together")
+        raise ValueError(f"dim {dim}, n_heads {n_heads} and n_kv_heads {n_kv_heads} contradict each other")
     multiple_of = _count(value, "multiple_of")
     multiplier = value.get("ffn_dim_multiplier")
     theta = value.get("rope_theta")
@@ -94,30 +94,30 @@ def _parse(value: dict[str, Any]) -> Params:
 def _count(value: dict[str, Any], name: str) -> int:
     number = value[name]
     if type(number) is not int or number < 1:
-        raise ValueError(f"{name} is {number!r}, not a positive whole number")
+        raise ValueError(f"{name} is {number!r}, must be a positive integer")
     return number
 
 
 def _intermediate_size(dim: int, multiple_of: int, multiplier: float) -> int:
-    """Return the width of the feed-forward layers, rounded as Meta's reference model rounds it."""
+    """Return the width of the feed-forward layers, rounded as in Meta's reference model."""
     size = int(multiplier * int(8 * dim / 3))
     return multiple_of * ((size + multiple_of - 1) // multiple_of)
 
 
-def guess_version(params: Params, *, tiktoken: bool, tied: bool) -> tuple[Version, str]:
-    """Tell which version a checkpoint is of, and why.
+def detect_version(params: Params, *, tiktoken: bool, tied: bool) -> tuple[Version, str]:
+    """Return the version of a checkpoint, and the reason.
 
-    `tiktoken`: the kind of its tokenizer.model. `tied`: its output layer holds the same numbers as its embeddings.
+    `tiktoken`: its tokenizer.model is a tiktoken vocabulary. `tied`: its output layer equals its embeddings.
     """
     if tiktoken and params.scaled_rope:
         if tied:
-            return Version.V3_2, "scaled rope, output tied to the embeddings"
-        return Version.V3_1, "scaled rope, output not tied to the embeddings"
+            return Version.V3_2, "scaled RoPE, output tied to the embeddings"
+        return Version.V3_1, "scaled RoPE, output not tied to the embeddings"
     if tiktoken:
-        return Version.V3, "a tiktoken vocabulary, no scaled rope"
+        return Version.V3, "tiktoken vocabulary, no scaled RoPE"
     if params.n_kv_heads != params.n_heads:
-        return Version.V2, "a SentencePiece model, grouped queries"
+        return Version.V2, "SentencePiece model, grouped-query attention"
     if params.norm_eps > 5e-6:
-        # LLaMA 65B alone is of version 1 and has this epsilon too.
-        return Version.V2, f"a SentencePiece model, norm_eps {params.norm_eps:g}"
-    return Version.V1, f"a SentencePiece model, norm_eps {params.norm_eps:g}"
+        # LLaMA 65B, of version 1, has this epsilon too.
+        return Version.V2, f"SentencePiece model, norm_eps {params.norm_eps:g}"
+    return Version.V1, f"SentencePiece model, norm_eps {params.norm_eps:g}"

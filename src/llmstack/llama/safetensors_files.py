@@ -1,6 +1,6 @@
-"""Writing safetensors shards tensor by tensor, with names, sizes and index as transformers writes them.
+"""Write safetensors shards tensor by tensor, with the names, sizes and index of transformers.
 
-The safetensors library wants a file's tensors all at once; here one is in memory at a time, whatever the shard's size.
+The safetensors library needs all tensors of a file at once. This module holds one in memory at a time.
 Format: https://huggingface.co/docs/safetensors/index (8 bytes little-endian header length, JSON header, data).
 """
 
@@ -31,7 +31,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One file to write: its name, and its tensors in order, all of one type (`float32`, `float16`, `bfloat16`)."""
+    """One file to write: its name, and its tensors in order, all of one data type."""
 
     name: str
     weights: tuple[Weight, ...]
@@ -39,19 +39,19 @@ class ShardFile:
 
     @property
     def header(self) -> bytes:
-        """The bytes before the data."""
+        """The header, with its length in front."""
         entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for weight in self.weights:
             end = offset + data_size(weight, self.dtype)
-            entries[weight.target] = {
+            entries[weight.hf_name] = {
                 "dtype": _DTYPES[self.dtype],
                 "shape": list(weight.shape),
                 "data_offsets": [offset, end],
             }
             offset = end
         text = json.dumps(entries, separators=(",", ":")).encode()
-        # Padded so that the data start at a multiple of eight, as the library does it.
+        # Pad as the library does, so that the data is aligned to eight bytes.
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
@@ -67,25 +67,25 @@ def data_size(weight: Weight, dtype: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size like `5GB` or `512MiB`, with the meaning it has in transformers."""
+    """Return the bytes of a size such as `5GB` or `512MiB`, as transformers does."""
     match = _SIZE.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match and match[2].upper() in _UNITS else 0
     if size < 1:
-        raise UsageError(f"{text!r} is not a size", hint="write it like 5GB or 512MiB")
+        raise UsageError(f"invalid size {text!r}", hint="use a number and a unit: 5GB, 512MiB")
     return size
 
 
 def plan_files(weights: Iterable[Weight], dtype: str, limit: int) -> tuple[ShardFile, ...]:
-    """Lay the tensors out in order over files of at most `limit` bytes of data; a larger tensor has one to itself."""
+    """Distribute the tensors in order over files of at most `limit` bytes of data. A larger tensor has its own file."""
     groups: list[list[Weight]] = [[]]
-    filled = 0
+    used = 0
     for weight in weights:
         size = data_size(weight, dtype)
-        if groups[-1] and filled + size > limit:
+        if groups[-1] and used + size > limit:
             groups.append([])
-            filled = 0
+            used = 0
         groups[-1].append(weight)
-        filled += size
+        used += size
     if len(groups) == 1:
         return (ShardFile("model.safetensors", tuple(groups[0]), dtype),)
     return tuple(
@@ -94,23 +94,23 @@ def plan_files(weights: Iterable[Weight], dtype: str, limit: int) -> tuple[Shard
     )
 
 
-def index(files: Iterable[ShardFile]) -> dict[str, Any]:
-    """Return what model.safetensors.index.json says: in which file each tensor lies."""
+def weight_index(files: Iterable[ShardFile]) -> dict[str, Any]:
+    """Return the contents of model.safetensors.index.json: the file of each tensor."""
     pairs = [(weight, file) for file in files for weight in file.weights]
     return {
         "metadata": {
             "total_parameters": sum(math.prod(weight.shape) for weight, _ in pairs),
             "total_size": sum(data_size(weight, file.dtype) for weight, file in pairs),
         },
-        "weight_map": {weight.target: file.name for weight, file in pairs},
+        "weight_map": {weight.hf_name: file.name for weight, file in pairs},
     }
 
 
-class Writer:
-    """Writes the planned files into a folder, from the tensors in their order."""
+class ShardWriter:
+    """Writes the planned files into a directory, tensor by tensor in order."""
 
-    def __init__(self, folder: Path, files: Iterable[ShardFile]) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, files: Iterable[ShardFile]) -> None:
+        self._directory = directory
         self._queue = deque((file, weight) for file in files for weight in file.weights)
         self._name = ""
         self._file: BinaryIO | None = None
@@ -122,7 +122,7 @@ class Writer:
         self._close()
 
     def add(self, rows: Iterable[Tensor]) -> None:
-        """Write the next tensor, given by rows; contiguous, and of the planned size and type."""
+        """Write the next tensor, given as contiguous blocks of rows with the planned size and type."""
         import torch
 
         file, weight = self._queue.popleft()
@@ -130,13 +130,13 @@ class Writer:
         for tensor in rows:
             written += out.write(tensor.view(-1).view(torch.uint8).numpy())
         if written != data_size(weight, file.dtype):
-            raise ValueError(f"{weight.target}: {written} bytes were not planned")
+            raise ValueError(f"{weight.hf_name}: {written} bytes were written, not {data_size(weight, file.dtype)}")
 
     def _open(self, file: ShardFile) -> BinaryIO:
         if self._file is None or file.name != self._name:
             self._close()
             self._name = file.name
-            self._file = (self._folder / file.name).open("wb")
+            self._file = (self._directory / file.name).open("wb")
             self._file.write(file.header)
         return self._file
 

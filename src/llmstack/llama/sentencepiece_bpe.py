@@ -1,7 +1,7 @@
 """Llama 1 and 2's tokenizer.model: a SentencePiece BPE model.
 
-The few fields that matter are read here, because the generated protobuf module of the sentencepiece package works with
-some releases of protobuf and not with others. Format: sentencepiece_model.proto in google/sentencepiece.
+This module parses the few fields it needs, because the protobuf module of the sentencepiece package depends on the
+release of protobuf. Format: sentencepiece_model.proto in google/sentencepiece.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmstack.errors import IntegrityError
 from llmstack.llama.params import Version
-from llmstack.llama.tokenizer import SpecialTokens
+from llmstack.llama.vocabulary import SpecialTokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +26,7 @@ _BOS, _EOS = "<s>", "</s>"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One entry of the vocabulary; its place is its id."""
+    """One entry of the vocabulary. Its position is its id."""
 
     text: str
     score: float
@@ -35,7 +35,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceModel:
-    """A SentencePiece BPE model that keeps texts as they are, byte for byte."""
+    """A SentencePiece BPE model without text normalization."""
 
     pieces: tuple[Piece, ...]
     dummy_prefix: bool
@@ -43,7 +43,7 @@ class SentencePieceModel:
 
     @classmethod
     def parse(cls, data: bytes) -> SentencePieceModel:
-        """Read the file; raises IntegrityError if it is none, or one that is not of Llama's kind."""
+        """Parse a model; raises IntegrityError if it is invalid or not of Llama's kind."""
         pieces: list[Piece] = []
         trainer: dict[int, bytes | int] = {}
         normalizer: dict[int, bytes | int] = {}
@@ -56,30 +56,32 @@ class SentencePieceModel:
                 elif number == 3 and isinstance(value, bytes):
                     normalizer = dict(_fields(value))
         except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
-            raise IntegrityError("neither a tiktoken vocabulary nor a SentencePiece model") from error
+            raise IntegrityError("not a tiktoken vocabulary or a SentencePiece model") from error
         if not pieces or {_BOS, _EOS} - {piece.text for piece in pieces}:
-            raise IntegrityError("not the tokenizer of a Llama model")
+            raise IntegrityError(f"no pieces {_BOS} and {_EOS}: not a Llama tokenizer")
         # model_type (default unigram); precompiled_charsmap; remove_extra_whitespaces (default true)
         if trainer.get(3, 1) != _BPE or normalizer.get(2) or normalizer.get(4, 1):
-            raise IntegrityError("not Llama's kind of SentencePiece model: BPE, without changes to the text")
-        odd = [piece.text for piece in pieces if piece.kind not in {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE}]
-        if odd:
-            raise IntegrityError(f"piece {odd[0]!r} is marked as unused, which tokenizer.json cannot express")
+            raise IntegrityError("not a BPE model without normalization, as Llama's is")
+        unused = [
+            piece.text for piece in pieces if piece.kind not in {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE}
+        ]
+        if unused:
+            raise IntegrityError(f"piece {unused[0]!r} is marked as unused, which tokenizer.json cannot express")
         return cls(tuple(pieces), dummy_prefix=bool(normalizer.get(3, 1)))
 
     @property
     def size(self) -> int:
-        """The number of ids, special ones included."""
+        """The number of ids, including special tokens."""
         return len(self.pieces)
 
-    def specials(self, version: Version, *, instruct: bool) -> SpecialTokens:  # noqa: ARG002 - the same for all
-        """Return the special tokens, which are the same for all versions."""
+    def specials(self, version: Version, *, instruct: bool) -> SpecialTokens:  # noqa: ARG002 - the protocol's names
+        """Return the special tokens. They are the same for all versions."""
         ids = {piece.text: number for number, piece in enumerate(self.pieces)}
         unknown = [piece.text for piece in self.pieces if piece.kind == _UNKNOWN]
         return SpecialTokens(_BOS, ids[_BOS], _EOS, (ids[_EOS],), unknown[0] if unknown else None)
 
     def build(self, version: Version) -> Tokenizer:
-        """Make a tokenizer that gives the ids that SentencePiece gives."""
+        """Build a tokenizer that gives the same ids as SentencePiece."""
         from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
         from tokenizers.models import BPE
 
@@ -106,7 +108,7 @@ class SentencePieceModel:
         return tokenizer
 
     def _merges(self) -> Iterator[tuple[str, str]]:
-        """Yield every pair of pieces that makes a piece, the one with the highest score first."""
+        """Yield each pair of pieces that forms a piece, by descending score."""
         ids = {piece.text: number for number, piece in enumerate(self.pieces) if piece.kind == _NORMAL}
         for text in sorted(ids, key=lambda text: -self.pieces[ids[text]].score):
             splits = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
@@ -118,12 +120,12 @@ def _piece(data: bytes) -> Piece:
     fields = dict(_fields(data))
     text, score, kind = fields[1], fields.get(2, b"\0\0\0\0"), fields.get(3, _NORMAL)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
-        raise TypeError("a piece with fields of other types")
+        raise TypeError("piece: wrong field types")
     return Piece(text.decode(), struct.unpack("<f", score)[0], kind)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield a protobuf message's fields: number, and the value as a whole number or as bytes."""
+    """Yield the fields of a protobuf message: number, and value as an integer or bytes."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)

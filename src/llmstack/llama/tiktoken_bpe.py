@@ -1,4 +1,4 @@
-"""Llama 3's tokenizer.model: a tiktoken vocabulary, byte strings in base64 with their ranks."""
+"""Llama 3's tokenizer.model: a tiktoken vocabulary of base64 byte strings and ranks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from llmstack.errors import IntegrityError
 from llmstack.llama.params import Version
-from llmstack.llama.tokenizer import SpecialTokens
+from llmstack.llama.vocabulary import SpecialTokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# How Llama 3 cuts a text before it merges bytes.
+# The pattern by which Llama 3 splits a text before it merges bytes.
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -26,52 +26,52 @@ _BOS, _EOS, _EOM, _EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "
 _LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
-def looks_like_tiktoken(data: bytes) -> bool:
-    """Tell a tiktoken vocabulary from a SentencePiece model by its first line."""
+def is_tiktoken(data: bytes) -> bool:
+    """Tell whether the first line is one of a tiktoken vocabulary."""
     return bool(_LINE.match(data))
 
 
 def special_tokens(version: Version) -> list[str]:
-    """Return the 256 special tokens in the order of their ids, which follow the vocabulary's."""
+    """Return the 256 special tokens, ordered by id. Their ids follow those of the vocabulary."""
     named = {0: _BOS, 1: _EOS, 6: "<|start_header_id|>", 7: "<|end_header_id|>", 9: _EOT}
     if version is not Version.V3:
         named |= {4: "<|finetune_right_pad_id|>", 8: _EOM, 10: "<|python_tag|>"}
     number = count()
     return [
-        named[place] if place in named else f"<|reserved_special_token_{next(number)}|>"
-        for place in range(_SPECIAL_COUNT)
+        named[position] if position in named else f"<|reserved_special_token_{next(number)}|>"
+        for position in range(_SPECIAL_COUNT)
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class TiktokenModel:
-    """A tiktoken vocabulary: the rank of each byte string, which is also its id."""
+    """A tiktoken vocabulary. The rank of a byte string is its id."""
 
     ranks: dict[bytes, int]
     tiktoken: bool = True
 
     @classmethod
     def parse(cls, data: bytes) -> TiktokenModel:
-        """Read the file; raises IntegrityError if a line is broken or a rank is missing."""
+        """Parse a vocabulary; raises IntegrityError if a line is invalid or a rank is missing."""
         ranks = {}
         for number, line in enumerate(data.splitlines(), 1):
             try:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
             except ValueError as error:
-                raise IntegrityError(f"line {number} is not a token and its rank") from error
+                raise IntegrityError(f"line {number}: not a token and a rank") from error
         if sorted(ranks.values()) != list(range(len(ranks))):
-            raise IntegrityError("the ranks are not a whole series: the file is damaged")
+            raise IntegrityError("ranks are missing or repeated: the file is damaged")
         return cls(ranks)
 
     @property
     def size(self) -> int:
-        """The number of ids, special ones included."""
+        """The number of ids, including special tokens."""
         return len(self.ranks) + _SPECIAL_COUNT
 
     def specials(self, version: Version, *, instruct: bool) -> SpecialTokens:
-        """Return the special tokens of a version; an instruction-tuned model ends its turns with `<|eot_id|>`."""
-        ids = {token: len(self.ranks) + place for place, token in enumerate(special_tokens(version))}
+        """Return the special tokens of a version. An instruction-tuned model ends its turns with `<|eot_id|>`."""
+        ids = {token: len(self.ranks) + position for position, token in enumerate(special_tokens(version))}
         stops = (_EOS, _EOM, _EOT) if instruct else (_EOS,)
         return SpecialTokens(
             bos=_BOS,
@@ -81,7 +81,7 @@ class TiktokenModel:
         )
 
     def build(self, version: Version) -> Tokenizer:
-        """Make a tokenizer that gives the ids that tiktoken gives."""
+        """Build a tokenizer that gives the same ids as tiktoken."""
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
         from tokenizers.models import BPE
 
@@ -91,7 +91,7 @@ class TiktokenModel:
             ("".join(names[byte] for byte in left), "".join(names[byte] for byte in right))
             for left, right in self._merges()
         ]
-        # tiktoken takes a piece that is a token as a whole before it merges anything.
+        # tiktoken does not merge within a piece that is itself a token.
         tokenizer = Tokenizer(BPE(vocab, merges, ignore_merges=True))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -115,7 +115,7 @@ class TiktokenModel:
         return tokenizer
 
     def _merges(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every pair of tokens that makes a token, in the order of the rank of what it makes."""
+        """Yield each pair of tokens that forms a token, by the rank of the formed token."""
         ranks = self.ranks
         for token in sorted(ranks, key=ranks.__getitem__):
             splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -124,7 +124,7 @@ class TiktokenModel:
 
 
 def _byte_names() -> dict[int, str]:
-    """Return the character by which byte-level tokenizers write each byte: itself where it prints, else from 256 on."""
+    """Return the character that byte-level tokenizers use for each byte: itself if printable, else one from 256."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in printable)
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
