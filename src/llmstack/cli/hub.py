@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.exit_codes import EDGE, Interrupted
-from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
+from llmstack.cli.exit_codes import Interrupted
+from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption, open_session
 from llmstack.errors import UnavailableError, UsageError
 
 
@@ -28,14 +28,13 @@ def hub(
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     quiet: QuietOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Serve carried images as a Hugging Face Hub, read-only: HF_ENDPOINT=http://… is all that clients need.
 
     Needs the extra `hub`. Nothing is kept on a disk; what a registry holds is streamed through. One line a request goes
     to stdout.
     """
-    EDGE.debug = debug
     address = _address(listen)
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key go together")
@@ -49,20 +48,13 @@ def hub(
             f"the hub needs the package {error.name}, which is not installed",
             hint="in llmstack's folder: pip install '.[hub]'",
         ) from error
-    from llmstack.cli.session import namespace_of, start
     from llmstack.hub_server.start import CONNECTIONS, RETRY_POLICY, open_shelf
 
-    session = start(
-        {"jobs": jobs},
-        quiet=quiet,
-        progress="none",
-        plain_http=plain_http,
-        debug=debug,
-        connections=CONNECTIONS,
-        retry_policy=RETRY_POLICY,
+    session = open_session(
+        quiet=quiet, plain_http=plain_http, jobs=jobs, connections=CONNECTIONS, retry_policy=RETRY_POLICY
     )
     where = Listen(*address, _token(token_file), tls_cert, tls_key)
-    shelf = open_shelf(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    shelf = open_shelf(source, session.namespace, session.registries, session.settings.jobs, _note)
     refresher = Refresher(shelf, session.settings.hub_refresh, _note)
     try:
         serve(shelf, refresher, where, _no_line if quiet else _line, _note)
