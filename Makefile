@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images sizes fuzz soak torch lint format docs hooks clean
+.PHONY: help system demo test test-images sizes fuzz soak torch lint format docs schema hooks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,7 +58,10 @@ format: $(READY) ## put the code into its form
 
 docs: $(READY) ## build the documentation into build/docs; warnings and broken links are errors
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
-	@$(BIN)/python -m sphinx --builder dirhtml --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+
+schema: $(READY) ## write the JSON schema of llmstack.yaml that editors take
+	@$(BIN)/python docs/_ext/settings_schema.py
 
 hooks: $(READY) ## run the checks of `make lint` before each commit
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group hooks

@@ -41,7 +41,7 @@ def test_a_registry_is_known_by_its_address(host, name, largest):
 
 
 def test_every_registry_of_the_table_has_a_row_in_the_docs(pytestconfig):
-    text = (pytestconfig.rootpath / "docs/registries.md").read_text()
+    text = (pytestconfig.rootpath / "docs/reference/registries.md").read_text()
     for profile in PROFILES:
         if profile.max_layer:
             sizes = {f"{profile.max_layer / unit:,.0f} {name}" for unit, name in ((1000**3, "GB"), (2**20, "MiB"))}

@@ -1,4 +1,4 @@
-"""What is known of particular registries beyond the distribution spec; docs/registries.md has the sources.
+"""What is known of particular registries beyond the distribution spec; docs/reference/registries.md has the sources.
 
 A layer is always uploaded by one PATCH of unknown length and a PUT, as `docker push` does it. That is what all of these
 take, so no registry has a way of its own: what differs is how large a layer may be, and what has to be there first.

@@ -1,0 +1,75 @@
+"""The docs and README say what the code does: commands and options exist, schema and tables are current."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from llmstack import errors
+from llmstack.cli.app import app
+from llmstack.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = typer.main.get_command(app).commands
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("images/*/README.md")])
+# A command line of a code block, with its continuation lines.
+LINE = re.compile(r"^(?: {4}|\$ )(?:[A-Z_]+=\S+ )*llmstack ((?:.*\\\n)*.*)$", re.MULTILINE)
+
+
+def command_lines() -> list[tuple[str, str]]:
+    found = [
+        (page.relative_to(ROOT).as_posix(), match[1]) for page in PAGES for match in LINE.finditer(page.read_text())
+    ]
+    assert len(found) > 50
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_documented_command_exists_with_its_options(page: str, line: str):
+    words = shlex.split(line.replace("\\\n", " "), comments=True)
+    command = COMMANDS[words[0]] if words[0] in COMMANDS else typer.main.get_command(app)
+    if hasattr(command, "commands") and command.name != "llmstack":
+        command = command.commands[words[1]]
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert not [word for word in words if word.startswith("-") and word.partition("=")[0] not in options], page
+
+
+def test_schema_for_editors_is_current():
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    try:
+        import settings_schema
+    finally:
+        sys.path.pop(0)
+    assert settings_schema.SCHEMA.read_text() == settings_schema.text(), "run: make schema"
+
+
+def test_documented_settings_are_in_the_schema():
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    example = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    assert example.keys() <= set(Settings.__dataclass_fields__)
+
+
+def test_table_of_exit_codes_is_complete():
+    page = (ROOT / "docs/reference/exit-codes.md").read_text()
+    documented = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE) for code in row.split(",")}
+    classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)]
+    codes = {item.exit_code for item in classes} | {errors.EXIT_BUG, errors.EXIT_INTERRUPTED, errors.EXIT_TERMINATED}
+    assert documented == codes | {0}
+
+
+def test_each_command_has_a_page():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/reference/commands").glob("*.md"))
+    for name, command in COMMANDS.items():
+        for full in [f"{name} {child}" for child in getattr(command, "commands", {})] or [name]:
+            assert f"{{command}} {full}\n" in pages
+
+
+def test_every_recipe_has_a_page():
+    recipes = {path.parent.name for path in ROOT.glob("images/*/README.md")}
+    assert {path.stem for path in (ROOT / "docs/reference/recipes").glob("*.md")} == recipes | {"index"}
