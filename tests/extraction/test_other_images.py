@@ -34,6 +34,21 @@ def test_tar_formats_and_compressions(extract_layers, compression, form):
     assert extract_layers(base, layer, compression=compression) == {"a": "A", long[5:]: "long", "模型": "M"}
 
 
+def test_names_are_relative_to_the_image_root_as_in_docker(extract_layers):
+    """Bases of distroless images have absolute names, other tools write `./` and `//`."""
+    base = tar(folder("/"), file("/etc/passwd", b"root"), file("/REPO/.wh.x"))
+    layer = tar(
+        file("/REPO/a", b"A"),
+        file(".//REPO//b", b"B"),
+        hardlink("/REPO/hard", "/REPO/a"),
+        hardlink("REPO/other", ".//REPO/b"),
+        symlink("/REPO/soft", "/REPO//a"),
+        symlink("REPO/outer", ".//./b"),
+    )
+    files = {"a": "A", "b": "B", "hard": "A", "other": "B", "soft": "A", "outer": "B"}
+    assert extract_layers(base, layer) == files
+
+
 def test_files_of_higher_layers_replace_those_of_lower_ones(extract_layers):
     low = tar(file("REPO/a", b"old"), file("REPO/b", b"B"), file("REPO/gone", b"g"), file("REPO/sub/gone", b"g"))
     high = tar(file("REPO/a", b"new"), file("REPO/.wh.gone"), file("REPO/.wh.sub"))

@@ -42,7 +42,7 @@ DESCRIPTORS = st.builds(
     Descriptor,
     media_type=NAMES,
     digest=st.binary(max_size=4).map(Digest.of),
-    size=st.integers(0, 2**63),
+    size=st.integers(0, 2**63 - 1),
     annotations=st.dictionaries(NAMES, NAMES, max_size=3),
     platform=PLATFORMS,
 )
@@ -156,14 +156,14 @@ def test_hostile_fields_end_in_a_value_or_an_integrity_error(value: dict[str, An
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"nul", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000])
 def test_what_is_no_json_object_is_an_integrity_error(data: bytes):
-    with pytest.raises(IntegrityError, match="thing is not"):
+    with pytest.raises(IntegrityError, match=r"^thing: (invalid JSON: |must be a JSON object$)"):
         parse_object(data, "thing")
 
 
 def test_old_manifests_are_named_with_what_to_do():
     with pytest.raises(IntegrityError) as raised:
         Manifest.parse(RawManifest("", b'{"schemaVersion":1,"fsLayers":[]}'))
-    assert "pushed again" in (raised.value.hint or "")
+    assert "push images" in (raised.value.hint or "")
 
 
 @pytest.mark.parametrize(

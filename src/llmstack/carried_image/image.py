@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform as host
-import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -178,7 +177,7 @@ def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex | None:
     index = None
     with open_layer(reader, layer) as tar:
         for entry in tar:
-            path = posixpath.normpath(entry.name)
+            path = entry.path
             if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
                 index = FileIndex.parse(tar.content())
             elif entry.kind != "directory":

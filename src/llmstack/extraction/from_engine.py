@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -65,7 +64,7 @@ def _fetch_stream(image: EngineImage, files: Iterable[PlannedFile], context: Ext
         return
     with _opened(image, ROOT) as reader:
         for entry in reader:
-            file = missing.pop(posixpath.normpath(entry.name), None) if entry.kind == "file" else None
+            file = missing.pop(entry.path, None) if entry.kind == "file" else None
             if file:
                 with _writing(file, context) as write:
                     write(reader, entry, file.size)

@@ -40,7 +40,7 @@ class MergeResult:
 def merge_layers(layers: Sequence[LayerSource], selection: Selection, context: ExtractContext) -> MergeResult:
     """Write the files that the merged image has under /REPO. `layers` start with the top one.
 
-    A layer's files are published after the whole layer is verified. Raises NotFoundError if there are no files,
+    Publishes files only after all layers are read and verified. Raises NotFoundError if there are no files,
     IntegrityError, UnavailableError.
     """
     return _LayerMerge(layers, selection, context).run()
@@ -56,28 +56,33 @@ class _LayerMerge:
         self._sizes: dict[str, int] = {}
 
     def run(self) -> MergeResult:
-        for layer in self._layers:
-            self._read(layer)
-        links = list(self._rootfs.links())
-        if not self._rootfs.files and not links:
-            raise NotFoundError(f"the image holds no files under /{ROOT}", side="source")
+        with self._partial_files() as partials:
+            for layer in self._layers:
+                self._read(layer, partials)
+            links = list(self._rootfs.links())
+            if not self._rootfs.files and not links:
+                raise NotFoundError(f"the image holds no files under /{ROOT}", side="source")
+            self._publish_all(partials)
         self._write_links([link for link in links if self._is_selected(link.path)])
         if not self._sizes:
             raise NotFoundError("no file of the image is selected by --include and --exclude", side="source")
         return MergeResult(tuple(self._sizes), sum(self._sizes.values()), tuple(self._rootfs.dangling))
 
-    def _read(self, layer: LayerSource) -> None:
+    def _read(self, layer: LayerSource, partials: dict[str, PartialFile]) -> None:
         """Write a layer's selected files, except those that a higher layer hides."""
-        with self._partial_files() as partials:
+        written: dict[str, PartialFile] = {}
+        try:
             with layer.open() as tar:
                 for entry in tar:
                     path = self._rootfs.add(entry)
                     if path is not None and self._is_selected(path):
-                        self._write(tar, entry.size, path, partials)
+                        self._write(tar, entry.size, path, written)
             # A later entry of the same layer may have replaced a file.
-            for path in self._rootfs.end_layer() & partials.keys():
-                self._publish(partials[path], path)
-                del partials[path]
+            for path in self._rootfs.end_layer() & written.keys():
+                partials[path] = written.pop(path)
+        finally:
+            for partial in written.values():
+                self._destination.discard(partial)
 
     def _write_links(self, links: Sequence[LinkedFile]) -> None:
         """Write links as files: hard links to a written file, else the target's bytes from its layer."""
@@ -94,20 +99,20 @@ class _LayerMerge:
         with self._partial_files() as partials:
             with layer.open() as tar:
                 for entry in tar:
-                    paths = contents.get(entry.name.strip("/").removeprefix("./"))
-                    if paths and entry.kind == "file":
+                    paths = contents.get(entry.path) if entry.kind == "file" else None
+                    if paths:
                         self._write(tar, entry.size, paths[0], partials)
-            for first, *others in contents.values():
+            for first, *_ in contents.values():
                 if first not in partials:
                     raise IntegrityError(f"{layer.name}: the target of the link {first!r} was not found", side="source")
-                self._publish(partials[first], first)
-                del partials[first]
-                for other in others:
-                    self._hard_link(first, other)
+            self._publish_all(partials)
+        for first, *others in contents.values():
+            for other in others:
+                self._hard_link(first, other)
 
     @contextmanager
     def _partial_files(self) -> Iterator[dict[str, PartialFile]]:
-        """Collect the partial files of one layer; discard those that were not published."""
+        """Collect partial files by path; discard those that were not published."""
         partials: dict[str, PartialFile] = {}
         try:
             yield partials
@@ -126,9 +131,10 @@ class _LayerMerge:
                     raise Cancelled("cancelled")
                 partial.write(piece)
 
-    def _publish(self, partial: PartialFile, path: str) -> None:
-        self._destination.publish(partial, path)
-        self._sizes[path] = partial.size
+    def _publish_all(self, partials: dict[str, PartialFile]) -> None:
+        for path in list(partials):
+            self._destination.publish(partials[path], path)
+            self._sizes[path] = partials.pop(path).size
 
     def _hard_link(self, existing: str, path: str) -> None:
         self._destination.hard_link(existing, path)

@@ -117,7 +117,7 @@ class _Checks:
         """Hash what a tar holds of the files' parts of this number, which should have these names there."""
         missing = dict(expected)
         for entry in tar:
-            files = missing.pop(posixpath.normpath(entry.name), []) if entry.kind == "file" else []
+            files = missing.pop(entry.path, []) if entry.kind == "file" else []
             for file in files:
                 part = file.ranges[number]
                 if entry.size != part.size:

@@ -1,4 +1,4 @@
-"""Compressed layers as streams: gzip and zstd, told by their first bytes, whatever the media type claims."""
+"""Decompression of layers as streams. The first bytes decide between gzip and zstd, not the media type."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (b"\xfd7zXZ\0", "xz"),
     (b"BZh", "bzip2"),
 )
-# RFC 8878, section 3.1.2: a zstd stream may begin with a frame to be skipped (zstd:chunked layers end with one).
+# A zstd stream may begin with a skippable frame (RFC 8878, section 3.1.2).
 _SKIPPABLE = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
-# What one step gives at most: a bomb of a few bytes never unfolds further than its reader asks for.
+# The most output of one step: a decompression bomb expands only as far as it is read.
 _STEP = 1024 * 1024
-# A larger window needs more memory than a stranger's frame should get; docker and skopeo write 8 MiB at most.
+# zlib copies the unused rest of its input at the end of every gzip member.
+_INPUT = 16 * 1024
+# The window is the memory that a frame needs. docker and skopeo write 8 MiB at most.
 _MAX_ZSTD_WINDOW = 64 * 1024 * 1024
 
 
 def sniff(head: bytes) -> Compression | None:
-    """Tell how a stream is compressed by its first HEAD bytes; None for a plain tar."""
+    """Return the compression of a stream by its first HEAD bytes; None for an uncompressed tar."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -41,9 +43,9 @@ def sniff(head: bytes) -> Compression | None:
 
 
 def decompressed(chunks: Iterable[bytes], what: str) -> Generator[bytes, None, None]:
-    """Yield a layer's tar, in steps of 1 MiB at most where it is compressed; a plain tar passes through.
+    """Yield the tar of a layer, decompressed in steps of at most 1 MiB.
 
-    Raises IntegrityError, which names `what`, when the stream is broken or of another compression.
+    Raises IntegrityError, which names `what`, if the stream is damaged or uses another compression.
     """
     source = iter(chunks)
     head = b""
@@ -61,19 +63,19 @@ def decompressed(chunks: Iterable[bytes], what: str) -> Generator[bytes, None, N
         elif compression == "zstd":
             yield from _unzstd(stream)
         else:
-            raise IntegrityError(f"{what} is compressed with {compression}, which no image layer may be")
+            raise IntegrityError(f"{what}: {compression} is not a compression of image layers")
     except (zlib.error, zstandard.ZstdError) as error:
-        raise IntegrityError(f"{what} is not a sound {compression} stream: {error}") from error
+        raise IntegrityError(f"{what}: damaged {compression} stream: {error}") from error
 
 
 def _gunzip(stream: Iterator[bytes], what: str) -> Generator[bytes, None, None]:
-    """Decompress one gzip member after the other (RFC 1952, section 2.2)."""
+    """Decompress all members of a gzip stream (RFC 1952, section 2.2)."""
     decoder = zlib.decompressobj(wbits=31)
-    for chunk in stream:
-        data = chunk
+    for piece in _split(stream):
+        data = piece
         while data:
             if decoder.eof:
-                # Zeros after the last member are padding, as gzip itself takes them.
+                # gzip ignores zeros after the last member.
                 data = data.lstrip(b"\0")
                 if not data:
                     break
@@ -81,11 +83,11 @@ def _gunzip(stream: Iterator[bytes], what: str) -> Generator[bytes, None, None]:
             if output := decoder.decompress(data, _STEP):
                 yield output
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-    # Output that one more step would give is still inside when the input ended on a full step.
+    # The decoder holds more output if the last step was full.
     while not decoder.eof and (output := decoder.decompress(b"", _STEP)):
         yield output
     if not decoder.eof:
-        raise IntegrityError(f"{what} is cut off: its gzip stream has no end")
+        raise IntegrityError(f"{what}: truncated gzip stream")
 
 
 def _unzstd(stream: Iterator[bytes]) -> Generator[bytes, None, None]:
@@ -95,8 +97,14 @@ def _unzstd(stream: Iterator[bytes]) -> Generator[bytes, None, None]:
             yield output
 
 
+def _split(stream: Iterable[bytes]) -> Generator[bytes, None, None]:
+    for chunk in stream:
+        for start in range(0, len(chunk), _INPUT):
+            yield chunk[start : start + _INPUT]
+
+
 class _Readable(io.RawIOBase):
-    """An iterator of chunks as the file object that zstandard wants."""
+    """A file object over an iterator of chunks, for zstandard."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

@@ -1,27 +1,32 @@
-"""Merging layers: which files lie under one folder of an image in the end (image-spec layer.md, "Applying").
+"""The file system of an image: which files its layers leave in one directory (image-spec layer.md, "Applying").
 
-Pure: layers are offered from the top down, entry by entry, as their tars stream by, so that no file is written that a
-higher layer hides. What a link stands for is only known when all layers have been seen.
+No IO. Entries are added from the top layer down while the tars are read, so that no file is written that a higher
+layer hides. Links are resolved after the last layer.
 """
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmstack.errors import IntegrityError
-from llmstack.oci.tar_reader import EntryKind, TarEntry
+from llmstack.oci.tar_reader import EntryKind, TarEntry, clean_path
 
 WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
-# As deep as Linux follows links (path_resolution(7)).
+# The limit of Linux (path_resolution(7)).
 _MAX_LINKS = 40
+# Links to directories may add this many files, and more to images with more entries.
+_MAX_LINKED = 10_000
+_LINKED_PER_ENTRY = 4
+# A long name may create many directories; of all names together, only these many.
+_MAX_NODES = 100_000
+_NODES_PER_ENTRY = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Where the bytes of a file are: the number of its layer, counted from the top, and its path in the image."""
+    """Where the bytes of a file are: the number of the layer, counted from the top, and the path in the image."""
 
     layer: int
     path: str
@@ -29,9 +34,9 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class LinkedFile:
-    """A file under the root that is a link in the image: its path below the root, and whose bytes it has.
+    """A link to a file: its path below the root, and the content that it stands for.
 
-    `same_as` is the path below the root of the file with those bytes, None when the merged image does not show it.
+    `same_as` is the path below the root of the file with that content; None if the merged image does not have it.
     """
 
     path: str
@@ -40,110 +45,236 @@ class LinkedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    kind: EntryKind
+class _Entry:
     layer: int
+    kind: EntryKind
     target: str
 
 
-class Rootfs:
-    """The merged state of one folder (`root`, a name without slashes) of an image.
+class _Node:
+    """One path. A tree of them costs what the names cost, however deep they are."""
 
-    Offer all entries of the top layer, call `end_layer`, and so on down to the lowest. Then ask for `links`.
+    __slots__ = (
+        "below",
+        "blocked",
+        "children",
+        "entries",
+        "is_directory",
+        "name",
+        "new",
+        "opaque",
+        "parent",
+        "shown",
+        "used_in",
+    )
+
+    def __init__(self, name: str, parent: _Node | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.children: dict[str, _Node] = {}
+        # What each layer has here, and what the merged image shows: a file or a link.
+        self.entries: list[_Entry] = []
+        self.new: _Entry | None = None
+        self.shown: _Entry | None = None
+        # The number of nodes below that are shown.
+        self.below = 0
+        # What higher layers hide: this path and all below; all below; a file at this path.
+        self.blocked = self.opaque = self.is_directory = False
+        # The last layer with an entry below this path.
+        self.used_in = -1
+
+    @property
+    def path(self) -> str:
+        return "/".join(reversed([self.name, *(node.name for node in self.parents() if node.parent)]))
+
+    def parents(self) -> Iterator[_Node]:
+        node = self.parent
+        while node:
+            yield node
+            node = node.parent
+
+    def hides(self, kind: EntryKind) -> bool:
+        if self.blocked or (kind != "directory" and self.is_directory):
+            return True
+        return any(node.blocked or node.opaque for node in self.parents())
+
+    def show(self, entry: _Entry) -> None:
+        self.shown = entry
+        for node in self.parents():
+            node.below += 1
+
+    def shown_below(self) -> Iterator[_Node]:
+        """Yield the nodes below that are shown, sorted by name; takes no time for those that are not."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            if node.shown and node is not self:
+                yield node
+            if node.below:
+                found = (child for child in node.children.values() if child.shown or child.below)
+                stack += sorted(found, key=lambda child: child.name, reverse=True)
+
+
+class Rootfs:
+    """The merged state of one top-level directory (`root`) of an image.
+
+    Add all entries of the top layer, call `end_layer`, and so on down to the lowest layer. Then read `links`.
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._visible: dict[str, _Node] = {}
-        self._layers: list[dict[str, _Node]] = []
-        # What the layers above hide: a path and all below it; all below it; a file (not a folder) at the path.
-        self._blocked: set[str] = set()
-        self._opaque: set[str] = set()
-        self._folders: set[str] = set()
+        self._top = _Node("", None)
+        self._layers = 0
+        self._entries = self._nodes = 0
+        self._files: list[_Node] = []
+        self._links: list[_Node] = []
+        self._ends: dict[_Node, tuple[_Node | None, int]] = {}
         self.dangling: list[str] = []
         self._begin_layer()
 
     def _begin_layer(self) -> None:
-        self._nodes: dict[str, _Node] = {}
-        self._whiteouts: set[str] = set()
-        self._new_opaque: set[str] = set()
+        self._new: list[_Node] = []
+        self._new_whiteouts: list[_Node] = []
+        self._new_opaque: list[_Node] = []
         self._outside: set[str] = set()
 
     def add(self, entry: TarEntry) -> str | None:
-        """Take in the layer's next entry; return its path below the root if it is a file that nothing above hides.
+        """Add the next entry of the layer; return its path below the root if it is a file that is not hidden.
 
-        Raises IntegrityError for names that climb or are absolute, and for devices and pipes under the root.
+        Raises IntegrityError for names that lead out of the image, and for devices and pipes under the root.
         """
-        path = _clean(entry.name)
-        folder, _, name = path.rpartition("/")
-        if name == _OPAQUE:
-            self._new_opaque.add(folder)
-        elif name.startswith(WHITEOUT):
-            # .wh..wh.* are the notes that aufs kept for itself.
-            if not name.startswith(WHITEOUT * 2):
-                self._whiteouts.add(posixpath.join(folder, name.removeprefix(WHITEOUT)))
-        elif self._inside(path):
-            return self._take(path, entry)
+        path = entry.path
+        names = path.split("/")
+        last = names[-1]
+        if last == _OPAQUE:
+            if names[0] in {self._root, _OPAQUE}:
+                self._new_opaque.append(self._node(names[:-1]))
+        elif last.startswith(WHITEOUT):
+            # .wh..wh.* are metadata of aufs.
+            names[-1] = last.removeprefix(WHITEOUT)
+            if names[0] == self._root and not last.startswith(WHITEOUT * 2):
+                self._new_whiteouts.append(self._node(names))
+        elif names[0] == self._root:
+            return self._add_inside(path, names, entry)
         elif entry.kind == "file":
             self._outside.add(path)
         return None
 
     def end_layer(self) -> set[str]:
-        """Close the layer; return the paths below the root of its files that are part of the result.
+        """End the layer; return the paths below the root of its files that are part of the result.
 
-        Raises IntegrityError if the layer holds something below one of its own files or links.
+        Raises IntegrityError if the layer has an entry below one of its files or links.
         """
-        folders = {parent for path in self._nodes for parent in _parents(path)}
-        for path in folders:
-            node = self._nodes.get(path)
-            if node and node.kind != "directory":
-                raise IntegrityError(f"the image has entries below {path!r}, which is a {node.kind}")
-        shown = {path: node for path, node in self._nodes.items() if not self._hidden(path, node.kind)}
-        self._visible |= {path: node for path, node in shown.items() if node.kind != "directory"}
-        self._layers.append(self._nodes)
-        self._folders |= folders
-        for path, node in self._nodes.items():
-            (self._folders if node.kind == "directory" else self._blocked).add(path)
-        self._blocked |= self._whiteouts
-        self._opaque |= self._new_opaque
+        directories = [parent for node in self._new for parent in self._mark_parents(node)]
+        shown = [node for node in self._new if node.new and not node.hides(node.new.kind)]
+        for node in shown:
+            if node.new and node.new.kind != "directory":
+                node.show(node.new)
+                (self._files if node.new.kind == "file" else self._links).append(node)
+        for node in directories:
+            node.is_directory = True
+        for node in self._new:
+            if node.new:
+                node.entries.append(node.new)
+                if node.new.kind == "directory":
+                    node.is_directory = True
+                else:
+                    node.blocked = True
+                node.new = None
+        for node in self._new_whiteouts:
+            node.blocked = True
+        for node in self._new_opaque:
+            node.opaque = True
+        self._layers += 1
         self._begin_layer()
-        return {self._below(path) for path, node in shown.items() if node.kind == "file"}
+        return {self._below(node.path) for node in shown if node.shown and node.shown.kind == "file"}
 
     @property
     def files(self) -> list[str]:
-        """The paths below the root of all regular files, sorted; links are apart."""
-        return sorted(self._below(path) for path, node in self._visible.items() if node.kind == "file")
+        """The paths below the root of all regular files, sorted; without links."""
+        return sorted(self._below(node.path) for node in self._files)
 
     def links(self) -> Iterator[LinkedFile]:
-        """Yield the files that are links in the image, those below linked folders included.
+        """Yield the links to files, and the files in linked directories.
 
-        Symbolic links to nothing are no files; `dangling` names them afterwards. Raises IntegrityError for links
-        that lead out of the root or in a circle.
+        `dangling` has the symbolic links without a target afterwards. Raises IntegrityError for links that lead out of
+        the root or in a circle, and for links to directories that expand to too many files.
         """
-        for path, node in sorted(self._visible.items()):
-            if node.kind == "hardlink":
-                yield self._linked(path, self._content(node.layer, path))
-            elif node.kind == "symlink":
-                yield from self._follow(path)
+        expanded, limit = 0, _MAX_LINKED + _LINKED_PER_ENTRY * self._entries
+        for path, node in sorted((node.path, node) for node in self._links):
+            if node.shown and node.shown.kind == "hardlink":
+                yield self._linked(path, self._content(node.shown.layer, path))
+                continue
+            end, _ = self._follow(node)
+            if end and end.shown:
+                yield self._linked(path, self._content(end.shown.layer, end.path))
+            elif end is None or not end.below:
+                self.dangling.append(self._below(path))
+            elif end in node.parents():
+                raise IntegrityError(f"{path!r}: is a link to a directory that contains it")
+            else:
+                expanded += end.below
+                if expanded > limit:
+                    raise IntegrityError(
+                        f"{path!r}: the image's links to directories lead to more than {limit:,} files"
+                    )
+                yield from self._linked_directory(path, end)
 
-    def _take(self, path: str, entry: TarEntry) -> str | None:
-        hidden = self._hidden(path, entry.kind)
+    def _linked_directory(self, path: str, directory: _Node) -> Iterator[LinkedFile]:
+        start = len(directory.path)
+        for node in directory.shown_below():
+            end: _Node | None = node
+            if node.shown and node.shown.kind == "symlink":
+                end, _ = self._follow(node)
+            if end and end.shown:
+                yield self._linked(path + node.path[start:], self._content(end.shown.layer, end.path))
+
+    def _add_inside(self, path: str, names: Sequence[str], entry: TarEntry) -> str | None:
+        node = self._node(names)
+        hidden = node.hides(entry.kind)
         if path == self._root and entry.kind != "directory" and not hidden:
-            raise IntegrityError(f"/{self._root} is not a folder in this image but a {entry.kind}")
+            raise IntegrityError(f"/{self._root}: must be a directory in the image, is a {entry.kind}")
         if entry.kind == "other" and not hidden:
-            raise IntegrityError(f"{path!r} is a device, a pipe or the like, which an image of files may not hold")
+            raise IntegrityError(f"{path!r}: only files, directories and links are supported, not devices or pipes")
         target = entry.target
         if entry.kind == "hardlink":
-            target = _clean(entry.target)
+            target = clean_path(entry.target)
             if not self._inside(target) and target not in self._outside:
-                raise IntegrityError(f"{path!r} is a hard link to {target!r}, which the layer does not hold before it")
-        self._nodes[path] = _Node(entry.kind, len(self._layers), target)
+                raise IntegrityError(f"{path!r}: is a hard link to {target!r}, which the layer does not have before it")
+        self._entries += 1
+        if node.new is None:
+            self._new.append(node)
+        node.new = _Entry(self._layers, entry.kind, target)
         return self._below(path) if entry.kind == "file" and not hidden else None
 
-    def _hidden(self, path: str, kind: EntryKind) -> bool:
-        if path in self._blocked or (kind != "directory" and path in self._folders):
-            return True
-        return any(parent in self._blocked or parent in self._opaque for parent in ("", *_parents(path)))
+    def _mark_parents(self, node: _Node) -> Iterator[_Node]:
+        """Yield the parents of a node that no other entry of this layer has marked."""
+        for parent in node.parents():
+            if parent.used_in == self._layers:
+                return
+            if parent.new and parent.new.kind != "directory":
+                raise IntegrityError(f"the image has entries below {parent.path!r}, which is a {parent.new.kind}")
+            parent.used_in = self._layers
+            yield parent
+
+    def _node(self, names: Sequence[str]) -> _Node:
+        node = self._top
+        for name in names:
+            child = node.children.get(name)
+            if child is None:
+                child = node.children[name] = _Node(name, node)
+                self._nodes += 1
+            node = child
+        limit = _MAX_NODES + _NODES_PER_ENTRY * self._entries
+        if self._nodes > limit:
+            raise IntegrityError(f"/{self._root}: more than {limit:,} directories in {self._entries:,} entries")
+        return node
+
+    def _find(self, path: str) -> _Node | None:
+        node: _Node | None = self._top
+        for name in path.split("/"):
+            node = node and node.children.get(name)
+        return node
 
     def _inside(self, path: str) -> bool:
         return path == self._root or path.startswith(self._root + "/")
@@ -152,80 +283,59 @@ class Rootfs:
         return path[len(self._root) + 1 :]
 
     def _linked(self, path: str, content: Content) -> LinkedFile:
-        node = self._visible.get(content.path)
-        same = node is not None and node.kind == "file" and node.layer == content.layer
+        node = self._find(content.path)
+        same = node and node.shown and node.shown.kind == "file" and node.shown.layer == content.layer
         return LinkedFile(self._below(path), content, self._below(content.path) if same else None)
 
     def _content(self, layer: int, path: str) -> Content:
-        """Return where the bytes of a hard link's end are: in its own layer, or in one below."""
+        """Return where the bytes of a file or a hard link are: in its own layer, or in one below."""
         for _ in range(_MAX_LINKS):
-            for number in range(layer, len(self._layers)):
-                if node := self._layers[number].get(path):
-                    break
-            else:
+            node = self._find(path)
+            entry = next((entry for entry in node.entries if entry.layer >= layer), None) if node else None
+            if entry is None:
                 return Content(layer, path)
-            if node.kind == "file":
-                return Content(number, path)
-            if node.kind != "hardlink" or node.target == path:
+            if entry.kind == "file":
+                return Content(entry.layer, path)
+            if entry.kind != "hardlink" or entry.target == path:
                 break
-            layer, path = number, node.target
+            layer, path = entry.layer, entry.target
             if not self._inside(path):
                 return Content(layer, path)
-        raise IntegrityError(f"the hard link to {path!r} does not lead to a file")
+        raise IntegrityError(f"{path!r}: a hard link to it does not lead to a file")
 
-    def _follow(self, path: str) -> Iterator[LinkedFile]:
-        end = self._resolve(path)
-        if node := self._visible.get(end):
-            yield self._linked(path, self._content(node.layer, end))
-            return
-        below = [inner for inner in sorted(self._visible) if inner.startswith(end + "/")]
-        if path in below:
-            raise IntegrityError(f"the link {path!r} leads to a folder that it lies in")
-        if not below:
-            self.dangling.append(self._below(path))
-        for inner in below:
-            source = self._resolve(inner)
-            if node := self._visible.get(source):
-                yield self._linked(path + inner[len(end) :], self._content(node.layer, source))
+    def _follow(self, link: _Node, depth: int = 0) -> tuple[_Node | None, int]:
+        """Return what a symbolic link leads to, None if that does not exist, and how many links were followed."""
+        known = self._ends.get(link)
+        if known is None:
+            if depth >= _MAX_LINKS:
+                raise IntegrityError(f"{link.path!r}: too many symbolic links, or a circle of them")
+            known = self._ends[link] = self._walk(link, depth + 1)
+        return known
 
-    def _resolve(self, path: str) -> str:
-        """Return the path that a symbolic link stands for, all links on the way followed (path_resolution(7))."""
-        rest, done = path.split("/"), ""
-        for _ in range(_MAX_LINKS):
-            while rest:
-                done = posixpath.join(done, rest.pop(0))
-                node = self._visible.get(done)
-                if node and node.kind == "symlink":
-                    break
-            else:
-                return done
-            joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(done), node.target)).lstrip("/")
-            climbing = _climbs(posixpath.dirname(done), node.target)
-            if climbing or not self._inside(joined):
-                raise IntegrityError(f"{done!r} is a link to {node.target!r}, which lies outside /{self._root}")
-            rest, done = [*joined.split("/"), *rest], ""
-        raise IntegrityError(f"the links from {path!r} lead in a circle")
+    def _walk(self, link: _Node, depth: int) -> tuple[_Node | None, int]:
+        target = link.shown.target if link.shown else ""
+        node = self._top if target.startswith("/") or link.parent is None else link.parent
+        count = 1
+        for name in target.split("/"):
+            if name in {"", "."}:
+                continue
+            found = node.parent if name == ".." else node.children.get(name)
+            if found is None and node is not self._top:
+                return None, count
+            if found is None:
+                raise self._leads_out(link, target)
+            node = found
+            if node.shown and node.shown.kind == "symlink":
+                end, more = self._follow(node, depth)
+                count += more
+                if count > _MAX_LINKS:
+                    raise IntegrityError(f"{link.path!r}: more than {_MAX_LINKS} symbolic links")
+                if end is None:
+                    return None, count
+                node = end
+        if node is self._top:
+            raise self._leads_out(link, target)
+        return node, count
 
-
-def _clean(name: str) -> str:
-    """Return an entry's path without needless parts; raises IntegrityError if it climbs or is absolute."""
-    parts = [part for part in name.split("/") if part not in {"", "."}]
-    if name.startswith("/") or ".." in parts:
-        raise IntegrityError(f"the image holds an entry {name[:200]!r}: absolute and climbing names are not allowed")
-    return "/".join(parts)
-
-
-def _parents(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _climbs(folder: str, target: str) -> bool:
-    """Tell whether a relative target climbs above the image's root on its way."""
-    depth = 0 if target.startswith("/") else len(folder.split("/"))
-    for part in target.split("/"):
-        depth += -1 if part == ".." else part not in {"", "."}
-        if depth < 0:
-            return True
-    return False
+    def _leads_out(self, link: _Node, target: str) -> IntegrityError:
+        return IntegrityError(f"{link.path!r}: is a link to {target[:200]!r}, which is outside of /{self._root}")

@@ -1,11 +1,13 @@
-"""The OCI image-spec's documents as values: descriptors, manifests, indexes, configs.
+"""The types of the OCI image-spec: descriptors, manifests, indexes, image configs.
 
-Parsed documents keep the raw bytes they came from: a digest is always taken of those, never of re-written JSON.
+A digest is always computed from the raw bytes, never from JSON that was parsed and written again.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,14 +30,20 @@ DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 INDEX_TYPES = frozenset({INDEX, DOCKER_INDEX})
 MANIFEST_TYPES = frozenset({MANIFEST, DOCKER_MANIFEST})
 
-# What registries accept, and what the spec asks implementations to support at least ("pushing manifests").
+# The minimum that registries must accept (distribution-spec, "Pushing Manifests"), and in practice their maximum.
 MAX_MANIFEST_SIZE = 4 * 1024 * 1024
 MAX_CONFIG_SIZE = 16 * 1024 * 1024
+
+# Go, which most other tools are written in, reads sizes as int64.
+_MAX_INTEGER = 2**63 - 1
+# The image-spec needs 5 levels. Python's recursion limit is near 1000.
+_MAX_JSON_DEPTH = 64
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """An operating system and a processor architecture, as in an index's descriptors."""
+    """An operating system and a CPU architecture, as in the descriptors of an index."""
 
     os: str
     architecture: str
@@ -46,15 +54,15 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read `os/architecture[/variant]`; raises UsageError."""
+        """Parse `os/architecture[/variant]`; raises UsageError."""
         parts = text.split("/")
         if len(parts) not in {2, 3} or not all(parts):
-            raise UsageError(f"{text!r} is not a platform", hint="write it as linux/amd64 or linux/arm64/v8")
+            raise UsageError(f"{text!r} is not a platform", hint="examples: linux/amd64, linux/arm64/v8")
         return cls(*parts)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Platform:
-        """Read the `platform` object of a descriptor."""
+        """Parse the `platform` object of a descriptor."""
         return cls(
             str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or "") or None
         )
@@ -67,7 +75,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """Points at a blob or a manifest: media type, digest, size in bytes (image-spec descriptor.md)."""
+    """A reference to a blob or a manifest: media type, digest, size in bytes (image-spec descriptor.md)."""
 
     media_type: str
     digest: Digest
@@ -77,16 +85,16 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, value: object) -> Descriptor:
-        """Read a descriptor object; raises IntegrityError if a required field is missing or wrong."""
+        """Parse a descriptor object; raises IntegrityError if a required field is missing or invalid."""
         if not isinstance(value, dict):
-            raise IntegrityError(f"a descriptor is not an object: {str(value)[:80]!r}")
+            raise IntegrityError(f"descriptor {str(value)[:80]!r}: must be a JSON object")
         size, digest = value.get("size"), str(value.get("digest", ""))
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise IntegrityError(f"descriptor {digest[:80]!r} has no valid size")
+            raise IntegrityError(f"descriptor {digest[:80]!r}: invalid size")
         try:
             parsed = Digest.parse(digest)
         except UsageError as error:
-            raise IntegrityError(f"a descriptor's digest is wrong: {error.message}") from error
+            raise IntegrityError(f"descriptor: invalid digest: {error.message}") from error
         annotations, platform = value.get("annotations"), value.get("platform")
         return cls(
             media_type=str(value.get("mediaType", "")),
@@ -108,43 +116,43 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class RawManifest:
-    """A manifest or an index exactly as it is stored: its media type and its raw bytes."""
+    """The media type and the raw bytes of a manifest or an index."""
 
     media_type: str
     data: bytes
 
     @property
     def digest(self) -> Digest:
-        """The digest of the raw bytes."""
+        """The digest of the bytes."""
         return Digest.of(self.data)
 
     @property
     def descriptor(self) -> Descriptor:
-        """A descriptor that points at this document."""
+        """A descriptor of this manifest."""
         return Descriptor(self.media_type, self.digest, len(self.data))
 
     def json(self) -> dict[str, Any]:
-        """Parse the document; raises IntegrityError if it is not a JSON object."""
+        """Parse the bytes; raises IntegrityError if they are not a JSON object."""
         return parse_object(self.data, "manifest")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An image manifest (image-spec manifest.md): a config, and the layers from the lowest up."""
+    """An image manifest (image-spec manifest.md): a config, and the layers from the bottom up."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, document: RawManifest) -> Manifest:
-        """Read an OCI or Docker schema 2 manifest; raises IntegrityError."""
-        value = document.json()
+    def parse(cls, raw: RawManifest) -> Manifest:
+        """Parse an OCI or Docker schema 2 manifest; raises IntegrityError."""
+        value = raw.json()
         layers = value.get("layers")
         if value.get("schemaVersion") != 2 or not isinstance(layers, list):
             raise IntegrityError(
-                f"manifest {document.digest} is not an OCI or Docker schema 2 image manifest",
-                hint="images pushed by Docker before 1.10 must be pushed again by a newer one",
+                f"manifest {raw.digest}: not an OCI or Docker schema 2 image manifest",
+                hint="push images from Docker before 1.10 again with a newer Docker",
             )
         return cls(
             config=Descriptor.from_json(value.get("config")),
@@ -153,7 +161,7 @@ class Manifest:
         )
 
     def to_raw(self) -> RawManifest:
-        """Return the manifest as the bytes that are stored; the same manifest gives the same bytes."""
+        """Serialize the manifest; the bytes depend on its values only."""
         value = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -172,16 +180,16 @@ class Index:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, document: RawManifest) -> Index:
-        """Read an OCI index or a Docker manifest list; raises IntegrityError."""
-        value = document.json()
+    def parse(cls, raw: RawManifest) -> Index:
+        """Parse an OCI index or a Docker manifest list; raises IntegrityError."""
+        value = raw.json()
         manifests = value.get("manifests")
         if not isinstance(manifests, list):
-            raise IntegrityError(f"index {document.digest} has no list of manifests")
+            raise IntegrityError(f"index {raw.digest}: manifests must be a list")
         return cls(tuple(Descriptor.from_json(item) for item in manifests), _annotations(value))
 
     def to_raw(self) -> RawManifest:
-        """Return the index as the bytes that are stored; the same index gives the same bytes."""
+        """Serialize the index; the bytes depend on its values only."""
         value = {
             "schemaVersion": 2,
             "mediaType": INDEX,
@@ -193,56 +201,92 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """An image config (image-spec config.md): the platform, how to run it, the layers' diff_ids, labels."""
+    """An image config (image-spec config.md): platform, labels, the diff_ids of the layers."""
 
     raw: Mapping[str, Any]
 
     @classmethod
     def parse(cls, data: bytes) -> ImageConfig:
-        """Read a config blob; raises IntegrityError."""
+        """Parse a config blob; raises IntegrityError."""
         return cls(parse_object(data, "image config"))
 
     @property
     def platform(self) -> Platform:
-        """The platform that the image is for."""
+        """The platform of the image."""
         return Platform.from_json(self.raw)
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
-        """The digests of the layers' uncompressed tars, from the lowest up; raises IntegrityError."""
+        """The digests of the uncompressed layers, from the bottom up; raises IntegrityError."""
         rootfs = self.raw.get("rootfs")
         values = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
         try:
             return tuple(Digest.parse(str(value)) for value in values or ())
         except (UsageError, TypeError) as error:
-            raise IntegrityError(f"image config: wrong diff_ids ({error})") from error
+            raise IntegrityError(f"image config: invalid diff_ids: {error}") from error
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels; empty when there are none."""
+        """The labels of the image."""
         config = self.raw.get("config")
         labels = config.get("Labels") if isinstance(config, dict) else None
         return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialise `value` the one way that llmstack writes JSON into images: compact, UTF-8, order as given."""
+    """Serialize JSON as llmstack writes it into images: compact, UTF-8, members in the order given."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse `data` as a JSON object; raises IntegrityError that names `what`."""
+    """Parse `data` as a JSON object; raises IntegrityError, which names `what`.
+
+    Accepts only what can be processed and written again: int64 integers, finite floats, Unicode without lone
+    surrogates, and at most 64 levels.
+    """
     try:
-        value = json.loads(data)
+        text = data.decode()
+        value = JSON_DECODER.decode(text)
+        check_json(value, text)
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not JSON: {error}") from error
+        raise IntegrityError(f"{what}: invalid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{what} is not a JSON object")
+        raise IntegrityError(f"{what}: must be a JSON object")
     return value
 
 
+def check_json(value: object, text: str) -> None:
+    """Raise ValueError if a value that JSON_DECODER read from `text` is too deep or has a lone surrogate."""
+    level: list[Any] = [[value]]
+    for _ in range(_MAX_JSON_DEPTH + 1):
+        containers = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [inner for items in containers for inner in items if isinstance(inner, (dict, list))]
+        if not level:
+            break
+    else:
+        raise ValueError(f"more than {_MAX_JSON_DEPTH} levels")
+    if _SURROGATE_ESCAPE.search(text):
+        canonical_json(value)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > len(str(_MAX_INTEGER)) + 1 or not -_MAX_INTEGER - 1 <= int(digits) <= _MAX_INTEGER:
+        raise ValueError(f"integer {digits[:24]} does not fit into 64 bits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"number {digits[:24]} is too large")
+    return number
+
+
+JSON_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_float)
+
+
 def media_type_of(value: Mapping[str, Any]) -> str:
-    """Return a manifest's or an index's media type, told by its fields where it does not name it itself."""
+    """Return the media type of a manifest or an index, inferred from its members if it has no mediaType."""
     declared = value.get("mediaType")
     if isinstance(declared, str):
         return declared
