@@ -1,10 +1,10 @@
-"""The container's health: the hub answers on port 8080, with TLS or without, and has listed what is there."""
+"""The container's health check: the hub answers on port 8080, with or without TLS, and has listed its registry."""
 
 import http.client
 import ssl
 import sys
 
-# The certificate is for the name by which clients know the hub.
+# The certificate has the name that clients use, not localhost.
 context = ssl.create_default_context()
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE

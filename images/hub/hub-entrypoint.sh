@@ -1,5 +1,5 @@
 #!/bin/sh
-# Flags are those of `llmstack hub`; anything else is a command of its own, such as `llmstack extract …`.
+# Arguments that start with - are flags of `llmstack hub`; others are a command, such as `llmstack extract …`.
 set -eu
 case "${1:-}" in
   "" | -*) set -- llmstack hub --listen 0.0.0.0:8080 "$@" ;;

@@ -1,4 +1,4 @@
-"""`llmstack hub` as a command: tokens, TLS, addresses, logs, and how it ends."""
+"""`llmstack hub` as a command: token, TLS, address, log and shutdown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def secured(carried: str, tmp_path_factory: pytest.TempPathFactory):
-    """A hub that wants a token, and speaks TLS; the context trusts its CA."""
+    """A hub with a token and TLS; the context trusts its CA."""
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -63,7 +63,7 @@ def ask(secured: tuple[Serving, ssl.SSLContext], target: str, authorization: str
         return error.code, error.headers["X-Error-Code"]
 
 
-def test_a_token_is_wanted(secured: tuple[Serving, ssl.SSLContext]):
+def test_a_token_is_required(secured: tuple[Serving, ssl.SSLContext]):
     password = base64.b64encode(f"anyone:{TOKEN}".encode()).decode()
     wrong = base64.b64encode(b"anyone:other").decode()
     for target in ("/org/model/resolve/main/config.json", "/api/models", "/", "/metrics", "/api/whoami-v2"):
@@ -77,10 +77,10 @@ def test_a_token_is_wanted(secured: tuple[Serving, ssl.SSLContext]):
     assert TOKEN not in secured[0].output
 
 
-def test_a_line_for_each_request_and_an_end_in_order(carried: str, tmp_path: Path):
+def test_each_request_is_logged_and_sigterm_exits_with_0(carried: str, tmp_path: Path):
     with serving(tmp_path, carried) as hub:
         assert hub.get("/org/model/resolve/main/config.json?token=hf_x").body == b"{}"
-        # It is counted and told when it has ended, which the client knows a moment earlier.
+        # A request is counted and logged after its end, which the client sees a moment earlier.
         while not LINE.findall(hub.output):
             assert hub.daemon.alive
         assert hub.get("/metrics").body.count(b'requests_total{method="GET",status="200"} 1') == 1
@@ -92,7 +92,7 @@ def test_a_line_for_each_request_and_an_end_in_order(carried: str, tmp_path: Pat
     assert hub.daemon.wait(0) == 0
 
 
-def test_a_transfer_under_way_is_ended_before_the_hub_is(tmp_path: Path):
+def test_a_transfer_in_progress_is_finished_on_shutdown(tmp_path: Path):
     size = 100_000_000
     sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
@@ -103,7 +103,7 @@ def test_a_transfer_under_way_is_ended_before_the_hub_is(tmp_path: Path):
         assert hub.daemon.wait(30) == 0
 
 
-def test_a_registry_that_wants_a_login(secure_registry: Registry, tmp_path: Path):
+def test_a_registry_that_requires_authentication(secure_registry: Registry, tmp_path: Path):
     env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
     run = run_llmstack("hub", "--from", secure_registry.namespace(), "--listen", "127.0.0.1:0", env=env)
     assert run.code == 4
@@ -113,8 +113,8 @@ def test_a_registry_that_wants_a_login(secure_registry: Registry, tmp_path: Path
         assert hub.get("/api/models").body == b"[]"
 
 
-def test_a_namespace_of_models_alone_where_what_is_not_there_is_refused(token_registry: Registry, tmp_path: Path):
-    """As on Docker Hub."""
+def test_a_missing_repository_that_is_denied_is_ignored(token_registry: Registry, tmp_path: Path):
+    """Docker Hub denies access to a repository that does not exist."""
     namespace = token_registry.namespace()
     env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
     carry(Layout(tmp_path / "carried"), "org--model", {"config.json": b"{}"})
@@ -130,16 +130,16 @@ def test_a_namespace_of_models_alone_where_what_is_not_there_is_refused(token_re
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--listen", "8080"], 2, "--listen 8080 is not HOST:PORT"),
-        (["--tls-cert", "a.pem"], 2, "--tls-cert and --tls-key go together"),
-        (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: not a usable certificate"),
-        (["--token-file", "/dev/null"], 2, "--token-file /dev/null is empty"),
+        (["--listen", "8080"], 2, "--listen 8080: must be HOST:PORT"),
+        (["--tls-cert", "a.pem"], 2, "--tls-cert and --tls-key must be used together"),
+        (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: invalid certificate or key"),
+        (["--token-file", "/dev/null"], 2, "--token-file /dev/null: is empty"),
         (["--from", "docker-archive:x.tar"], 2, "a hub serves a namespace or an OCI layout"),
         (["--from", "oci:typo"], 3, "oci:typo is not there"),
-        (["--listen", "192.0.2.1:8080"], 6, "listening at 192.0.2.1:8080: "),
+        (["--listen", "192.0.2.1:8080"], 6, "192.0.2.1:8080: cannot listen: "),
     ],
 )
-def test_what_cannot_be_served(carried: str, tmp_path: Path, arguments: list[str], code: int, message: str):
+def test_invalid_options(carried: str, tmp_path: Path, arguments: list[str], code: int, message: str):
     source = [] if "--from" in arguments else ["--from", carried]
     run = run_llmstack("hub", *source, *arguments, cwd=tmp_path)
     assert (run.code, run.stdout) == (code, "")
@@ -147,8 +147,8 @@ def test_what_cannot_be_served(carried: str, tmp_path: Path, arguments: list[str
     assert "Traceback" not in run.stderr
 
 
-def test_without_the_extra_it_says_what_to_install(carried: str, tmp_path: Path):
-    """A Python that cannot import starlette, as where `llmstack` was installed without `[hub]`."""
+def test_without_the_extra_the_error_says_what_to_install(carried: str, tmp_path: Path):
+    """starlette cannot be imported, as without `[hub]`."""
     (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('no', name='starlette')\n")
     done = subprocess.run(
         [sys.executable, "-m", "llmstack", "hub", "--from", carried],
@@ -159,5 +159,5 @@ def test_without_the_extra_it_says_what_to_install(carried: str, tmp_path: Path)
         cwd=tmp_path,
     )
     assert done.returncode == 6
-    assert "needs the package starlette" in done.stderr
+    assert "the package starlette is not installed" in done.stderr
     assert "pip install '.[hub]'" in done.stderr

@@ -1,4 +1,4 @@
-"""A registry and a layout that hold the same repos, and hubs that serve them."""
+"""Hubs that serve the same repos from a registry and from a layout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES: Mapping[str, bytes] = {
 
 
 def fill(models: BlobStore, datasets: BlobStore) -> None:
-    """Carry what the hubs serve."""
+    """Carry the repos that the hubs serve."""
     carry(models, "org--model", FILES)
     carry(models, "org--model--v1.0", {"config.json": b"{}"}, revision="v1.0", commit=OLD)
     carry(models, "org--parts", {"w.bin": WEIGHTS}, repo_id="org/parts", limits=IN_PARTS)
@@ -47,14 +47,14 @@ def fill(models: BlobStore, datasets: BlobStore) -> None:
 
 @pytest.fixture(scope="session")
 def polled_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry for hubs that last: they list it again and again, which a test that counts requests must not see."""
+    """A registry for the hubs of the session: their refreshes would disturb tests that count requests."""
     with plain_registry(tmp_path_factory.mktemp("polled-registry")) as registry:
         yield registry
 
 
 @pytest.fixture(scope="session")
 def served_registry(polled_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A hub before a registry."""
+    """A hub for a registry."""
     namespace = polled_registry.namespace()
     fill(repository(namespace), repository(namespace, "dataset"))
     with serving(tmp_path_factory.mktemp("hub"), namespace) as hub:
@@ -63,7 +63,7 @@ def served_registry(polled_registry: Registry, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def served_layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A hub before a folder."""
+    """A hub for an OCI layout."""
     folder = tmp_path_factory.mktemp("carried")
     fill(Layout(folder / "models"), Layout(folder / "datasets"))
     with serving(tmp_path_factory.mktemp("hub"), f"oci:{folder}") as hub:
@@ -74,7 +74,7 @@ RUNS = b"<script>alert('file')</script>"
 SVG = b"""<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30">
 <style>@import url("http://evil.invalid/a.css");</style><image href="http://evil.invalid/a.png"/>
 <script>alert("svg")</script><rect width="40" height="30" onload="alert('svg')"/></svg>"""
-# Each part of it opens a dialog, or asks another host for something, in a page that lets it.
+# Without a sanitizer, each element opens a dialog or requests something from another host.
 HOSTILE = b"""---
 license: mit
 ---
@@ -99,7 +99,7 @@ LONG_NAME = "a-rather-long-organisation-name/An-Extremely-Long-Model-Name-70B-In
 def served_pages(
     polled_registry: Registry, busybox_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    """A hub with repos for the pages: READMEs and files that mean harm, long names, an image that runs."""
+    """A hub with repos for the pages: hostile READMEs and files, long names, an image that runs."""
     namespace = polled_registry.namespace()
     models = repository(namespace)
     names = ("a.html", "a.svg", "a.xhtml", "a.js", "a.png", "a.xml", "a.txt", "LICENSE")
@@ -116,5 +116,5 @@ def served_pages(
 
 @pytest.fixture(scope="session")
 def clients() -> Mapping[str, Path]:
-    """The real clients' packages by their line of versions."""
+    """The packages of the real clients by version."""
     return {version: install_client(version) for version in ("0.36", "1", "2")}

@@ -1,4 +1,4 @@
-"""The Hub's real clients, each as a process with an empty cache, against what is served."""
+"""The real Hub clients, each as a process with an empty cache."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.support.serving import Serving, run_client
 
 pytestmark = pytest.mark.xdist_group("serving")
 
-# All that a client does, in one process: starting one costs more than all the rest.
+# Everything in one process: starting a client is the slowest step.
 EVERYTHING = """
 import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-def refused(kind, function, *args, **kwargs):
+def refused(error_type, function, *args, **kwargs):
     try:
         function(*args, **kwargs)
-    except kind as error:
+    except error_type as error:
         return type(error).__name__
     raise SystemExit(f"{function} was not refused")
 

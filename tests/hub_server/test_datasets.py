@@ -25,7 +25,7 @@ pyarrow.parquet.write_table(pyarrow.Table.from_pylist(json.load(sys.stdin)), sys
 LOAD = """
 import json
 from datasets import load_dataset
-print(json.dumps({kind: load_dataset(f"org/{kind}", split="train").to_list() for kind in ("csv", "parquet", "json")}))
+print(json.dumps({name: load_dataset(f"org/{name}", split="train").to_list() for name in ("csv", "parquet", "json")}))
 print(json.dumps([row["text"] for row in load_dataset("org/csv", split="train", streaming=True).take(3)]))
 """
 
@@ -39,8 +39,8 @@ def test_load_dataset(clients: Mapping[str, Path], registry: Registry, tmp_path:
         "parquet": {"data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()},
         "json": {"train.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS).encode()},
     }
-    for kind, files in repos.items():
-        carry(repository(namespace, "dataset"), f"org--{kind}", files, repo_id=f"org/{kind}", repo_type="dataset")
+    for name, files in repos.items():
+        carry(repository(namespace, "dataset"), f"org--{name}", files, repo_id=f"org/{name}", repo_type="dataset")
     with serving(tmp_path, namespace) as hub:
         loaded, streamed = map(json.loads, run_client(client, hub.url, tmp_path / "home", "-c", LOAD).splitlines())
     assert loaded == dict.fromkeys(repos, ROWS)

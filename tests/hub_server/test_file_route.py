@@ -1,4 +1,4 @@
-"""Files as they are sent: headers, ranges, conditions; and what is no file."""
+"""File responses: headers, ranges, conditions and errors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_the_headers_of_a_large_file(served_registry: Serving):
         assert "content-encoding" not in answer.headers
 
 
-def test_a_small_file_has_its_git_hash_and_is_text(served_registry: Serving):
+def test_a_small_file_has_its_git_hash_and_a_text_type(served_registry: Serving):
     data = FILES["config.json"]
     oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     answer = served_registry.get("/org/model/resolve/main/config.json")
     assert answer.headers["etag"] == f'"{oid}"'
     assert answer.headers["content-type"].startswith("text/plain")
-    # A README or a page of a stranger must not run as this hub's own.
+    # Foreign HTML must not run with the hub's origin.
     assert "sandbox" in answer.headers["content-security-policy"]
 
 
@@ -66,7 +66,7 @@ def test_a_small_file_has_its_git_hash_and_is_text(served_registry: Serving):
         (f"bytes=-{SIZE + 5}", 0, SIZE),
     ],
 )
-def test_a_range(served_registry: Serving, served_layout: Serving, asked: str, start: int, stop: int):
+def test_a_range_returns_its_bytes(served_registry: Serving, served_layout: Serving, asked: str, start: int, stop: int):
     for hub in (served_registry, served_layout):
         answer = hub.get(W, Range=asked)
         assert answer.body == WEIGHTS[start:stop]
@@ -79,18 +79,18 @@ def test_a_range(served_registry: Serving, served_layout: Serving, asked: str, s
     "asked",
     ["bytes=0-1,5-6", "bytes=5-1", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=1-2-3", "٣", f"bytes={'9' * 5000}-"],
 )
-def test_what_is_no_single_range_is_the_whole_file(served_layout: Serving, asked: str):
+def test_an_invalid_range_returns_the_complete_file(served_layout: Serving, asked: str):
     answer = served_layout.ask("HEAD", W, {"Range": asked.encode().decode("latin-1")})
     assert (answer.status, answer.headers["content-length"]) == (200, str(SIZE))
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={10**25}-", "bytes=-0"])
-def test_a_range_beyond_the_end(served_layout: Serving, asked: str):
+def test_a_range_beyond_the_end_gets_416(served_layout: Serving, asked: str):
     answer = served_layout.get(W, Range=asked)
     assert (answer.status, answer.headers["content-range"]) == (416, f"bytes */{SIZE}")
 
 
-def test_conditions(served_layout: Serving):
+def test_conditional_requests(served_layout: Serving):
     for condition in (ETAG, f"W/{ETAG}", f'"other", {ETAG}', "*"):
         answer = served_layout.get(W, If_None_Match=condition)
         assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", ETAG)
@@ -99,8 +99,8 @@ def test_conditions(served_layout: Serving):
     assert served_layout.get(W, If_Range='"other"', Range="bytes=0-3").status == 200
 
 
-def test_a_file_in_parts(served_registry: Serving, served_layout: Serving):
-    """Each part is somewhat less than a million bytes, and in a layer of its own."""
+def test_a_split_file(served_registry: Serving, served_layout: Serving):
+    """Each part is a little smaller than a million bytes, and in its own layer."""
     for hub in (served_registry, served_layout):
         answer = hub.get("/org/parts/resolve/main/w.bin")
         assert (answer.headers["etag"], answer.body) == (ETAG, WEIGHTS)
@@ -141,13 +141,13 @@ def test_revisions_and_ids(served_layout: Serving):
         ("/api/spaces/org/model", "NotFound"),
     ],
 )
-def test_what_is_not_there(served_layout: Serving, target: str, code: str):
+def test_errors_have_the_hubs_codes(served_layout: Serving, target: str, code: str):
     for method in ("GET", "HEAD"):
         answer = served_layout.ask(method, target)
         assert (answer.status, answer.headers["x-error-code"]) == (404, code)
         assert answer.headers["x-error-message"]
         assert method == "HEAD" or json.loads(answer.body)["error"] == answer.headers["x-error-message"]
-        # With the commit, a client remembers that there is no such file.
+        # With the commit, clients cache the miss.
         assert (answer.headers.get("x-repo-commit") == COMMIT) == (code == "EntryNotFound")
 
 
@@ -162,14 +162,14 @@ def test_what_is_not_there(served_layout: Serving, target: str, code: str):
         ("GET", "/api/models/org/model/paths-info/main"),
     ],
 )
-def test_nothing_can_be_written(served_layout: Serving, method: str, target: str):
+def test_the_hub_is_read_only(served_layout: Serving, method: str, target: str):
     answer = served_layout.ask(method, target, body=b"{}" if method != "GET" else b"")
     assert (answer.status, answer.headers["x-error-code"]) == (405, "ReadOnly")
     assert "read-only" in json.loads(answer.body)["error"]
     assert answer.headers["allow"] in {"GET, HEAD", "POST"}
 
 
-def test_trees_and_lists_come_in_pages(served_layout: Serving):
+def test_trees_and_lists_are_paged(served_layout: Serving):
     target = "/api/models/org/model/tree/main?recursive=true&limit=3"
     behind_tls = served_layout.ask("GET", target, {"X-Forwarded-Proto": "https", "Host": "hub.lab"})
     assert behind_tls.headers["link"].startswith("<https://hub.lab/api/models/org/model/tree/main?")
@@ -186,7 +186,7 @@ def test_trees_and_lists_come_in_pages(served_layout: Serving):
     assert len(json.loads(served_layout.get("/api/models?limit=1").body)) == 1
 
 
-def test_what_is_known_of_paths(served_layout: Serving):
+def test_paths_info_describes_files_and_folders(served_layout: Serving):
     target = "/api/models/org/model/paths-info/main"
     asked = ["sub dir", "config.json", "sub", "sub dir/", "", "sub dir/deep", "nothing", "config.json", "config.json/a"]
     answer = served_layout.ask("POST", target, body=urlencode([("paths", path) for path in asked]).encode())
@@ -196,7 +196,7 @@ def test_what_is_known_of_paths(served_layout: Serving):
     assert (answer.status, answer.headers["x-error-code"]) == (413, "TooLarge")
 
 
-def test_many_paths_that_are_not_there_cost_little():
+def test_many_unknown_paths_cost_little():
     names = [f"data/part-{number % 50}/file-{number}.json" for number in range(5000)]
     files = Files({name: IndexedFile(name, 0, "", "", ()) for name in names}, {})
     began = time.process_time()
@@ -206,7 +206,7 @@ def test_many_paths_that_are_not_there_cost_little():
 
 
 def test_a_file_of_more_than_50_gb(tmp_path):
-    """Clients refuse such a file where they are told its length; HEAD leaves that out."""
+    """Clients refuse such a file if HEAD returns its length, so HEAD omits it."""
     folder, size = tmp_path / "carried", 60 * 1000**3
     sparse_repo(Layout(folder / "models"), "org--big", size, b"last")
     with serving(tmp_path, f"oci:{folder}") as hub:

@@ -1,4 +1,4 @@
-"""Many clients, slow ones, ones that go away, and much to carry: none of it takes from the others, or grows."""
+"""Many clients, slow clients, disconnected clients and large files do not affect others, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEGABYTE = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def behind_a_door(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Door]]:
-    """A hub that reaches its registry through a door."""
+    """A hub that reaches its registry through a TCP proxy."""
     namespace = registry.namespace()
     carry(repository(namespace), "org--model", {"w.bin": DATA})
     with (
@@ -36,12 +36,12 @@ def behind_a_door(registry: Registry, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def memory(hub: Serving, what: str) -> int:
-    """Return a number of bytes of /proc/PID/status (proc(5)): VmRSS now, VmHWM at most so far."""
+    """Return a size of /proc/PID/status in bytes (proc(5)): VmRSS is the current one, VmHWM the peak."""
     text = Path(f"/proc/{hub.daemon.pid}/status").read_text()
     return int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{what}:"))) * 1024
 
 
-def test_a_client_that_goes_away_ends_the_read(behind_a_door: tuple[Serving, Door]):
+def test_a_disconnected_client_ends_the_transfer(behind_a_door: tuple[Serving, Door]):
     hub, door = behind_a_door
     assert hub.get(PATH, Range="bytes=0-9").status == 206
     idle, before = door.connections, door.moved
@@ -53,19 +53,19 @@ def test_a_client_that_goes_away_ends_the_read(behind_a_door: tuple[Serving, Doo
     while hub.metric("open_reads") or door.connections > idle:
         assert hub.daemon.alive
     assert hub.output.count(f"GET {PATH} 200 ") == 10
-    # What was on its way by then, and not the rest.
+    # Only what was already in transit.
     assert door.moved - before < 10 * SIZE * 0.75
 
 
-def test_slow_clients_hold_up_nobody(behind_a_door: tuple[Serving, Door]):
-    """More of them than there are threads to read with, each of which takes nothing after its first bytes."""
+def test_slow_clients_do_not_block_others(behind_a_door: tuple[Serving, Door]):
+    """They are more than the reader threads, and each stops reading after its first bytes."""
     hub, _ = behind_a_door
     with contextlib.ExitStack() as stack:
         for _ in range(80):
             stack.enter_context(hub.open(PATH))
         assert hub.metric("open_reads") == 80
         assert hashlib.sha256(hub.get(PATH).body).hexdigest() == DIGEST
-        # Each has what lies between two reads in memory, and no more.
+        # Each transfer keeps only the chunks between two reads in memory.
         assert memory(hub, "VmRSS") < 400 * MEGABYTE
 
 
@@ -83,7 +83,7 @@ def test_two_hundred_clients_at_once(behind_a_door: tuple[Serving, Door]):
     assert memory(hub, "VmHWM") < 500 * MEGABYTE
 
 
-def test_a_registry_that_breaks_off_is_gone_on_with(behind_a_door: tuple[Serving, Door]):
+def test_a_dropped_registry_connection_is_resumed(behind_a_door: tuple[Serving, Door]):
     hub, door = behind_a_door
     with hub.open(PATH) as response:
         head = response.read(MEGABYTE)
@@ -92,7 +92,7 @@ def test_a_registry_that_breaks_off_is_gone_on_with(behind_a_door: tuple[Serving
         assert head + response.read() == DATA
 
 
-def test_memory_does_not_grow_with_what_goes_through(tmp_path: Path):
+def test_memory_does_not_grow_with_the_file_size(tmp_path: Path):
     size = 2 * 1000**3
     sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:

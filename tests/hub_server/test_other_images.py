@@ -1,4 +1,4 @@
-"""Images that llmstack did not write, and carried ones whose layers were compressed on the way."""
+"""Images without a file index, and carried images whose layers a copy has compressed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UPPER = layers.tar(
 
 @pytest.fixture(scope="module")
 def hub(registry: Registry, tmp_path_factory: pytest.TempPathFactory):
-    """A hub of three images: of ranges, of gzip, and a carried one that a copy has compressed."""
+    """A hub with three images: uncompressed, gzip, and a carried one that a copy has compressed."""
     folder, namespace = tmp_path_factory.mktemp("others"), registry.namespace()
     plain = layers.image(folder / "plain", LOWER, UPPER)
     push(plain, f"{namespace}/models:other--plain", "--preserve-digests")
@@ -46,7 +46,7 @@ def hub(registry: Registry, tmp_path_factory: pytest.TempPathFactory):
         yield hub
 
 
-def test_uncompressed_layers_are_served_without_being_read(hub: Serving, registry: Registry):
+def test_uncompressed_layers_are_served_without_a_complete_read(hub: Serving, registry: Registry):
     registry.served()
     tree = json.loads(hub.get("/api/models/other/plain/tree/main?recursive=true").body)
     sizes = {"config.json": 3, "link.bin": len(BIG), "model.bin": len(BIG), "twin.json": 3}
@@ -57,7 +57,7 @@ def test_uncompressed_layers_are_served_without_being_read(hub: Serving, registr
         assert hub.get(f"/other/plain/resolve/main/{path}").body == data
     assert hub.get("/other/plain/resolve/main/model.bin", Range="bytes=-9").body == BIG[-9:]
     assert hub.get("/other/plain/resolve/main/gone.txt").status == 404
-    # It is looked through once, and its commit stands for its content.
+    # The layers are scanned once, and the commit changes with the content.
     registry.served()
     info = json.loads(hub.get("/api/models/other/plain").body)
     assert len(info["sha"]) == 40
@@ -68,7 +68,7 @@ def test_uncompressed_layers_are_served_without_being_read(hub: Serving, registr
 @pytest.mark.parametrize(
     ("repo_id", "revision", "path"), [("other/gzip", "v2", "config.json"), ("org/copied", "main", "w.bin")]
 )
-def test_compressed_layers_are_listed_and_left_to_extract(hub: Serving, repo_id: str, revision: str, path: str):
+def test_files_in_compressed_layers_are_listed_but_need_extract(hub: Serving, repo_id: str, revision: str, path: str):
     assert repo_id in [item["id"] for item in json.loads(hub.get("/api/models").body)]
     tree = json.loads(hub.get(f"/api/models/{repo_id}/tree/{revision}").body)
     assert path in [item["path"] for item in tree]
@@ -77,18 +77,18 @@ def test_compressed_layers_are_listed_and_left_to_extract(hub: Serving, repo_id:
     assert "llmstack extract" in answer.headers["x-error-message"]
 
 
-def test_the_pages_of_such_images(hub: Serving):
+def test_pages_of_images_without_a_file_index(hub: Serving):
     plain, gzipped, copied = (hub.get(f"/{name}").body.decode() for name in ("other/plain", "other/gzip", "org/copied"))
     assert "/model.bin" in plain
     assert "from huggingface_hub" not in gzipped + copied
     for text, image in ((gzipped, "models:other--gzip--v2"), (copied, "models:org--copied")):
-        assert "lie in compressed layers" in text
+        assert "in compressed layers" in text
         assert "/resolve/" not in text
         assert f"{image} ./" in text
 
 
-def test_large_compressed_layers_are_not_read_at_all(tmp_path: Path):
-    """The layer is not even there: its size alone tells."""
+def test_large_compressed_layers_are_not_read(tmp_path: Path):
+    """The layer does not even exist: the size in the manifest decides."""
     layout = Layout(tmp_path / "carried/models")
     config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [f"sha256:{'cd' * 32}"]}}).encode()
     layout.write_blob(lambda: [config])

@@ -1,4 +1,4 @@
-"""The pages over HTTP: the catalogue, repos, errors for people, and what keeps all of it harmless."""
+"""The pages over HTTP: the list of repos, repo pages, errors and security headers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 TEMPLATES = Path(llmstack.hub_server.pages.__file__).parent / "templates"
 
 
-def repo(kind: RepoType, repo_id: str, size: int, created: str = "2024-05-06T07:08:09+00:00") -> Repo:
+def repo(repo_type: RepoType, repo_id: str, size: int, created: str = "2024-05-06T07:08:09+00:00") -> Repo:
     digest = Digest("sha256:" + "0" * 64)
     reader = Layout(Path("nowhere"))
     revision = Revision(
-        kind, repo_id, "main", COMMIT, f"models:{repo_id}", digest, size, 1, "mit", False, created, False, reader
+        repo_type, repo_id, "main", COMMIT, f"models:{repo_id}", digest, size, 1, "mit", False, created, False, reader
     )
-    return make_repo(kind, repo_id, [revision])
+    return make_repo(repo_type, repo_id, [revision])
 
 
 REPOS = [
@@ -43,15 +43,15 @@ REPOS = [
 ]
 
 
-def shown(path: str = "", **query: str) -> list[str]:
-    return [repo.repo_id for repo in repo_list.values(REPOS, path, query)["repos"]]
+def shown(default: RepoType | None = None, **query: str) -> list[str]:
+    return [repo.repo_id for repo in repo_list.values(REPOS, default, query)["repos"]]
 
 
-def test_searching_and_sorting():
+def test_search_and_sort():
     assert shown(search="ORG") == ["Org/large", "org/set"]
     assert shown(search="large org") == ["Org/large"]
-    assert shown(search="org", type="dataset") == shown("/datasets") == ["org/set"]
-    assert shown("/datasets", type="model", search="org") == ["Org/large"]
+    assert shown(search="org", type="dataset") == shown("dataset") == ["org/set"]
+    assert shown("dataset", type="model", search="org") == ["Org/large"]
     assert shown(search="org", sort="size") == ["Org/large", "org/set"]
     assert shown(sort="size")[:2] == ["Org/large", "org/set"]
     assert [shown(sort="newest")[0], shown(sort="newest", page="2")[-1]] == ["org/set", "Org/large"]
@@ -59,8 +59,8 @@ def test_searching_and_sorting():
     assert shown(search="nothing") == []
 
 
-def test_pages_of_the_catalogue():
-    first, second = repo_list.values(REPOS, "", {"sort": "newest"}), repo_list.values(REPOS, "", {"page": "2"})
+def test_pages_of_the_repo_list():
+    first, second = repo_list.values(REPOS, None, {"sort": "newest"}), repo_list.values(REPOS, None, {"page": "2"})
     assert (first["count"], first["last"], len(first["repos"])) == (102, 2, 100)
     assert (first["previous_url"], first["next_url"]) == (None, "/?search=&type=all&sort=newest&page=2")
     assert (second["next_url"], len(second["repos"])) == (None, 2)
@@ -82,11 +82,11 @@ def test_pages_of_the_catalogue():
         ("zh;q=much,*", "en"),
     ],
 )
-def test_the_language_that_a_browser_asks_for(header: str, language: str):
+def test_the_language_follows_accept_language(header: str, language: str):
     assert choose_language(header) == language
 
 
-def test_every_text_is_there_in_every_language():
+def test_every_language_has_every_text():
     used = {key for path in TEMPLATES.iterdir() for key in re.findall(r"""\bt\(["'](\w+)["'][,)]""", path.read_text())}
     for texts in TEXTS.values():
         assert texts.keys() == TEXTS["en"].keys()
@@ -95,11 +95,11 @@ def test_every_text_is_there_in_every_language():
             assert re.findall(r"{\w+}", text) == re.findall(r"{\w+}", TEXTS["en"][key])
 
 
-def test_what_a_page_tells(served_registry: Serving):
-    text = served_registry.ask("GET", "/org/model", HTML).body.decode()
+def test_a_repo_page_has_facts_snippets_and_readme(served_registry: Serving):
+    page = served_registry.ask("GET", "/org/model", HTML).body.decode()
     for fact in (COMMIT, "3.1 MB", "mit", "feature-extraction", "transformers", "2024-05-06", "models:org--model<"):
-        assert fact in text
-    assert '<h2 id="readme-a-model">A model</h2>' in text
+        assert fact in page
+    assert '<h2 id="readme-a-model">A model</h2>' in page
     old = served_registry.ask("GET", "/org/model/tree/v1.0", HTML).body.decode()
     assert OLD in old
     assert "HF_TOKEN" not in old
@@ -111,20 +111,20 @@ def test_what_a_page_tells(served_registry: Serving):
 
 
 @pytest.mark.parametrize("host", ["a.lab/b", "a$(x)", 'a"><script>', "q z", "[::1", "x@y"])
-def test_a_host_that_is_none(host: str, served_layout: Serving):
+def test_an_invalid_host_is_not_shown(host: str, served_layout: Serving):
     for path in ("/", "/models", "/datasets/org/set"):
         assert served_layout.ask("GET", path, {"Host": host}).status == 200
-    text = served_layout.ask("GET", "/org/model", {"Host": host}).body.decode()
-    assert "HF_ENDPOINT=http://HOST:PORT\n" in text
-    assert host not in text
+    page = served_layout.ask("GET", "/org/model", {"Host": host}).body.decode()
+    assert "HF_ENDPOINT=http://HOST:PORT\n" in page
+    assert host not in page
 
 
-def test_the_address_behind_a_proxy_that_speaks_tls(served_layout: Serving):
-    """What is shown to be copied is what the browser asked, as the proxy says."""
+def test_the_url_behind_a_tls_proxy(served_layout: Serving):
+    """The snippets use the host of the browser and the scheme of the proxy."""
     for said, scheme in (("https", "https"), ("http", "http"), ("gopher", "http"), ("https'$(x)", "http")):
         asked = {**HTML, "Host": "hub.lab", "X-Forwarded-Proto": said}
-        text = served_layout.ask("GET", "/org/model", asked).body.decode()
-        assert f"HF_ENDPOINT={scheme}://hub.lab\n" in text
+        page = served_layout.ask("GET", "/org/model", asked).body.decode()
+        assert f"HF_ENDPOINT={scheme}://hub.lab\n" in page
 
 
 def test_folders_and_files(served_layout: Serving):
@@ -139,7 +139,7 @@ def test_folders_and_files(served_layout: Serving):
         assert (answer.status, answer.headers["location"]) == (307, f"/org/model/resolve/{COMMIT}/config.json")
 
 
-def test_pages_of_a_folder(tmp_path: Path):
+def test_folders_are_paged(tmp_path: Path):
     files = {f"{number:04}": b"x" for number in range(ENTRIES + 1)}
     carry(Layout(tmp_path / "carried/models"), "org--many", files, repo_id="org/many")
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
@@ -150,7 +150,7 @@ def test_pages_of_a_folder(tmp_path: Path):
     assert [len(re.findall("resolve/", page)) for page in (first, second)] == [ENTRIES, 1]
 
 
-def test_a_folders_image_is_copied_into_a_registry(served_layout: Serving, registry: Registry):
+def test_the_push_snippet_copies_the_image_to_a_registry(served_layout: Serving, registry: Registry):
     text = html.unescape(served_layout.ask("GET", "/org/model/tree/v1.0", HTML).body.decode())
     command = re.search(r"skopeo copy .*", text.split('id="use-push"')[1])[0].partition("<")[0]
     target = f"{registry.host}/copied"
@@ -169,17 +169,17 @@ def test_a_folders_image_is_copied_into_a_registry(served_layout: Serving, regis
         ("/a/b/c/d", 404, "NotFound"),
     ],
 )
-def test_errors_are_pages_for_browsers_alone(path: str, status: int, code: str, served_layout: Serving):
-    for headers, kind in ((HTML, "text/html"), ({"Accept": "*/*"}, "application/json"), ({}, "application/json")):
+def test_errors_are_pages_for_browsers_only(path: str, status: int, code: str, served_layout: Serving):
+    for headers, media_type in ((HTML, "text/html"), ({"Accept": "*/*"}, "application/json"), ({}, "application/json")):
         answer = served_layout.ask("GET", path, headers)
         assert (answer.status, answer.headers["x-error-code"]) == (status, code)
-        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["content-type"].startswith(media_type)
     assert (
         served_layout.ask("GET", "/api/models/org/other", HTML).headers["content-type"].startswith("application/json")
     )
 
 
-def test_a_registry_that_is_away_from_the_start(registry: Registry, tmp_path: Path):
+def test_the_page_for_an_unavailable_registry(registry: Registry, tmp_path: Path):
     with Door(registry.host) as door:
         door.shut()
         with serving(tmp_path, f"{door.name}/away") as hub:
@@ -189,7 +189,7 @@ def test_a_registry_that_is_away_from_the_start(registry: Registry, tmp_path: Pa
     assert TEXTS["zh"]["error_Unavailable"] in answer.body.decode()
 
 
-def test_the_headers_of_pages_and_of_what_they_load(served_layout: Serving):
+def test_the_headers_of_pages_and_assets(served_layout: Serving):
     page = served_layout.ask("GET", "/", HTML)
     policy = page.headers["content-security-policy"].split("; ")
     assert {"default-src 'none'", "img-src 'self'", "style-src 'self'", "frame-ancestors 'none'"} <= set(policy)
@@ -206,7 +206,7 @@ def test_the_headers_of_pages_and_of_what_they_load(served_layout: Serving):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "media_type"),
     [
         ("a.html", "application/octet-stream"),
         ("a.xhtml", "application/octet-stream"),
@@ -218,8 +218,8 @@ def test_the_headers_of_pages_and_of_what_they_load(served_layout: Serving):
         ("a.svg", "image/svg+xml"),
     ],
 )
-def test_a_repos_file_is_no_page_of_the_hub(name: str, kind: str, served_pages: Serving):
+def test_files_of_a_repo_are_not_served_as_html(name: str, media_type: str, served_pages: Serving):
     headers = served_pages.get(f"/bad/files/resolve/main/{name}").headers
-    assert headers["content-type"] == kind
+    assert headers["content-type"] == media_type
     assert headers["x-content-type-options"] == "nosniff"
     assert {"default-src 'none'", "sandbox"} <= set(headers["content-security-policy"].split("; "))

@@ -1,4 +1,4 @@
-"""The pages in a real browser: with and without scripts, in both themes, on a phone, with READMEs that mean harm."""
+"""The pages in a real browser: without scripts, in both themes, on a phone, and with hostile READMEs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ COPIED_BY_CLICK = ("shell", "python", "extract", "docker", "kubernetes")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser, for all tests of this file."""
+    """One browser for all tests of this file."""
     with chromium() as browser:
         yield browser
 
 
-def test_from_the_search_to_what_is_copied_without_scripts(
-    browser: Browser, served_pages: Serving, engine: Engine, tmp_path: Path
-):
+def test_search_and_copy_work_without_scripts(browser: Browser, served_pages: Serving, engine: Engine, tmp_path: Path):
     with visit(browser, served_pages.url, scripts=False) as visited:
         page = visited.page
         expect(page.get_by_role("row")).to_have_count(6)
@@ -49,7 +47,7 @@ def test_from_the_search_to_what_is_copied_without_scripts(
 
 
 def check_copied(copied: dict[str, str], engine: Engine, folder: Path) -> None:
-    """Run what was copied as it is."""
+    """Run the copied snippets unchanged."""
     run(f"{copied['shell']}\n{copied['extract']}", folder)
     assert (folder / "runs/data/a.txt").read_text() == "a"
     environment = copied["shell"].splitlines()[0].removeprefix("export ").split("=", 1)
@@ -70,8 +68,8 @@ def run(script: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_readme_that_means_harm_does_none(browser: Browser, served_pages: Serving):
-    # What the first of it does where it may, so that the rest of this test means something.
+def test_a_hostile_readme_does_nothing(browser: Browser, served_pages: Serving):
+    # Without the sanitizer it does run, so that the rest of this test is meaningful.
     with visit(browser, "about:blank") as raw:
         raw.page.set_content(HOSTILE.decode().partition("<iframe")[0])
         while not {"script", "handler", "svg"} <= set(raw.dialogs):
@@ -82,7 +80,7 @@ def test_a_readme_that_means_harm_does_none(browser: Browser, served_pages: Serv
         expect(page.get_by_role("link", name="remote")).to_have_attribute("href", "http://evil.invalid/e.png")
         expect(page.get_by_alt_text("own")).to_have_js_property("naturalWidth", 40)
         page.get_by_text("another").click()
-        # Were the sanitiser to miss one, the policy would still stop it.
+        # If the sanitizer missed something, the Content-Security-Policy would stop it.
         violated = page.evaluate(
             """() => new Promise(resolve => {
                 addEventListener("securitypolicyviolation", event => resolve(event.effectiveDirective));
@@ -91,7 +89,7 @@ def test_a_readme_that_means_harm_does_none(browser: Browser, served_pages: Serv
         )
         assert violated.startswith("script-src")
         assert outside(visited.requests, served_pages) == set()
-        # An image that is opened by itself is a document.
+        # An SVG image that is opened directly is a document.
         page.goto(page.get_by_alt_text("own").evaluate("image => image.src"))
         expect(page.locator("rect")).to_have_count(1)
     assert visited.dialogs == []
@@ -102,7 +100,7 @@ def outside(urls: list[str], hub: Serving) -> set[str]:
     return {url for url in urls if not url.startswith(f"{hub.url}/")}
 
 
-def test_a_repos_page_of_html_is_saved_not_shown(browser: Browser, served_pages: Serving):
+def test_an_html_file_is_downloaded_not_shown(browser: Browser, served_pages: Serving):
     with visit(browser, served_pages.url) as visited:
         page = visited.page
         page.goto(f"{served_pages.url}/bad/files")
@@ -130,12 +128,12 @@ def test_themes_languages_and_phones(browser: Browser, served_pages: Serving):
     assert len(colours) == 4
 
 
-def test_the_keyboard_reaches_everything(browser: Browser, served_pages: Serving):
+def test_everything_is_reachable_by_keyboard(browser: Browser, served_pages: Serving):
     with visit(browser, served_pages.url) as visited:
         page = visited.page
         page.keyboard.press("Tab")
-        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-        expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+        expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+        expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
         page.goto(f"{served_pages.url}/good/runs")
         page.locator("#use-shell pre").focus()
         page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""READMEs become harmless HTML whose links and images lead to the repo on this hub."""
+"""READMEs become sanitized HTML with links and images to this hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmstack.oci.reference import Digest
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = Digest("sha256:" + "0" * 64)
 REVISION = Revision(
-    kind="model",
+    repo_type="model",
     repo_id="org/model",
     name="v 1",
     commit=COMMIT,
@@ -92,19 +92,19 @@ def test_links_images_and_headings(text: str, expected: str):
         "<object data=x></object><embed src=x><video src=x></video>",
     ],
 )
-def test_what_pages_must_not_hold_is_left_out(text: str):
+def test_unsafe_elements_are_removed(text: str):
     assert re.sub(r"</?p>", "", html(text)).strip() == ""
 
 
 @pytest.mark.parametrize(
     "text", ["[a](javascript:x)", "<a href='jAvascript:x'>a</a>", "<a href=' &#1;javascript:x'>a</a>", "[a](data:a,b)"]
 )
-def test_links_that_would_run_something(text: str):
+def test_links_that_run_scripts_are_removed(text: str):
     assert "href" not in html(text) or 'href="#"' in html(text)
 
 
 @pytest.mark.parametrize("text", ["<div>" * (MAX_TAGS + 1), "a" * (MAX_TEXT + 1)])
-def test_what_would_take_too_long_is_shown_as_it_is_written(text: str):
+def test_a_too_long_readme_is_shown_as_plain_text(text: str):
     assert html(text) == f"<pre>{text.replace('<', '&lt;').replace('>', '&gt;')}</pre>"
 
 
@@ -119,8 +119,8 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-class Judge(HTMLParser):
-    """Fails on whatever a page must not hold."""
+class Checker(HTMLParser):
+    """Fails on elements and attributes that are not allowed."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in TAGS
@@ -136,7 +136,7 @@ class Judge(HTMLParser):
                 self.check_link(value)
 
     def check_link(self, value: str) -> None:
-        # What a browser leaves out of an address, or reads as a slash.
+        # Browsers ignore some characters in a URL, and read a backslash as a slash.
         seen = re.sub(r"[\t\r\n]", "", value).strip().replace("\\", "/")
         scheme = urlsplit(seen).scheme
         assert scheme in SCHEMES or (seen.startswith(("/", "#")) and not seen.startswith("//"))
@@ -148,7 +148,7 @@ class Judge(HTMLParser):
 
 
 @given(st.lists(FRAGMENTS | st.text(max_size=8), max_size=12).map("".join))
-def test_nothing_harmful_comes_through(text: str):
-    judge = Judge()
-    judge.feed(html(text))
-    judge.close()
+def test_any_readme_is_sanitized(text: str):
+    checker = Checker()
+    checker.feed(html(text))
+    checker.close()

@@ -1,4 +1,4 @@
-"""What is there changes: new images, moved tags, a registry that is away for a while."""
+"""New images, moved tags, and a registry that is unavailable for a while."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def test_new_images_and_moved_tags_appear_without_a_restart(registry: Registry, 
     with serving(tmp_path, namespace) as hub:
         assert hub.get(PATH).body == b"old"
         assert hub.get("/org/new/resolve/main/a").headers["x-error-code"] == "RepoNotFound"
-        # What was not there a moment ago is looked for again only after a while; another name at once.
+        # A miss is cached for a while; another name is looked up at once.
         carry(models, "org--newer", {"a": b"1"}, repo_id="org/newer")
         assert hub.get("/org/newer/resolve/main/a").body == b"1"
         carry(models, "org--model", {"config.json": b"new"})
         answer = hub.get(f"/org/model/resolve/{COMMIT}/config.json")
         assert (answer.body, answer.headers["x-repo-commit"]) == (b"new", COMMIT)
         assert hub.get(PATH).body == b"new"
-        # Whoever began with the old commit ends with it.
+        # A client that started with the old commit can finish.
         assert hub.get(f"/org/model/resolve/{OLD}/config.json").body == b"old"
 
 
-def test_a_listing_reads_only_what_has_moved(registry: Registry, tmp_path: Path):
+def test_a_refresh_reads_only_moved_tags(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
     models = repository(namespace)
     for name in ("a", "b", "c"):
@@ -53,30 +53,30 @@ def test_a_listing_reads_only_what_has_moved(registry: Registry, tmp_path: Path)
         carry(models, "org--e", {"config.json": b"e"}, repo_id="org/e")
         while len(json.loads(hub.get("/api/models").body)) < 4:
             assert hub.daemon.alive
-        # The listing that found it may not have ended yet.
-        wait_for_listing(hub)
+        # The refresh that found it may still be running.
+        wait_for_refresh(hub)
         registry.served()
-        wait_for_listing(hub)
+        wait_for_refresh(hub)
         served = [request for request in registry.served() if f"{namespace.partition('/')[2]}/" in request.target]
     assert {request.method for request in served} == {"HEAD", "GET"}
     assert all("tags/list" in request.target for request in served if request.method == "GET")
 
 
-def wait_for_listing(hub: Serving) -> None:
-    """Wait until a listing has ended."""
+def wait_for_refresh(hub: Serving) -> None:
+    """Wait until a refresh has ended."""
     before = hub.metric("refreshed_timestamp_seconds")
     while hub.metric("refreshed_timestamp_seconds") <= before:
         assert hub.daemon.alive
 
 
-def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
+def test_an_unavailable_registry_gets_503_until_it_is_back(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
     carry(repository(namespace), "org--model", {"config.json": b"{}"})
     with Door(registry.host) as door:
         door.shut()
         behind = namespace.replace(registry.host, door.name)
         with serving(tmp_path, behind, env={"LLMSTACK_HUB_REFRESH": "1"}) as hub:
-            # It starts all the same, and says when to come back.
+            # The hub starts anyway, and says when to retry.
             for target in (PATH, "/api/models/org/model", "/api/models", "/healthz", "/"):
                 answer = hub.get(target)
                 assert (answer.status, answer.headers["retry-after"]) == (503, "5")
@@ -85,7 +85,7 @@ def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
                 assert hub.daemon.alive
             assert hub.get(PATH).body == b"{}"
             door.shut()
-            # What is in memory is still told; bytes are not there.
+            # Metadata comes from memory; file contents are unavailable.
             assert hub.ask("HEAD", PATH).status == 200
             assert json.loads(hub.get("/api/models/org/model").body)["sha"] == COMMIT
             answer = hub.get(PATH)
@@ -95,8 +95,8 @@ def test_a_registry_that_is_away(registry: Registry, tmp_path: Path):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_repository_that_is_refused_for_a_while(registry: Registry, tmp_path: Path, status: int):
-    """What was known of it stays, and the other one is listed as ever."""
+def test_known_repos_stay_while_access_is_denied(registry: Registry, tmp_path: Path, status: int):
+    """The other repository is still refreshed."""
     namespace = registry.namespace()
     models = repository(namespace)
     carry(models, "org--model", {"config.json": b"{}"})
@@ -108,17 +108,17 @@ def test_a_repository_that_is_refused_for_a_while(registry: Registry, tmp_path: 
             carry(models, "org--new", {"config.json": b"{}"}, repo_id="org/new")
             while len(json.loads(hub.get("/api/models").body)) < 2:
                 assert hub.daemon.alive
-            while "trying again, what was known stays" not in hub.output:
+            while "retrying, the known repos stay" not in hub.output:
                 assert hub.daemon.alive
             assert hub.get("/datasets/org/set/resolve/main/a.csv").body == b"a"
             assert [item["id"] for item in json.loads(hub.get("/api/datasets").body)] == ["org/set"]
             proxy.rules = []
-            while "listing what is there works again" not in hub.output:
+            while "listing works again" not in hub.output:
                 assert hub.daemon.alive
 
 
-def test_nobody_reads_what_the_hub_prints(registry: Registry):
-    """Whatever collected its lines has ended: it goes on listing, also after an error that it could tell nobody of."""
+def test_refreshing_survives_a_closed_stdout(registry: Registry):
+    """Also after an error that it cannot print."""
     namespace = registry.namespace()
     models = repository(namespace)
     carry(models, "org--model", {"config.json": b"{}"})
@@ -131,7 +131,7 @@ def test_nobody_reads_what_the_hub_prints(registry: Registry):
                 match = next(filter(None, map(SERVING.search, process.stdout or ())))
                 if process.stdout:
                     process.stdout.close()
-                # More of them than one listing asks for before it fails.
+                # More than one refresh requests before it fails.
                 proxy.rules = [away := Rule("GET", "/tags/list", times=7, status=503)]
                 carry(models, "org--new", {"config.json": b"{}"}, repo_id="org/new")
                 deadline = time.monotonic() + 30
@@ -142,8 +142,8 @@ def test_nobody_reads_what_the_hub_prints(registry: Registry):
                 process.terminate()
 
 
-def test_a_registry_that_falls_silent(registry: Registry, tmp_path: Path):
-    """More requests for what nobody knows than there are threads: what is known is told all the same."""
+def test_known_repos_are_served_while_a_lookup_hangs(registry: Registry, tmp_path: Path):
+    """There are more requests for unknown repos than threads."""
     namespace = registry.namespace()
     models = repository(namespace)
     carry(models, "org--model", {"config.json": b"{}"})
@@ -155,30 +155,30 @@ def test_a_registry_that_falls_silent(registry: Registry, tmp_path: Path):
             assert {answer.status for answer in clients.map(hub.get, ["/api/models/org/new"] * 8)} == {200}
             proxy.rules = [Rule(".*", "/manifests/org--missing", times=None, silent=True)]
             asked = [clients.submit(hub.get, target) for target in missing]
-            # One alone waits for the registry.
+            # Only one waits for the registry.
             answers = [next(done).result() for done in [as_completed(asked, timeout=30)] for _ in missing[1:]]
             assert {(answer.status, answer.headers["retry-after"]) for answer in answers} == {(503, "5")}
             assert json.loads(hub.get("/api/models/org/model").body)["sha"] == COMMIT
             proxy.refuse()
             assert {answer.result().status for answer in asked} == {503}
-            # Nobody has heard that they are not there.
+            # The misses were not confirmed, so they are not cached.
             assert hub.get(missing[0]).status == 503
             proxy.rules = []
             proxy.accept()
             assert hub.get(missing[0]).headers["x-error-code"] == "RepoNotFound"
 
 
-def test_a_registry_that_says_nothing(tmp_path: Path):
-    """It is not waited for: whoever asks hears that it is away, until it is there."""
+def test_the_hub_starts_while_the_registry_does_not_answer(tmp_path: Path):
+    """Requests get 503 meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         behind = f"127.0.0.1:{silent.getsockname()[1]}/t"
         with serving(tmp_path, behind, env={"LLMSTACK_TIMEOUT": "3600"}) as hub:
             answer = hub.get("/healthz")
             assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-            assert "has not been listed yet" in hub.get(PATH).headers["x-error-message"]
+            assert "not listed yet" in hub.get(PATH).headers["x-error-message"]
 
 
-def test_a_blob_that_the_registry_lost(registry: Registry, tmp_path: Path):
+def test_a_missing_blob_is_a_bad_gateway(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
     index = carry(repository(namespace), "org--model", {"config.json": b'{"lost": 1}'})
     with serving(tmp_path, namespace) as hub:

@@ -1,4 +1,4 @@
-"""Whatever is asked for: an answer that is no crash, nothing from outside the repo, no header but the hub's own."""
+"""Any request gets a valid answer, without files from outside the repo and without unexpected headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmstack.hub_server.routes import ApiCall, FileAddress, parse_address
+from llmstack.hub_server.routes import ROUTES, find_route
+from llmstack.hub_server.urls import FILE, Target, normalized
 from tests.hub_server.conftest import FILES
 from tests.support.serving import Serving
 
@@ -35,7 +36,7 @@ WORDS += ["auth-check", "commits", "v1.0", "config.json", "sub%20dir", "healthz"
 SEGMENT = st.one_of(
     st.sampled_from(WORDS), st.sampled_from(NASTY), st.text(max_size=8).map(lambda t: quote(t, safe="%"))
 )
-# Half of them begin as a sound request does, so that what follows is looked at.
+# Half of them start like a valid request, so that the rest is parsed.
 START = st.sampled_from(
     ["", "", "/org/model/resolve/main", "/org/model/resolve", "/api/models/org/model/tree/main", "/api/models/org"]
 )
@@ -93,7 +94,7 @@ OWN = {
 
 
 def raw(hub: Serving, request: bytes) -> tuple[int, list[str], bytes]:
-    """Send bytes as they are; return the status, the header lines and the body."""
+    """Send raw bytes; return the status, the header lines and the body."""
     with contextlib.closing(socket.create_connection(("127.0.0.1", hub.port), timeout=30)) as connection:
         connection.sendall(request)
         data = b""
@@ -106,7 +107,7 @@ def raw(hub: Serving, request: bytes) -> tuple[int, list[str], bytes]:
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(METHOD, PATH, QUERY, HEADERS, HOST, st.binary(max_size=30))
-def test_any_request(
+def test_any_request_gets_a_valid_answer(
     served_layout: Serving, method: str, path: str, query: str, headers: dict[str, str], host: str, body: bytes
 ):
     sent = {**headers, "Host": host, "Connection": "close", "Content-Length": str(len(body))}
@@ -121,26 +122,58 @@ def test_any_request(
 
 
 @given(PATH)
-def test_addresses_name_repos_and_paths_alone(path: str):
-    address = parse_address(path)
-    if isinstance(address, ApiCall | FileAddress):
-        assert ".." not in address.repo_id
-        assert address.repo_id.count("/") <= 1
-    if isinstance(address, FileAddress):
-        assert address.path
-        assert address.revision
+def test_a_target_has_a_valid_repo_id(path: str):
+    if found := find_route(normalized(path)):
+        route, target = found
+        assert ".." not in target.repo_id
+        assert target.repo_id.count("/") <= 1
+        if route.template is FILE:
+            assert target.path
+            assert target.revision
 
 
-def test_a_hundred_ways_out_lead_nowhere(served_layout: Serving):
+@pytest.mark.parametrize(
+    ("path", "handler", "target"),
+    [
+        ("/api/models", "get_repos", Target("model")),
+        ("/api/datasets/", "get_repos", Target("dataset")),
+        ("/api/models/gpt2", "get_repo", Target("model", "gpt2")),
+        ("/api/models/org/m/revision/v1%2F2", "get_repo", Target("model", "org/m", "v1/2")),
+        ("/api/models/org/m/tree/refs/pr/1/a/b", "get_tree", Target("model", "org/m", "refs/pr/1", "a/b")),
+        ("/api/models/org%2Fm/tree/refs%2Fpr%2F1", "get_tree", Target("model", "org/m", "refs/pr/1")),
+        ("/api/datasets/gpt2/refs", "get_refs", Target("dataset", "gpt2")),
+        ("/api/models/org/m/refs/more", "", None),
+        ("/api/spaces/m", "", None),
+        ("/api/%6dodels", "", None),
+        ("/datasets/org/s/resolve/main/a%2Fb/c", "get_file", Target("dataset", "org/s", "main", "a/b/c")),
+        ("/models/org/m/resolve/main/a", "get_file", Target("model", "org/m", "main", "a")),
+        ("/org/m/resolve/main", "", None),
+        ("/org/m/blob/main", "get_repo_page", Target("model", "org/m", "main")),
+        ("/datasets/s", "get_repo_page", Target("dataset", "s")),
+        ("/datasets", "get_repo_list", Target("dataset")),
+        ("//", "get_repo_list", Target()),
+        ("/%68ealthz", "get_repo_page", Target("model", "healthz")),
+    ],
+)
+def test_the_handler_and_the_target_of_a_path(path: str, handler: str, target: Target | None):
+    found = find_route(normalized(path))
+    assert (found[0].handler.__name__, found[1]) == (handler, target) if found else target is None
+
+
+def test_only_the_health_check_is_public():
+    assert [route.handler.__name__ for route in ROUTES if route.public] == ["get_healthz"]
+
+
+def test_path_traversal_gets_404(served_layout: Serving):
     ups = ["..", "%2e%2e", "%2E.", "..%2f..", "....//", "%252e%252e", "..%5c..", "./..", "%c0%ae%c0%ae"]
     for up in ups:
         for depth in (1, 4, 9):
-            for place in ("/org/model/resolve/main/", "/api/models/org/model/tree/main/", "/datasets/", "/"):
-                answer = served_layout.get(place + f"{up}/" * depth + "etc/passwd")
-                assert answer.status == 404, (place, up, depth)
+            for start in ("/org/model/resolve/main/", "/api/models/org/model/tree/main/", "/datasets/", "/"):
+                answer = served_layout.get(start + f"{up}/" * depth + "etc/passwd")
+                assert answer.status == 404, (start, up, depth)
 
 
-def test_every_listed_file_can_be_had(served_layout: Serving):
+def test_every_listed_file_can_be_downloaded(served_layout: Serving):
     for path, data in FILES.items():
         for safe in ("", "/"):
             assert served_layout.get(f"/org/model/resolve/main/{quote(path, safe=safe)}").body == data

@@ -1,4 +1,4 @@
-"""The machine's Chromium, driven by Playwright; what its pages ask for and say is noted."""
+"""Chromium under Playwright, which records requests and dialogs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, sy
 from tests.support.process import RigError
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-# It asks its makers for nothing.
+# No requests to the browser's vendor.
 ARGUMENTS = [
     "--disable-gpu",
     "--disable-quic",
@@ -26,7 +26,7 @@ WIDE, PHONE = 1280, 390
 
 @dataclass
 class Visit:
-    """A page with what it asked for, what of that its policy kept from being sent, and the dialogs that it opened."""
+    """A page with its requests, those that its policy blocked, and its dialogs."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
@@ -42,13 +42,13 @@ class Visit:
         dialog.dismiss()
 
     def selected(self) -> str:
-        """Return the text that is selected, as copying would take it."""
+        """Return the selected text, as copying takes it."""
         return str(self.page.evaluate("getSelection().toString()"))
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run a browser without a window."""
+    """Run a headless browser."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         raise RigError("these tests need a browser: apt-get install chromium (`make system` does it)")
@@ -64,7 +64,7 @@ def chromium() -> Iterator[Browser]:
 def visit(
     browser: Browser, url: str, *, width: int = WIDE, dark: bool = False, language: str = "en-GB", scripts: bool = True
 ) -> Iterator[Visit]:
-    """Open an address in a window and a profile of its own."""
+    """Open a URL in a new profile."""
     context = browser.new_context(
         viewport=ViewportSize(width=width, height=800),
         color_scheme="dark" if dark else "light",

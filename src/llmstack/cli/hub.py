@@ -8,58 +8,66 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.exit_codes import Interrupted
-from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption, open_session
+from llmstack.cli.exit_codes import EDGE, Interrupted
+from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
 from llmstack.errors import UnavailableError, UsageError
 
 
 def hub(
     source: Annotated[
-        str | None, typer.Option("--from", metavar="NAMESPACE", help="What to serve: a namespace, or oci:FOLDER.")
+        str | None, typer.Option("--from", metavar="NAMESPACE", help="Namespace or OCI layout (oci:FOLDER) to serve.")
     ] = None,
-    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:8080",
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on.")
+    ] = "127.0.0.1:8080",
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", metavar="FILE", help="A file with the token clients must send.")
+        Path | None, typer.Option("--token-file", metavar="FILE", help="File with the token that clients must send.")
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Speak TLS with this certificate chain (PEM).")
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="TLS certificate chain (PEM).")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="The certificate's key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="TLS private key (PEM).")] = None,
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     quiet: QuietOption = False,
-    _debug: DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Serve carried images as a Hugging Face Hub, read-only: HF_ENDPOINT=http://… is all that clients need.
+    """Serve carried images as a read-only Hugging Face Hub. Clients set HF_ENDPOINT=http://HOST:PORT.
 
-    Needs the extra `hub`. Nothing is kept on a disk; what a registry holds is streamed through. One line a request goes
-    to stdout.
+    Requires the extra `hub`. Files are streamed from the registry and not stored. Each request is logged to stdout.
     """
-    address = _address(listen)
+    EDGE.debug = debug
+    host, port = _address(listen)
     if (tls_cert is None) != (tls_key is None):
-        raise UsageError("--tls-cert and --tls-key go together")
+        raise UsageError("--tls-cert and --tls-key must be used together")
     try:
         from llmstack.hub_server.refresher import Refresher
-        from llmstack.hub_server.server import Listen, serve
+        from llmstack.hub_server.server import CONNECTIONS, RETRY_POLICY, Listen, open_repo_index, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):
             raise
         raise UnavailableError(
-            f"the hub needs the package {error.name}, which is not installed",
+            f"the package {error.name} is not installed: llmstack hub requires the extra `hub`",
             hint="in llmstack's folder: pip install '.[hub]'",
         ) from error
-    from llmstack.hub_server.start import CONNECTIONS, RETRY_POLICY, open_shelf
+    from llmstack.cli.session import namespace_of, start
 
-    session = open_session(
-        quiet=quiet, plain_http=plain_http, jobs=jobs, connections=CONNECTIONS, retry_policy=RETRY_POLICY
+    session = start(
+        {"jobs": jobs},
+        quiet=quiet,
+        progress="none",
+        plain_http=plain_http,
+        debug=debug,
+        connections=CONNECTIONS,
+        retry_policy=RETRY_POLICY,
     )
-    where = Listen(*address, _token(token_file), tls_cert, tls_key)
-    shelf = open_shelf(source, session.namespace, session.registries, session.settings.jobs, _note)
-    refresher = Refresher(shelf, session.settings.hub_refresh, _note)
+    address = Listen(host, port, _token(token_file), tls_cert, tls_key)
+    repo_index = open_repo_index(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    refresher = Refresher(repo_index, session.settings.hub_refresh, _note)
     try:
-        serve(shelf, refresher, where, _no_line if quiet else _line, _note)
+        serve(repo_index, refresher, address, _no_line if quiet else _line, _note)
     except Interrupted:
-        # A server that is told to end and does has done its work: exit code 0.
+        # A signal is the normal end of a server: exit code 0.
         _note("stopped")
     finally:
         session.client.cancel.set()
@@ -68,7 +76,7 @@ def hub(
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen {text} is not HOST:PORT", hint="as in 0.0.0.0:8080 or [::1]:8080")
+        raise UsageError(f"--listen {text}: must be HOST:PORT", hint="as in 0.0.0.0:8080 or [::1]:8080")
     return host.strip("[]"), int(port)
 
 
@@ -78,9 +86,9 @@ def _token(path: Path | None) -> str | None:
     try:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"--token-file {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not token:
-        raise UsageError(f"--token-file {path} is empty")
+        raise UsageError(f"--token-file {path}: is empty")
     return token
 
 

@@ -1,9 +1,9 @@
-"""`llmstack hub`: carried images served as a Hugging Face Hub. The web packages that it needs are the extra `hub`.
+"""`llmstack hub`: carried images served as a Hugging Face Hub. Its web packages are the extra `hub`.
 
-server       sockets, TLS, signals, the web server
-application  one request: who may ask, which handler answers, one line of log
-addresses    what a path asks for
-api, resolve, pages
-shelf        what is there: values.Repo and values.Revision, refreshed again and again
-opening, looking, reading    from images to those values, to files, to ranges of bytes
+server       socket, TLS and web server
+application  one request: token, route, log line
+routes       the table of routes, with urls for their paths; the handlers are in hub_api, file_route and pages
+repo_index   the repos as values (repos), refreshed by refresher
+image_files  from an image to its revision, files and bytes
+streaming    blocking reads in threads, streamed to clients
 """

@@ -1,4 +1,4 @@
-"""Error answers in the Hub's own form: a status, X-Error-Code and X-Error-Message, and `{"error": …}` as the body."""
+"""Errors in the Hub's form: a status, X-Error-Code and X-Error-Message, and `{"error": …}` as the body."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 
-# How long a client is asked to wait when the registry is away, in seconds.
+# Seconds to wait before a retry when the registry is unavailable.
 RETRY_AFTER = 5
 _MAX_MESSAGE = 300
 
 
 class AnswerError(LlmstackError):
-    """A request that is answered with an error: `status`, the Hub's `code` for it, and further headers."""
+    """A request that gets an error response: `status`, the Hub's error `code`, and extra headers."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -21,50 +21,49 @@ class AnswerError(LlmstackError):
         self.headers = dict(headers or {})
 
 
-def repo_not_found(kind: str, repo_id: str) -> AnswerError:
-    """Return the answer for a repo that is not there."""
-    return AnswerError(404, "RepoNotFound", f"no {kind} {repo_id} was carried here")
+def repo_not_found(repo_type: str, repo_id: str) -> AnswerError:
+    """Return the answer for an unknown repo."""
+    return AnswerError(404, "RepoNotFound", f"{repo_type} {repo_id} not found on this hub")
 
 
-def revision_not_found(repo_id: str, revision: str, there: list[str]) -> AnswerError:
-    """Return the answer for a revision that is not there; it tells which ones are."""
-    return AnswerError(
-        404, "RevisionNotFound", f"{repo_id} was not carried at {revision}; there is: {', '.join(there)}"
-    )
+def revision_not_found(repo_id: str, revision: str, available: list[str]) -> AnswerError:
+    """Return the answer for an unknown revision; it names the available ones."""
+    message = f"{repo_id}: revision {revision} not found; available: {', '.join(available)}"
+    return AnswerError(404, "RevisionNotFound", message)
 
 
 def entry_not_found(repo_id: str, path: str, commit: str) -> AnswerError:
-    """Return the answer for a file or folder that is not there; the commit lets clients remember that."""
-    return AnswerError(404, "EntryNotFound", f"{repo_id} has no {path}", {"X-Repo-Commit": commit})
+    """Return the answer for an unknown file or folder; with the commit, clients cache the miss."""
+    return AnswerError(404, "EntryNotFound", f"{repo_id}: {path} not found", {"X-Repo-Commit": commit})
 
 
 def no_route() -> AnswerError:
-    """Return the answer for an address that this hub does not have."""
-    return AnswerError(404, "NotFound", "this hub has no such address")
+    """Return the answer for a path that this hub does not have."""
+    return AnswerError(404, "NotFound", "this hub has no such path")
 
 
 def read_only(allowed: str) -> AnswerError:
-    """Return the answer for everything that writes."""
-    text = "this hub is read-only: carry repos with llmstack ferry"
-    return AnswerError(405, "ReadOnly", text, {"Allow": allowed})
+    """Return the answer for a method that writes."""
+    message = "this hub is read-only: add repos with llmstack ferry"
+    return AnswerError(405, "ReadOnly", message, {"Allow": allowed})
 
 
 def not_authorized() -> AnswerError:
-    """Return the answer for a request without the token that this hub wants; browsers ask for it as a password."""
-    text = "this hub wants its token: set HF_TOKEN"
-    return AnswerError(401, "RepoNotFound", text, {"WWW-Authenticate": 'Basic realm="llmstack hub"'})
+    """Return the answer for a request without the token; browsers ask for it as a password."""
+    message = "this hub requires its token: set HF_TOKEN"
+    return AnswerError(401, "RepoNotFound", message, {"WWW-Authenticate": 'Basic realm="llmstack hub"'})
 
 
 def needs_extract(repo_id: str, path: str, image: str) -> AnswerError:
-    """Return the answer for what lies in compressed layers, of which no range can be read."""
-    text = f"{path} of {repo_id} is in a compressed layer: get it with llmstack extract {image}"
-    return AnswerError(501, "NeedsExtract", text)
+    """Return the answer for files in compressed layers, which allow no range reads."""
+    message = f"{path} of {repo_id} is in a compressed layer: run llmstack extract {image}"
+    return AnswerError(501, "NeedsExtract", message)
 
 
 def answer_for(error: LlmstackError) -> AnswerError:
-    """Return how an error of the places behind the hub is answered.
+    """Return the answer for an error of the registry or layout.
 
-    What the registry has lost, or has damaged, is a bad gateway; all else may pass.
+    Lost or damaged content is a bad gateway; anything else may be temporary.
     """
     if isinstance(error, AnswerError):
         return error
@@ -74,7 +73,7 @@ def answer_for(error: LlmstackError) -> AnswerError:
 
 
 def headers_of(error: AnswerError) -> dict[str, str]:
-    """Return the headers of an error answer; a message may hold what a stranger sent, so it becomes plain ASCII."""
-    text = error.message.encode("ascii", "backslashreplace").decode()
-    message = "".join(char if char.isprintable() else "?" for char in text)[:_MAX_MESSAGE]
+    """Return the headers of an error; the message may quote foreign input, so it becomes printable ASCII."""
+    ascii_only = error.message.encode("ascii", "backslashreplace").decode()
+    message = "".join(char if char.isprintable() else "?" for char in ascii_only)[:_MAX_MESSAGE]
     return {"X-Error-Code": error.code, "X-Error-Message": message, **error.headers}

@@ -1,37 +1,147 @@
-"""The Hub's API under /api/models and /api/datasets, as values to be sent as JSON."""
+"""The Hub's API under /api/models and /api/datasets: handlers, and the values that they send as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.hf.snapshot import HubFile
-from llmstack.hub_server.error_answers import entry_not_found, needs_extract
+from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
+from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.model_card import card_of
-from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Repo, Revision
-from llmstack.hub_server.routes import ApiCall
+from llmstack.hub_server.urls import Target, endpoint_of
 
 Json = dict[str, Any]
-Items = Iterator[Json]
+
+# The entries of one page of a list or a tree, as on the Hub.
+PAGE = 1000
+# Clients send some hundred paths at once; 10,000 long ones are smaller than this, in bytes.
+MAX_FORM = 2 * 1024 * 1024
 
 
-def info(shelf: RepoIndex, call: ApiCall, *, blobs: bool, expand: frozenset[str]) -> Json:
-    """Return a repo's info at a revision (main by default); `expand` names the only fields that are wanted."""
-    revision = shelf.revision(call.kind, call.repo_id, call.revision or DEFAULT_REVISION)
-    value = summary(revision) | _from_card(revision, card_of(shelf, revision))
-    files = shelf.files(revision)
+async def get_whoami(_hub: Hub, request: Request, _target: Target) -> Response:
+    """Answer who the token's owner is: every token is a reader's."""
+    if not request.headers.get("Authorization"):
+        raise not_authorized()
+    access = {"type": "access_token", "accessToken": {"displayName": "read", "role": "read"}}
+    user = {"type": "user", "id": "reader", "name": "reader", "fullname": "Reader", "orgs": [], "auth": access}
+    return json_response(user)
+
+
+def get_repos(hub: Hub, request: Request, target: Target) -> Response:
+    """List the repos of a type."""
+    query = request.query_params
+    repos = hub.repo_index.repos(target.repo_type)
+    found = matching(repos, search=query.get("search", ""), author=query.get("author", ""))
+    return _paged(request, (summary(repo.shown) for repo in found))
+
+
+def get_repo(hub: Hub, request: Request, target: Target) -> Response:
+    """Describe a repo at a revision (default: main); `expand` selects fields."""
+    revision = _revision(hub, target)
+    files = hub.repo_index.files(revision)
+    blobs = _flag(request, "blobs")
+    value = summary(revision) | _from_card(revision, card_of(hub.repo_index, revision))
     value["siblings"] = [_sibling(file, blobs=blobs) for file in files.in_order()]
     value["usedStorage"] = revision.size
-    return {name: item for name, item in value.items() if not expand or name in expand | {"_id", "id", "sha"}}
+    expand = set(request.query_params.getlist("expand"))
+    return json_response({name: item for name, item in value.items() if not expand or name in expand | _ALWAYS})
+
+
+def get_tree(hub: Hub, request: Request, target: Target) -> Response:
+    """List a folder, or everything below it."""
+    revision = _revision(hub, target)
+    files = hub.repo_index.files(revision)
+    return _paged(request, tree(revision, files, target.path.rstrip("/"), recursive=_flag(request, "recursive")))
+
+
+async def post_paths_info(hub: Hub, request: Request, target: Target) -> Response:
+    """Describe the paths in a form."""
+    form = await _form(request)
+
+    def answer() -> Response:
+        paths = parse_qs(form.decode("utf-8", "surrogateescape")).get("paths", [])
+        return json_response(paths_info(hub.repo_index.files(_revision(hub, target)), paths))
+
+    return await hub.threads.run(answer)
+
+
+def get_commits(hub: Hub, _request: Request, target: Target) -> Response:
+    """List the one known commit."""
+    return json_response(commits(_revision(hub, target)))
+
+
+def get_refs(hub: Hub, _request: Request, target: Target) -> Response:
+    """List the branches and tags of a repo."""
+    return json_response(refs(_repo(hub, target)))
+
+
+def get_auth_check(hub: Hub, _request: Request, target: Target) -> Response:
+    """Answer 200 for a repo that exists."""
+    _repo(hub, target)
+    return json_response({})
+
+
+def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response. It is ASCII: names may contain lone surrogates."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return Response(body, status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
+
+
+def _repo(hub: Hub, target: Target) -> Repo:
+    return hub.repo_index.find(target.repo_type or "model", target.repo_id)
+
+
+def _revision(hub: Hub, target: Target) -> Revision:
+    return hub.repo_index.revision(target.repo_type or "model", target.repo_id, target.revision or DEFAULT_REVISION)
+
+
+def _paged(request: Request, items: Iterator[Json]) -> Response:
+    query = request.query_params
+    limit = min(_number(query.get("limit"), PAGE) or PAGE, PAGE)
+    cursor = _number(query.get("cursor"), 0)
+    found = list(islice(items, cursor, cursor + limit + 1))
+    if len(found) <= limit:
+        return json_response(found)
+    pairs = [(name, value) for name, value in query.multi_items() if name != "cursor"]
+    following = urlencode([*pairs, ("cursor", str(cursor + limit))], errors="replace")
+    path = quote(request.scope["raw_path"].decode("latin-1"), safe="/%:@&=+$,~!*'();")
+    return json_response(found[:limit], headers={"Link": f'<{endpoint_of(request)}{path}?{following}>; rel="next"'})
+
+
+def _number(digits: str | None, default: int) -> int:
+    return int(digits) if digits and digits.isascii() and digits.isdigit() and len(digits) < 10 else default
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Return a boolean query parameter; old clients send `True`, new ones `true` or `1`."""
+    return request.query_params.get(name, "").lower() in {"true", "1"}
+
+
+async def _form(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise AnswerError(413, "TooLarge", f"the form is larger than {MAX_FORM} bytes")
+    return bytes(body)
+
+
+_ALWAYS = {"_id", "id", "sha"}
 
 
 def summary(revision: Revision) -> Json:
-    """Return what lists and infos tell of a repo."""
+    """Return the fields of a repo that do not need its files."""
     value: Json = {
         "_id": revision.commit[:24],
         "id": revision.repo_id,
@@ -47,13 +157,13 @@ def summary(revision: Revision) -> Json:
     }
     if date := hub_date(revision.created):
         value["lastModified"] = value["createdAt"] = date
-    if revision.kind == "model":
+    if revision.repo_type == "model":
         value["modelId"] = revision.repo_id
     return value
 
 
 def _from_card(revision: Revision, card: Json) -> Json:
-    """Return what the Hub reads out of a repo's card."""
+    """Return the fields that the Hub takes from a repo's card."""
     tags = [str(tag) for tag in card["tags"]] if isinstance(card.get("tags"), list) else []
     value: Json = {name: card[name] for name in ("pipeline_tag", "library_name") if isinstance(card.get(name), str)}
     license_tag = [f"license:{revision.license}"] if revision.license else []
@@ -61,7 +171,7 @@ def _from_card(revision: Revision, card: Json) -> Json:
 
 
 def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
-    """Return the repos whose id holds `search`, whatever the case, and that are an author's, where one is named."""
+    """Return the repos of an author (default: any) whose ID contains each word of `search`, ignoring case."""
     words = search.casefold().split()
     return [
         repo
@@ -72,7 +182,7 @@ def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
 
 
 def refs(repo: Repo) -> Json:
-    """Return a repo's branches and tags: what was carried under another name than main counts as a tag."""
+    """Return a repo's branches and tags: every carried revision but main is a tag."""
     value: dict[str, list[Json]] = {"branches": [], "converts": [], "tags": []}
     for revision in repo.revisions:
         name, commit = revision.name, revision.commit
@@ -89,11 +199,11 @@ def refs(repo: Repo) -> Json:
 
 
 def commits(revision: Revision) -> list[Json]:
-    """Return the one commit that is known."""
+    """Return the one known commit in the form of a history."""
     return [
         {
             "id": revision.commit,
-            "title": f"{revision.name} as it was carried",
+            "title": f"Carried as {revision.name}",
             "message": "",
             "authors": [],
             "date": hub_date(revision.created) or "1970-01-01T00:00:00.000Z",
@@ -102,61 +212,52 @@ def commits(revision: Revision) -> list[Json]:
 
 
 def tree(revision: Revision, files: Files, folder: str, *, recursive: bool) -> Iterator[Json]:
-    """Yield what lies in a folder (the empty one: the repo), or below it; raises AnswerError if there is none."""
-    prefix = f"{folder}/" if folder else ""
-    seen: set[str] = set()
-    empty = True
-    for file in files.in_order():
-        if not file.path.startswith(prefix):
-            continue
-        empty = False
-        parents = file.path[len(prefix) :].split("/")[:-1]
-        for depth in range(1, 1 + (len(parents) if recursive else min(1, len(parents)))):
-            path = prefix + "/".join(parents[:depth])
-            if path not in seen:
-                seen.add(path)
-                yield _directory(path)
-        if recursive or not parents:
-            yield entry(file)
-    if empty and revision.needs_extract:
+    """Yield the entries of a folder ("" is the root), or all below it; raises AnswerError if it does not exist.
+
+    The cost is that of the entries that are taken, not of all files.
+    """
+    below = files.below(folder)
+    if not below and revision.needs_extract:
         raise needs_extract(revision.repo_id, folder or "everything", revision.image)
-    if empty and folder:
+    if not below and folder:
         raise entry_not_found(revision.repo_id, folder, revision.commit)
+    start = len(folder) + 1 if folder else 0
+    number, previous = below.start, ""
+    while number < below.stop:
+        path = files.paths[number]
+        # Files are sorted: a folder is new unless the path before is in it, too.
+        slash = path.find("/", max(start, _common(path, previous)) if recursive else start)
+        while slash >= 0:
+            yield _directory(path[:slash])
+            slash = path.find("/", slash + 1) if recursive else -1
+        if not recursive and "/" in path[start:]:
+            number = files.after(path[: path.index("/", start)])
+            continue
+        yield entry(files.files[path])
+        number, previous = number + 1, path
+
+
+def _common(path: str, previous: str) -> int:
+    """Return the length of the folder that two paths share, with its slash."""
+    end = 0
+    while (slash := path.find("/", end)) >= 0 and previous.startswith(path[end : slash + 1], end):
+        end = slash + 1
+    return end
 
 
 def paths_info(files: Files, paths: Iterable[str]) -> list[Json]:
-    """Return what is known of each path; those that are not there are left out, as on the Hub."""
-    wanted = dict.fromkeys(paths)
-    # Clients mostly ask for files, which need no look at all the others.
-    folders = set() if wanted.keys() <= files.files.keys() else _folders(files.files)
+    """Return what is known of each path; unknown ones are left out, as on the Hub."""
     found = []
-    for path in wanted:
+    for path in dict.fromkeys(paths):
         if file := files.files.get(path):
             found.append(entry(file))
-        elif path in folders:
+        elif path and files.below(path):
             found.append(_directory(path))
     return found
 
 
-def _folders(paths: Iterable[str]) -> set[str]:
-    """Return every folder that one of the paths lies in."""
-    found: set[str] = set()
-    for path in paths:
-        folder = path.rpartition("/")[0]
-        while folder and folder not in found:
-            found.add(folder)
-            folder = folder.rpartition("/")[0]
-    return found
-
-
-def page(items: Iterator[Json], cursor: int, limit: int) -> tuple[list[Json], int | None]:
-    """Return `limit` items from `cursor` on, and the next page's cursor, None where that was the last."""
-    taken = list(islice(items, cursor, cursor + limit + 1))
-    return taken[:limit], cursor + limit if len(taken) > limit else None
-
-
 def entry(file: IndexedFile) -> Json:
-    """Return a file as a tree lists it."""
+    """Return a file's entry in a tree."""
     known = HubFile(file.path, file.size, file.oid)
     value: Json = {"type": "file", "oid": known.git_oid, "size": file.size, "path": file.path}
     if known.is_lfs:
@@ -178,15 +279,10 @@ def _sibling(file: IndexedFile, *, blobs: bool) -> Json:
     return value
 
 
-def hub_date(text: str | None) -> str | None:
-    """Return an ISO 8601 time in the one form that Hub clients read; None for what is none."""
+def hub_date(created: str | None) -> str | None:
+    """Return an ISO 8601 time in the form that Hub clients parse; None if it is invalid."""
     try:
-        time = datetime.fromisoformat(text or "")
+        time = datetime.fromisoformat(created or "")
         return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     except (ValueError, OverflowError):
         return None
-
-
-def flag(query: Mapping[str, str], name: str) -> bool:
-    """Tell whether a query's parameter says yes, as old clients (`True`) or new ones (`true`, `1`) do."""
-    return query.get(name, "").lower() in {"true", "1"}

@@ -1,4 +1,4 @@
-"""What was read, kept by what it is of as long as there is room: read once however many ask at a time."""
+"""A weighted LRU cache; concurrent misses of one key load it once."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Keeps values that weigh `limit` in all, the last one whatever its weight; safe in threads.
-
-    What was not asked for longest goes first.
-    """
+    """Keeps the most recently used values up to a total weight of `limit`, at least one; thread-safe."""
 
     def __init__(self, limit: int, weigh: Callable[[V], int]) -> None:
         self._limit = limit
         self._weigh = weigh
-        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._values: OrderedDict[K, V] = OrderedDict()
         self._weight = 0
         self._lock = threading.Lock()
-        self._reading: defaultdict[K, threading.Lock] = defaultdict(threading.Lock)
+        self._loading: defaultdict[K, threading.Lock] = defaultdict(threading.Lock)
 
-    def get(self, key: K, read: Callable[[], V]) -> V:
-        """Return the value of a key, by `read` where it is not kept; raises what reading raises."""
+    def get(self, key: K, load: Callable[[], V]) -> V:
+        """Return the value of a key, loaded on a miss; raises what `load` raises."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            turn = self._reading[key]
-        with turn:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            loading = self._loading[key]
+        with loading:
             with self._lock:
-                if key in self._kept:
-                    return self._kept[key]
+                if key in self._values:
+                    return self._values[key]
             try:
-                value = read()
+                value = load()
                 self.put(key, value)
                 return value
             finally:
                 with self._lock:
-                    self._reading.pop(key, None)
+                    self._loading.pop(key, None)
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value."""
+        """Add a value."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = value
+            if key not in self._values:
+                self._values[key] = value
                 self._weight += self._weigh(value)
-            while self._weight > self._limit and len(self._kept) > 1:
-                _, oldest = self._kept.popitem(last=False)
+            while self._weight > self._limit and len(self._values) > 1:
+                _, oldest = self._values.popitem(last=False)
                 self._weight -= self._weigh(oldest)

@@ -1,4 +1,4 @@
-"""The YAML at the head of a README.md, as the Hub tells it of a repo: tags, task, library, license and the like."""
+"""The model card: the YAML front matter of README.md, with tags, task, library and license."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from llmstack.safe_yaml import YamlError, parse_yaml
 
 README = "README.md"
 MAX_README = 1024 * 1024
-# Cards are short; what is longer takes the parser long.
+# The parser takes long for more.
 _MAX_CARD = 64 * 1024
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 
 
-def card_of(shelf: RepoIndex, revision: Revision) -> dict[str, Any]:
-    """Return a repo's card; empty where there is none, or none that can be read now."""
+def card_of(repo_index: RepoIndex, revision: Revision) -> dict[str, Any]:
+    """Return a repo's card; empty if it is missing, invalid or cannot be read now."""
     try:
-        data = shelf.read(revision, README, MAX_README)
+        data = repo_index.read(revision, README, MAX_README)
     except LlmstackError:
         return {}
     return parse_card((data or b"").decode(errors="replace"))
 
 
-def parse_card(text: str) -> dict[str, Any]:
-    """Return the YAML at a README's head as what JSON can hold; empty where there is none that is sound."""
-    match = _FRONT_MATTER.match(text.removeprefix("\ufeff"))
+def parse_card(readme: str) -> dict[str, Any]:
+    """Return a README's front matter as values that JSON has; empty if it is missing or invalid."""
+    match = _FRONT_MATTER.match(readme.removeprefix("\ufeff"))
     return _parse(match[1]) if match and len(match[1]) <= _MAX_CARD else {}
 
 
@@ -43,14 +43,14 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def split_card(text: str) -> str:
-    """Return a README without its card."""
+    """Return a README without its front matter."""
     text = text.removeprefix("\ufeff")
     match = _FRONT_MATTER.match(text)
     return text[match.end() :] if match else text
 
 
 def _plain(value: object) -> object:
-    """Turn what YAML knows and JSON does not (dates, odd keys, infinity) into text."""
+    """Convert values that JSON does not have (dates, infinity, keys that are not strings)."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -58,6 +58,6 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
-        # No number of another kind is one in JSON.
+        # JSON has neither NaN nor infinity, and JavaScript no larger integers.
         return value if abs(value) < 2**53 else None
     return str(value)

@@ -1,4 +1,4 @@
-"""Listing what is there again and again, in a thread of its own."""
+"""A thread that refreshes the repo index."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from llmstack.hub_server.error_answers import RETRY_AFTER
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.reporting import write_traceback
 
-# How long the first listing is waited for: who asks for a page meanwhile hears that there is none yet, and a probe does
-# not have to guess whether the hub lives.
+# The hub starts to listen after this time, in seconds, even if the first refresh has not ended: it then answers 503.
 LONGEST_START = 5.0
 
 
 class Refresher:
-    """Refreshes a shelf every `interval` seconds until it is closed, and sooner after one that failed.
+    """Refreshes the index every `interval` seconds, sooner after a failure, until it is closed.
 
-    `note` hears when that begins to fail, and when it works again.
+    `note` gets a message when refreshing starts to fail, and when it works again.
     """
 
-    def __init__(self, shelf: RepoIndex, interval: float, note: Callable[[str], None]) -> None:
-        self._shelf = shelf
+    def __init__(self, repo_index: RepoIndex, interval: float, note: Callable[[str], None]) -> None:
+        self._repo_index = repo_index
         self._interval = interval
         self._note = note
         self._error: LlmstackError | None = None
@@ -33,9 +32,9 @@ class Refresher:
         self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
 
     def start(self) -> None:
-        """Begin, and return when all is listed or a place is away, at the latest after LONGEST_START seconds.
+        """Start the thread and wait for the first refresh, at most LONGEST_START seconds.
 
-        Raises what a person has to put right before listing can work, as far as it is known by then.
+        Raises the error of that refresh if the user must fix it, and not if the registry is unavailable.
         """
         self._thread.start()
         self._tried.wait(LONGEST_START)
@@ -44,7 +43,7 @@ class Refresher:
         self._started = True
 
     def close(self) -> None:
-        """End; a listing that is under way is not waited for."""
+        """Stop, without waiting for a refresh in progress."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -52,7 +51,7 @@ class Refresher:
             try:
                 self._refresh()
             except Exception:
-                # A bug here must not end the listing for good.
+                # A bug must not end the thread.
                 write_traceback(sys.stderr)
             self._tried.set()
             if self._stop.wait(min(RETRY_AFTER, self._interval) if self._error else self._interval):
@@ -61,15 +60,15 @@ class Refresher:
     def _refresh(self) -> None:
         before, self._error = self._error, self._listed()
         if before and not self._error:
-            self._note("listing what is there works again")
-        # What `start` is going to raise is not said twice.
-        heard = self._started or isinstance(self._error, UnavailableError)
-        if self._error and not before and heard and not self._stop.is_set():
-            self._note(f"listing what is there: {self._error}; trying again, what was known stays")
+            self._note(f"{self._repo_index.name}: listing works again")
+        # `start` raises the others.
+        is_news = self._started or isinstance(self._error, UnavailableError)
+        if self._error and not before and is_news and not self._stop.is_set():
+            self._note(f"{self._repo_index.name}: listing failed: {self._error}; retrying, the known repos stay")
 
     def _listed(self) -> LlmstackError | None:
         try:
-            self._shelf.refresh()
+            self._repo_index.refresh()
         except LlmstackError as error:
             return error
         return None

@@ -1,52 +1,54 @@
-"""What is there: the repos that the places hold, listed again and again, and kept in memory by digest."""
+"""The repos of a namespace or a layout: listed again and again, and kept in memory by digest."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
-from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.carried_image.naming import DEFAULT_REVISION, tag_for
 from llmstack.carried_image.places import Place
-from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError
+from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import repo_not_found, revision_not_found
-from llmstack.hub_server.listing import digests, tags_of
+from llmstack.hub_server.image_files import open_files, open_revision, read_range
 from llmstack.hub_server.lru_cache import Cache
-from llmstack.hub_server.opening import open_files, open_revision
-from llmstack.hub_server.reading import read_range
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
-from llmstack.hub_server.turn import Turn
 from llmstack.net.parallel import run_all
+from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
+from llmstack.oci.repository import Repository
+from llmstack.oci.store import BlobReader
 
-# What is kept in memory: files of indexes (about 750 bytes each), and bytes of small files.
+# Limits of the caches: files of indexes (about 750 bytes each), and bytes of small files.
 _MAX_FILES = 200_000
 _MAX_SMALL = 32 * 1024 * 1024
-# Images whose tag has moved on while a client was still fetching them.
+# Images whose tag has moved while clients may still be downloading them.
 _MAX_FORMER = 256
-# How long what was not there is taken for not there, in seconds, and of how many names that is remembered.
-_LOOK_AGAIN = 10.0
-_MAX_LOOKED = 10_000
-# How long a request waits while another one has something looked for, in seconds.
-_LONGEST_TURN = 1.0
+# A name that was not found is looked up again after this time, in seconds; and the number of such names in memory.
+_MISS_SECONDS = 10.0
+_MAX_MISSES = 10_000
+# A request waits this long while another one looks up a name, in seconds.
+_LONGEST_WAIT = 1.0
 Key = tuple[RepoType, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a tag named when it was last read; no revision for what is no repo."""
+    """What a tag named when it was last read; no revision if it is not a repo."""
 
     digest: Digest
     revision: Revision | None
 
 
 class RepoIndex:
-    """The repos of some places, called `name`; safe in threads. `note` hears of images that cannot be used."""
+    """The repos of `name`, a namespace or a layout; thread-safe. `note` gets a message per image that is left out."""
 
     def __init__(self, name: str, places: Sequence[Place], jobs: int, note: Callable[[str], None]) -> None:
         self.name = name
@@ -56,54 +58,57 @@ class RepoIndex:
         self._files = Cache[Digest, Files](_MAX_FILES, lambda files: len(files.files))
         self._small = Cache[tuple[Digest, str], bytes](_MAX_SMALL, len)
         self._lock = threading.Lock()
-        self._looking = Turn(_LONGEST_TURN)
-        self._looked: dict[tuple[RepoType, str, str], float] = {}
+        self._lookup = BoundedLock(_LONGEST_WAIT)
+        self._misses: dict[tuple[RepoType, str, str], float] = {}
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
         self._repos: Mapping[Key, Repo] = {}
         self.refreshed: float | None = None
 
-    def repos(self, kind: RepoType | None = None) -> list[Repo]:
-        """Return the repos of a kind (None: both), sorted by id; raises UnavailableError before the first listing."""
+    def repos(self, repo_type: RepoType | None = None) -> list[Repo]:
+        """Return the repos of a type (None: all), sorted by ID; raises UnavailableError before the first refresh."""
+        self.check_listed()
+        return [repo for _, repo in sorted(self._repos.items()) if repo_type in {None, repo.repo_type}]
+
+    def check_listed(self) -> None:
+        """Raise UnavailableError before the first refresh."""
         if self.refreshed is None:
-            raise UnavailableError("what is there has not been listed yet")
-        return [repo for _, repo in sorted(self._repos.items()) if kind in {None, repo.kind}]
+            raise UnavailableError(f"{self.name}: not listed yet")
 
     @property
     def count(self) -> int:
-        """How many repos are there."""
+        """The number of repos."""
         return len(self._repos)
 
-    def find(self, kind: RepoType, repo_id: str) -> Repo:
-        """Return one repo; raises AnswerError (RepoNotFound), UnavailableError before the first listing."""
-        if self.refreshed is None:
-            raise UnavailableError("what is there has not been listed yet")
-        if (kind, repo_id) not in self._repos:
-            self._look(kind, repo_id, DEFAULT_REVISION)
-        repo = self._repos.get((kind, repo_id))
+    def find(self, repo_type: RepoType, repo_id: str) -> Repo:
+        """Return one repo; raises AnswerError (RepoNotFound), UnavailableError before the first refresh."""
+        self.check_listed()
+        if (repo_type, repo_id) not in self._repos:
+            self._look_up(repo_type, repo_id, DEFAULT_REVISION)
+        repo = self._repos.get((repo_type, repo_id))
         if repo is None:
-            raise repo_not_found(kind, repo_id)
+            raise repo_not_found(repo_type, repo_id)
         return repo
 
-    def revision(self, kind: RepoType, repo_id: str, name: str) -> Revision:
-        """Return a repo's revision by its name or commit; raises AnswerError (RepoNotFound, RevisionNotFound)."""
-        if found := self._known(kind, repo_id, name):
+    def revision(self, repo_type: RepoType, repo_id: str, name: str) -> Revision:
+        """Return a revision by its name or commit; raises AnswerError (RepoNotFound, RevisionNotFound)."""
+        if found := self._known(repo_type, repo_id, name):
             return found
         if self.refreshed is not None:
-            self._look(kind, repo_id, name)
-        repo = self.find(kind, repo_id)
-        if found := self._known(kind, repo_id, name):
+            self._look_up(repo_type, repo_id, name)
+        repo = self.find(repo_type, repo_id)
+        if found := self._known(repo_type, repo_id, name):
             return found
         raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
 
     def files(self, revision: Revision) -> Files:
-        """Return the files of a revision, read where they are not in memory; raises as reading an image does."""
+        """Return the files of a revision; raises what opening its image raises."""
         return self._files.get(revision.digest, lambda: open_files(revision))
 
     def read(self, revision: Revision, path: str, limit: int) -> bytes | None:
-        """Return a small file, None if there is none or it is larger than `limit` bytes; raises as reading does.
+        """Return a small file from the cache or the registry; None if it is missing or larger than `limit` bytes.
 
-        It is kept in memory: this is for what is asked for again and again, such as a README.
+        Raises what reading raises.
         """
         files = self.files(revision)
         file = files.files.get(path)
@@ -113,13 +118,12 @@ class RepoIndex:
         return self._small.get(key, lambda: b"".join(read_range(revision, files, file, 0, file.size)))
 
     def refresh(self) -> None:
-        """List the places; images are only read when their tag names another digest than before.
+        """List all tags; read an image only if its tag names another digest than before.
 
-        A namespace may hold repos of one type alone, and some registries say of a repository that is not there that
-        this login may not read it. So that is an error only where it is said of all places, or of one that was listed
-        before.
+        Some registries deny access to a repository that does not exist, and a namespace may have repos of one type
+        only. Denied access is an error only for all repositories, or for one that was listed before.
 
-        Raises LlmstackError when a place cannot be listed or an image not be read for now: what was known stays.
+        Raises LlmstackError if tags cannot be listed or an image cannot be read for now: the known repos stay.
         """
         known = set(self._seen)
         present: set[tuple[int, str]] = set()
@@ -127,7 +131,7 @@ class RepoIndex:
         refused: list[NotAuthorizedError] = []
         for number, place in enumerate(self._places):
             try:
-                named = digests(place.reader, self._jobs)
+                named = _digests(place.reader, self._jobs)
             except NotAuthorizedError as error:
                 refused.append(error)
                 if len(refused) == len(self._places):
@@ -147,35 +151,34 @@ class RepoIndex:
         if failed:
             raise failed[0]
 
-    def _known(self, kind: RepoType, repo_id: str, name: str) -> Revision | None:
-        repo = self._repos.get((kind, repo_id))
-        return (repo and repo.revision(name)) or self._former.get((kind, repo_id, name))
+    def _known(self, repo_type: RepoType, repo_id: str, name: str) -> Revision | None:
+        repo = self._repos.get((repo_type, repo_id))
+        return (repo and repo.revision(name)) or self._former.get((repo_type, repo_id, name))
 
-    def _look(self, kind: RepoType, repo_id: str, name: str) -> None:
-        """Look whether a repo that is asked for was carried since the last listing, or by another name than was known.
+    def _look_up(self, repo_type: RepoType, repo_id: str, name: str) -> None:
+        """Look for a repo that was carried after the last refresh, at most once per name in _MISS_SECONDS.
 
-        Not more often than now and then for each name: a miss may cost a request or two, and many misses no more.
-        Raises UnavailableError where the registry cannot be asked now, or is still busy with another name.
+        Raises UnavailableError if the registry does not answer, or is still busy with another name.
         """
-        key = (kind, repo_id, name)
-        if self._has_looked(key):
+        key = (repo_type, repo_id, name)
+        if self._is_miss(key):
             return
-        with self._looking.taken():
-            if self._has_looked(key):
+        with self._lookup.held():
+            if self._is_miss(key):
                 return
             for number, place in enumerate(self._places):
-                if place.repo_type in {None, kind}:
-                    self._look_at(number, place, tags_of(repo_id, name))
-            if len(self._looked) >= _MAX_LOOKED:
-                self._looked.clear()
-            self._looked[key] = time.monotonic() + _LOOK_AGAIN
+                if place.repo_type in {None, repo_type}:
+                    self._look_up_tags(number, place, _possible_tags(repo_id, name))
+            if len(self._misses) >= _MAX_MISSES:
+                self._misses.clear()
+            self._misses[key] = time.monotonic() + _MISS_SECONDS
 
-    def _has_looked(self, key: tuple[RepoType, str, str]) -> bool:
-        return time.monotonic() < self._looked.get(key, 0.0)
+    def _is_miss(self, key: tuple[RepoType, str, str]) -> bool:
+        return time.monotonic() < self._misses.get(key, 0.0)
 
-    def _look_at(self, number: int, place: Place, tags: Sequence[str]) -> None:
+    def _look_up_tags(self, number: int, place: Place, tags: Sequence[str]) -> None:
         try:
-            named = digests(place.reader, self._jobs, tags)
+            named = _digests(place.reader, self._jobs, tags)
         except NotAuthorizedError:
             return
         for tag, digest in named.items():
@@ -189,7 +192,7 @@ class RepoIndex:
         return seen is not None and seen.digest == digest
 
     def _read(self, number: int, named: tuple[str, Digest]) -> LlmstackError | None:
-        """Read the image that a tag names; return what kept it from being read where that may pass."""
+        """Read the image that a tag names; return the error if it may be temporary."""
         place, (tag, digest) = self._places[number], named
         revision = None
         try:
@@ -209,7 +212,7 @@ class RepoIndex:
 
     def _retire(self, seen: _Seen | None) -> None:
         if seen and (former := seen.revision):
-            self._former[former.kind, former.repo_id, former.commit] = former
+            self._former[former.repo_type, former.repo_id, former.commit] = former
             while len(self._former) > _MAX_FORMER:
                 self._former.popitem(last=False)
 
@@ -218,5 +221,63 @@ class RepoIndex:
             revisions: dict[Key, list[Revision]] = defaultdict(list)
             for seen in self._seen.values():
                 if seen.revision:
-                    revisions[seen.revision.kind, seen.revision.repo_id].append(seen.revision)
+                    revisions[seen.revision.repo_type, seen.revision.repo_id].append(seen.revision)
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
+
+
+class BoundedLock:
+    """A lock with a bounded wait.
+
+    Waiters give up after `longest` seconds, and at once if the holder has had the lock for longer: when a registry does
+    not answer, one thread waits for it, not all.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._lock = threading.Lock()
+        # When waiters give up.
+        self._until = math.inf
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock; raises UnavailableError if another thread holds it for too long."""
+        left = self._until - time.monotonic()
+        if not self._lock.acquire(timeout=min(self._longest, max(0.0, left))):
+            raise UnavailableError("the registry does not answer: new repos cannot be looked up now")
+        try:
+            self._until = time.monotonic() + self._longest
+            yield
+        finally:
+            self._until = math.inf
+            self._lock.release()
+
+
+def _digests(reader: BlobReader, jobs: int, tags: Sequence[str] | None = None) -> dict[str, Digest]:
+    """Return the digests of all tags, or of those of `tags` that exist; raises NotAuthorizedError, UnavailableError."""
+    if isinstance(reader, Layout):
+        named = reader.digests()
+        return named if tags is None else {tag: named[tag] for tag in tags if tag in named}
+    if not isinstance(reader, Repository):
+        raise TypeError(reader)
+    repository = reader
+
+    def digest_of(tag: str) -> tuple[str, Digest] | None:
+        try:
+            return tag, repository.digest_of(tag)
+        except NotFoundError:
+            return None
+
+    wanted = repository.tags() if tags is None else tags
+    return dict(filter(None, run_all(digest_of, wanted, jobs, Event())))
+
+
+def _possible_tags(repo_id: str, name: str) -> list[str]:
+    """Return the tags that a revision may have: `name` may also be the commit that main has moved to."""
+    tags = []
+    for revision in (name, "main"):
+        try:
+            tags.append(tag_for(repo_id, revision))
+        except UsageError:
+            # Too long for a tag: it cannot have been carried.
+            continue
+    return list(dict.fromkeys(tags))

@@ -1,8 +1,9 @@
-"""What the hub serves, as values: repos, their revisions, and the files of one of them; no IO."""
+"""Repos, their revisions and files as values; no IO."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmstack.carried_image.file_index import IndexedFile
@@ -15,15 +16,14 @@ from llmstack.oci.store import BlobReader
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One image: what was ferried of a repo under one revision's name.
+    """One image: a repo at the revision that was carried.
 
-    `image` names it as people do, tag included. `size` is the bytes of the files, `created` the commit's date (ISO
-    8601): when it was carried no image tells. An image that llmstack did not write has no file index: `files` and
-    `created` are None then, `size` is that of its layers, and `commit` stands for the image alone. `needs_extract`
-    tells that files lie in compressed layers, of which no range can be read.
+    `image` is its reference with the tag. `size` is the total size of the files, `created` the date of the commit (ISO
+    8601). An image without a file index has no `files` and `created`; its `size` is that of the layers, and `commit` is
+    derived from the digest. `needs_extract` means that files are in compressed layers, which allow no range reads.
     """
 
-    kind: RepoType
+    repo_type: RepoType
     repo_id: str
     name: str
     commit: str
@@ -40,35 +40,52 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A repo that is there, with its revisions: `main` first if it was carried, the others by name."""
+    """A repo with its revisions: `main` first, the others by name."""
 
-    kind: RepoType
+    repo_type: RepoType
     repo_id: str
     revisions: tuple[Revision, ...]
 
     @property
     def shown(self) -> Revision:
-        """The revision that stands for the repo in lists: main, else the first there is."""
+        """The revision that lists show: main, else the first."""
         return self.revisions[0]
 
     def revision(self, name: str) -> Revision | None:
-        """Return what was carried as `name`, or is of the commit `name`; None if nothing is."""
+        """Return the revision with this name, else the one with this commit."""
         named = (revision for revision in self.revisions if revision.name == name)
         return next(named, None) or next((item for item in self.revisions if item.commit == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one image by their path, sorted, and the layers that they lie in by the digest of their tar."""
+    """The files of one image by path, and their layers by diff ID. `paths` are sorted."""
 
     files: Mapping[str, IndexedFile]
     layers: Mapping[Digest, StoredLayer]
+    paths: Sequence[str] = field(init=False, repr=False)
 
-    def in_order(self) -> tuple[IndexedFile, ...]:
-        """Return the files, sorted by path."""
-        return tuple(self.files.values())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", sorted(self.files))
+
+    def in_order(self) -> Iterator[IndexedFile]:
+        """Yield the files, sorted by path."""
+        return map(self.files.__getitem__, self.paths)
+
+    def below(self, folder: str) -> range:
+        """Return the positions in `paths` of what is below a folder; "" is the root."""
+        return range(self._find(f"{folder}/"), self.after(folder)) if folder else range(len(self.paths))
+
+    def after(self, folder: str) -> int:
+        """Return the position in `paths` of the first one after those below a folder."""
+        # "0" is the character after "/".
+        return self._find(f"{folder}0")
+
+    def _find(self, path: str) -> int:
+        return bisect_left(self.paths, path)
 
 
-def make_repo(kind: RepoType, repo_id: str, revisions: list[Revision]) -> Repo:
-    """Put a repo's revisions into their order."""
-    return Repo(kind, repo_id, tuple(sorted(revisions, key=lambda item: (item.name != DEFAULT_REVISION, item.name))))
+def make_repo(repo_type: RepoType, repo_id: str, revisions: list[Revision]) -> Repo:
+    """Return a repo with its revisions sorted."""
+    ordered = sorted(revisions, key=lambda item: (item.name != DEFAULT_REVISION, item.name))
+    return Repo(repo_type, repo_id, tuple(ordered))

@@ -1,4 +1,4 @@
-"""Running the hub: its sockets, TLS, signals, and the web server under it (uvicorn with httptools and uvloop)."""
+"""Starting the hub: its repo index, socket, TLS and web server (uvicorn)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ from pathlib import Path
 
 import uvicorn
 
+from llmstack.carried_image.locate import transport_of
+from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.places import open_places
 from llmstack.errors import UnavailableError, UsageError
+from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
+from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.refresher import Refresher
 from llmstack.hub_server.repo_index import RepoIndex
-from llmstack.hub_server.threads import Threads
+from llmstack.hub_server.streaming import Threads
+from llmstack.net import RetryPolicy
+from llmstack.oci.repository import Registries
 
-# How long a stop waits for transfers that are under way, in seconds; Kubernetes gives 30.
+# Idle connections that are kept to the registry.
+CONNECTIONS = 64
+# A client waits for each request and retries itself, so it gets an answer soon if the registry is unavailable.
+RETRY_POLICY = RetryPolicy(tries=3, longest_retry_after=2.0)
+# How long a stop waits for transfers in progress, in seconds. Kubernetes' default is 30.
 GRACE = 20
 _BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen, what clients must send, and the certificate with its key for TLS."""
+    """Address, token and TLS certificate of the hub."""
 
     host: str
     port: int
@@ -32,16 +43,26 @@ class Listen:
     tls_key: Path | None = None
 
 
-def serve(
-    shelf: RepoIndex, refresher: Refresher, listen: Listen, log: Callable[[str], None], note: Callable[[str], None]
-) -> None:
-    """List what is there and serve it until a signal comes; transfers under way are given a while to end.
+def open_repo_index(
+    source: str | None, namespace: Namespace, registries: Registries, jobs: int, note: Callable[[str], None]
+) -> RepoIndex:
+    """Return the index of `source` (`--from`; None: `namespace`), not read yet; raises UsageError."""
+    if source is not None and transport_of(source) not in {None, "docker", "oci"}:
+        raise UsageError(f"--from {source}: a hub serves a namespace or an OCI layout", hint="as in oci:./carried")
+    places = open_places(source, namespace, REPO_TYPES, registries)
+    return RepoIndex(source or str(namespace), places, jobs, note)
 
-    A place that is away is waited for, answering 503. Raises UsageError for a certificate that cannot be used,
-    NotAuthorizedError, UnavailableError where nobody may listen there; and what the signal's own handler raises.
+
+def serve(
+    repo_index: RepoIndex, refresher: Refresher, listen: Listen, log: Callable[[str], None], note: Callable[[str], None]
+) -> None:
+    """Serve the repos until a signal comes; transfers in progress get a grace period.
+
+    While the registry is unavailable, the answer is 503. Raises UsageError for an invalid certificate,
+    NotAuthorizedError, UnavailableError if the address cannot be used, and what the signal's handler raises.
     """
     config = uvicorn.Config(
-        Application(shelf, threads := Threads(), log, listen.token),
+        Application(Hub(repo_index, threads := Threads()), log, listen.token),
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -57,7 +78,7 @@ def serve(
     _load(config, listen)
     with _bind(listen) as bound:
         refresher.start()
-        note(f"serving {shelf.name} at {_url(listen, bound)}")
+        note(f"serving {repo_index.name} at {_url(listen, bound)}")
         try:
             uvicorn.Server(config).run([bound])
         finally:
@@ -69,8 +90,8 @@ def _load(config: uvicorn.Config, listen: Listen) -> None:
     try:
         config.load()
     except OSError as error:
-        # ssl.SSLError is one, too.
-        raise UsageError(f"{listen.tls_cert}: not a usable certificate with its key: {error}") from error
+        # ssl.SSLError is an OSError.
+        raise UsageError(f"{listen.tls_cert}: invalid certificate or key: {error}") from error
 
 
 def _bind(listen: Listen) -> socket.socket:
@@ -78,9 +99,9 @@ def _bind(listen: Listen) -> socket.socket:
         family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
         return socket.create_server((listen.host, listen.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        # Python adds the address to the system's words.
+        # Python adds the address to the message of the system.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise UnavailableError(f"listening at {listen.host}:{listen.port}: {reason}") from error
+        raise UnavailableError(f"{listen.host}:{listen.port}: cannot listen: {reason}") from error
 
 
 def _url(listen: Listen, bound: socket.socket) -> str:

@@ -1,15 +1,11 @@
-"""The pages for people: a catalogue at `/`, a page for each repo, and errors in the same look.
+"""The pages for browsers: the list of repos at `/`, a page per repo, and errors.
 
-site         which page an address has, and what all pages share: their look, headers, and language
-catalogue    the list of repos
-repo         a repo's page
-folders      what lies in one folder of a repo
-readme       a README as harmless HTML
-snippets     what to copy
-links        addresses of the hub's own
-language     the texts, by what the browser asks for
+page_routes  the handlers, and what all pages share: layout, headers, language
+repo_list    the list of repos
+repo_page    a repo's page: its files, and its README by readme_html and snippets
+language     the texts of each language
 """
 
-from llmstack.hub_server.pages.page_routes import Site, error_page, wants_page
+from llmstack.hub_server.pages.page_routes import error_page, get_asset, get_repo_list, get_repo_page
 
-__all__ = ["Site", "error_page", "wants_page"]
+__all__ = ["error_page", "get_asset", "get_repo_list", "get_repo_page"]

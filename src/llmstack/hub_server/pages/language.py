@@ -1,4 +1,4 @@
-"""The texts of the pages in each language, and which language a browser asks for."""
+"""The texts of the pages in each language, and the choice of the language."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 DEFAULT = "en"
-# What the `lang` attribute says of each.
+# The values of the `lang` attribute.
 NAMES: Mapping[str, str] = {"en": "en", "zh": "zh-Hans"}
 _FOLDER = Path(__file__).parent / "texts"
 TEXTS: Mapping[str, Mapping[str, str]] = {
@@ -19,7 +19,7 @@ Translate = Callable[..., str]
 
 
 def translator(language: str) -> Translate:
-    """Return what gives the text of a key in a language, its `{fields}` filled in; it raises KeyError."""
+    """Return a function that formats the text of a key in a language; it raises KeyError."""
     texts = TEXTS[language]
 
     def translate(key: str, **fields: object) -> str:
@@ -29,7 +29,7 @@ def translator(language: str) -> Translate:
 
 
 def choose_language(accepted: str) -> str:
-    """Return the language that an Accept-Language header likes best, of those there are (RFC 9110, section 12.5.4)."""
+    """Return the available language that an Accept-Language header prefers (RFC 9110, section 12.5.4)."""
     best, best_weight = DEFAULT, 0.0
     for item in accepted.split(","):
         tag, _, parameter = item.partition(";")

@@ -1,29 +1,25 @@
-"""Which page an address has, and what all pages share: their look, headers, and language."""
+"""The handlers of pages, and what all pages share: layout, headers and language."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError
+from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
+from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import repo_list, repo_page
 from llmstack.hub_server.pages.language import NAMES, choose_language, translator
-from llmstack.hub_server.pages.links import file_url, folder_url, repo_url
-from llmstack.hub_server.repo_index import RepoIndex
-from llmstack.hub_server.routes import Address, PageAddress
+from llmstack.hub_server.urls import Target, file_url, folder_url, path_of, repo_url
 from llmstack.reporting import human_size
-
-Page = Callable[[Request], Response]
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
-# Whatever a README may have smuggled in: nothing runs, and nothing is asked of another host.
+# Even if a README passes the sanitizer, no script runs and no other host gets a request.
 _POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -34,12 +30,12 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-# The errors that have words of their own in each language; of the others only the message is shown.
+# The errors that have a text in each language; the others show their message only.
 _EXPLAINED = frozenset({"RepoNotFound", "RevisionNotFound", "EntryNotFound", "NotFound", "Unavailable"})
 
 
 def _assets() -> dict[str, Path]:
-    """Return the files that pages load, by an address that changes with their content; `-` is no repo's name."""
+    """Return the files that pages load, by a path that changes with their content; `-` cannot be a repo ID."""
     found = {}
     for path in sorted((_HERE / "static").iterdir()):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -64,48 +60,39 @@ _JINJA.globals |= {
 _JINJA.filters["size"] = human_size
 
 
-class Site:
-    """The pages of a shelf."""
-
-    def __init__(self, shelf: RepoIndex) -> None:
-        self._shelf = shelf
-        self._readmes = repo_page.Readmes(shelf)
-
-    def find(self, path: str, address: Address | None) -> Page | None:
-        """Return what renders the page at a path, None where there is none.
-
-        `path` is as it was sent, `address` what it was read as. A page is rendered in a thread: it may read files.
-        """
-        if path in _ASSETS:
-            return partial(_asset, _ASSETS[path])
-        if path.rstrip("/") in repo_list.PATHS:
-            return self._catalogue
-        if isinstance(address, PageAddress):
-            return partial(self._repo, address)
-        return None
-
-    def _catalogue(self, request: Request) -> Response:
-        """Return the list of repos; raises UnavailableError before the first listing."""
-        values = repo_list.values(self._shelf.repos(), request.scope["path"].rstrip("/"), request.query_params)
-        return _page(request, "catalogue.html", {**values, "source": self._shelf.name})
-
-    def _repo(self, address: PageAddress, request: Request) -> Response:
-        """Return a repo's page; raises AnswerError where there is none, and what reading its files raises."""
-        values = repo_page.values(self._shelf, self._readmes, address, request)
-        if isinstance(values, Response):
-            return values
-        return _page(request, "repo.html", {**values, "source": self._shelf.name})
+def get_repo_list(hub: Hub, request: Request, target: Target) -> Response:
+    """Return the list of repos; raises UnavailableError before the first refresh."""
+    values = repo_list.values(hub.repo_index.repos(), target.repo_type, request.query_params)
+    return _page(request, "repo_list.html", {**values, "source": hub.repo_index.name})
 
 
-def wants_page(request: Request) -> bool:
-    """Tell whether an error is for a person to read: a browser's request, and none for the API."""
-    return "text/html" in request.headers.get("Accept", "") and not request.scope["path"].startswith("/api/")
+def get_repo_page(hub: Hub, request: Request, target: Target) -> Response:
+    """Return a repo's page; raises AnswerError if it does not exist, and what reading its files raises."""
+    values = repo_page.values(hub, request, target)
+    if isinstance(values, Response):
+        return values
+    return _page(request, "repo_page.html", {**values, "source": hub.repo_index.name})
+
+
+def get_asset(_hub: Hub, request: Request, _target: Target) -> Response:
+    """Return a style sheet or an icon."""
+    path = _ASSETS.get(path_of(request))
+    if path is None:
+        raise no_route()
+    headers = {"Content-Type": _TYPES[path.suffix], "Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(path.read_bytes(), headers=headers)
 
 
 def error_page(request: Request, error: AnswerError, headers: Mapping[str, str]) -> Response:
     """Return an error as a page."""
-    kind = error.code if error.code in _EXPLAINED and error.status != 401 else "Other"
-    values = {"kind": kind, "status": error.status, "message": error.message, "seconds": RETRY_AFTER, "source": None}
+    name = error.code if error.code in _EXPLAINED and error.status != 401 else "Other"
+    values = {
+        "error_name": name,
+        "status": error.status,
+        "message": error.message,
+        "seconds": RETRY_AFTER,
+        "source": None,
+    }
     response = _page(request, "error.html", values, error.status)
     response.headers.update(headers)
     return response
@@ -113,7 +100,7 @@ def error_page(request: Request, error: AnswerError, headers: Mapping[str, str])
 
 def _page(request: Request, template: str, values: Mapping[str, object], status: int = 200) -> Response:
     language = choose_language(request.headers.get("Accept-Language", ""))
-    text = _JINJA.get_template(template).render(values, t=translator(language), lang=NAMES[language])
+    html = _JINJA.get_template(template).render(values, t=translator(language), lang=NAMES[language])
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Language": NAMES[language],
@@ -122,10 +109,5 @@ def _page(request: Request, template: str, values: Mapping[str, object], status:
         "Cache-Control": "no-cache",
         "Vary": "Accept, Accept-Language",
     }
-    # An address may hold what is no Unicode.
-    return Response(text.encode(errors="backslashreplace"), status, headers)
-
-
-def _asset(path: Path, _: Request) -> Response:
-    headers = {"Content-Type": _TYPES[path.suffix], "Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(path.read_bytes(), headers=headers)
+    # A path may contain lone surrogates.
+    return Response(html.encode(errors="backslashreplace"), status, headers)

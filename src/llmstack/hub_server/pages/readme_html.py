@@ -1,4 +1,4 @@
-"""A README as harmless HTML: Markdown and the HTML in it, its links and images turned to the repo on this hub."""
+"""A README as sanitized HTML, with its links and images rewritten to this hub."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import nh3
 from markdown_it import MarkdownIt
 
 from llmstack.hf.hub_urls import PUBLIC_HOSTS
-from llmstack.hub_server.pages.links import file_url, folder_url
 from llmstack.hub_server.repos import Files, Revision
-from llmstack.hub_server.routes import FileAddress, PageAddress, parse_address
+from llmstack.hub_server.urls import file_url, folder_url, parse_repo_path
 
-# Above these a README is shown as it is written: some documents take a parser time that grows with their square.
+# A longer README is shown as plain text: parsing time can grow quadratically.
 MAX_TEXT = 128 * 1024
 MAX_TAGS = 5000
 _TAG = re.compile(r"<[a-zA-Z]")
@@ -44,10 +43,10 @@ ATTRIBUTES: Mapping[str, set[str]] = {
     "ol": {"start"},
     "details": {"open"},
 }
-# What is scrolled sideways must be reached by the keyboard.
+# Elements that scroll horizontally must be reachable by keyboard.
 _FOCUSED: Mapping[str, set[str]] = {"tabindex": {"0"}}
 SCHEMES = frozenset({"http", "https", "mailto"})
-# Whatever else a page's own path may be, it does not lead to another host.
+# A path on this hub, not `//host` or `/\\host`.
 _OWN_PATH = re.compile(r"/[A-Za-z0-9_]")
 
 
@@ -68,39 +67,39 @@ def _cleaner(*, last: bool) -> nh3.Cleaner:
     )
 
 
-# The first makes well-formed HTML of anything; the last has the last word on what was made of that.
+# The first makes the HTML well-formed for the rewriter; the last one sanitizes the result.
 _FIRST, _LAST = _cleaner(last=False), _cleaner(last=True)
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
 def render(text: str, revision: Revision, files: Files) -> str:
-    """Return the README of a revision, without its card, as HTML that is safe to put into a page."""
+    """Return Markdown as HTML that is safe in a page."""
     if len(text) > MAX_TEXT or len(_TAG.findall(text)) > MAX_TAGS:
         return f"<pre>{escape(text)}</pre>"
-    turner = _Turner(_Targets(revision, files))
-    turner.feed(_FIRST.clean(_markdown(text)))
-    turner.close()
-    return _LAST.clean("".join(turner.html))
+    rewriter = _Rewriter(_Targets(revision, files))
+    rewriter.feed(_FIRST.clean(_markdown(text)))
+    rewriter.close()
+    return _LAST.clean("".join(rewriter.html))
 
 
 def _markdown(text: str) -> str:
     tokens = _MARKDOWN.parse(text)
     for token in tokens:
-        # A table's cells are aligned by an inline style, which the pages' policy does not let through.
+        # Cells are aligned by an inline style, which the Content-Security-Policy forbids.
         if style := token.attrs.pop("style", None):
             token.attrs["align"] = str(style).removeprefix("text-align:")
     return str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
 
 
 class _Targets:
-    """Where the links and images of a README lead on this hub."""
+    """The targets of links and images on this hub."""
 
     def __init__(self, revision: Revision, files: Files) -> None:
         self._revision = revision
         self._files = files.files
 
     def link(self, url: str) -> str | None:
-        """Return the address that a link is turned to; None for what is none."""
+        """Return the URL for a link; None if it is invalid."""
         if url.startswith("#"):
             return f"#{ID_PREFIX}{url[1:]}"
         try:
@@ -117,12 +116,12 @@ class _Targets:
         return target(self._revision, path) + fragment
 
     def image(self, url: str) -> str | None:
-        """Return the address of an image of the repo; None for every other."""
+        """Return the URL of an image in the repo; None for others."""
         path = self._path(url)
         return file_url(self._revision, path) if path and path in self._files else None
 
     def _path(self, url: str) -> str | None:
-        """Return the path inside the repo, or from the hub's root with a slash before it; None on another host."""
+        """Return the path in the repo, or on the hub with a leading slash; None for another host."""
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -137,15 +136,15 @@ class _Targets:
         return "" if path in {".", ".."} else path
 
     def _path_on_hub(self, path: str) -> str | None:
-        address = parse_address(path)
-        if not isinstance(address, FileAddress | PageAddress):
+        target = parse_repo_path(path)
+        if target is None:
             return None
-        own = (address.kind, address.repo_id) == (self._revision.kind, self._revision.repo_id)
-        return address.path if own else None
+        is_own = (target.repo_type, target.repo_id) == (self._revision.repo_type, self._revision.repo_id)
+        return target.path.rstrip("/") if is_own else None
 
 
-class _Turner(HTMLParser):
-    """Writes well-formed HTML anew into `html`, with other links, images and headings."""
+class _Rewriter(HTMLParser):
+    """Rewrites the links, images and headings of well-formed HTML into `html`."""
 
     def __init__(self, targets: _Targets) -> None:
         super().__init__(convert_charrefs=True)
@@ -153,7 +152,7 @@ class _Turner(HTMLParser):
         self._targets = targets
         self._slugs: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
-        # Where the heading that is open began, and what it was given.
+        # The position of the open heading in `html`, and its attributes.
         self._heading: tuple[int, dict[str, str]] = (0, {})
         self._words: list[str] = []
 
@@ -198,7 +197,7 @@ class _Turner(HTMLParser):
         self.html.append(escape(data[end:]))
 
     def _image(self, given: dict[str, str]) -> None:
-        """Show an image of the repo; of every other its description alone, as a link where that is possible."""
+        """Show an image of the repo; of others only the description, as a link if possible."""
         source = given.get("src", "")
         if own := self._targets.image(source):
             self._tag("img", {**given, "src": own})
@@ -217,7 +216,7 @@ class _Turner(HTMLParser):
         self.html.append(_start(tag, attributes))
 
     def _slug(self, text: str) -> str:
-        """Return a heading's id as GitHub makes it, so that links inside a README find it."""
+        """Return a heading's ID in the form of GitHub, so that links inside a README work."""
         slug = _NOT_IN_SLUG.sub("", text.strip().lower()).replace(" ", "-")
         self._slugs[slug] += 1
         count = self._slugs[slug] - 1

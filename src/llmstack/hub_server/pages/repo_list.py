@@ -1,4 +1,4 @@
-"""The list of repos: searched, sorted, and cut into pages by its address alone. Pure."""
+"""The list of repos, searched, sorted and paged by the query. Pure."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.hub_api import hub_date, matching
 from llmstack.hub_server.repos import Repo
 
-# Where the list is, and of which type it is there where the address says no other.
-PATHS: Mapping[str, RepoType | None] = {"": None, "/models": "model", "/datasets": "dataset"}
 PAGE_SIZE = 100
 
 
 def _by_name(repo: Repo) -> tuple[Any, ...]:
-    return (repo.repo_id.casefold(), repo.kind)
+    return (repo.repo_id.casefold(), repo.repo_type)
 
 
 def _largest(repo: Repo) -> tuple[Any, ...]:
     return (-repo.shown.size, *_by_name(repo))
 
 
-# Newest first is done in two steps: dates are text, which has no negative.
+# Newest first takes a second sort: a date string cannot be negated.
 SORTS: Mapping[str, Callable[[Repo], tuple[Any, ...]]] = {"name": _by_name, "size": _largest, "newest": _by_name}
 
 
-def values(everything: Sequence[Repo], path: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the catalogue's page shows of all repos, for its path and query."""
-    kinds: dict[str, RepoType | None] = {"model": "model", "dataset": "dataset", "all": None}
-    kind = kinds.get(query.get("type", ""), PATHS[path])
+def values(repos: Sequence[Repo], default: RepoType | None, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the template; `default` is the repo type unless the query has one (None: all)."""
+    repo_types: dict[str, RepoType | None] = {"model": "model", "dataset": "dataset", "all": None}
+    repo_type = repo_types.get(query.get("type", ""), default)
     search = query.get("search", "").strip()
     sort = query["sort"] if query.get("sort") in SORTS else "name"
-    found = [repo for repo in matching(everything, search=search, author="") if kind in {None, repo.kind}]
+    found = [repo for repo in matching(repos, search=search, author="") if repo_type in {None, repo.repo_type}]
     found.sort(key=SORTS[sort])
     if sort == "newest":
         found.sort(key=lambda repo: hub_date(repo.shown.created) or "", reverse=True)
@@ -41,15 +39,15 @@ def values(everything: Sequence[Repo], path: str, query: Mapping[str, str]) -> d
     number = min(page_number(query), last)
 
     def page_url(page: int) -> str:
-        return "/?" + urlencode({"search": search, "type": kind or "all", "sort": sort, "page": page})
+        return "/?" + urlencode({"search": search, "type": repo_type or "all", "sort": sort, "page": page})
 
     return {
         "repos": found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
         "count": len(found),
         "total": sum(repo.shown.size for repo in found),
-        "is_empty": not everything,
+        "is_empty": not repos,
         "search": search,
-        "type": kind or "all",
+        "type": repo_type or "all",
         "sort": sort,
         "page": number,
         "last": last,
@@ -59,6 +57,6 @@ def values(everything: Sequence[Repo], path: str, query: Mapping[str, str]) -> d
 
 
 def page_number(query: Mapping[str, str]) -> int:
-    """Return the page that an address asks for: 1 where it says nothing that is a number."""
-    text = query.get("page", "")
-    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+    """Return the requested page number; 1 if it is missing or invalid."""
+    digits = query.get("page", "")
+    return max(1, int(digits)) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 1

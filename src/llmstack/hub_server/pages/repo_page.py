@@ -1,9 +1,9 @@
-"""A repo's page at one revision: facts, what to copy, the files of one folder, and the README."""
+"""A repo's page at one revision: facts, snippets, the files of one folder, and the README."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -12,66 +12,38 @@ from starlette.responses import RedirectResponse, Response
 
 from llmstack.errors import LlmstackError
 from llmstack.hub_server.error_answers import entry_not_found
-from llmstack.hub_server.lru_cache import Cache
+from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.model_card import MAX_README, README, card_of, split_card
-from llmstack.hub_server.pages.folders import crumbs, entries_of
-from llmstack.hub_server.pages.links import file_url, folder_url
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
-from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Repo, Revision
-from llmstack.hub_server.routes import PageAddress
-from llmstack.hub_server.scheme import scheme_of
-from llmstack.oci.reference import Digest
+from llmstack.hub_server.urls import Target, endpoint_of, file_url, folder_url
 
 ENTRIES = 500
 MAX_TAGS = 20
-# Rendered READMEs, in characters.
-_KEPT = 16 * 1024 * 1024
-_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", re.ASCII)
 
 
-class Readmes:
-    """READMEs as HTML, kept by the image that they are of; safe in threads."""
+def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Response:
+    """Return the values of the template, or a redirect if the path is a file.
 
-    def __init__(self, shelf: RepoIndex) -> None:
-        self._shelf = shelf
-        self._kept: Cache[tuple[Digest, str], str] = Cache(_KEPT, len)
-
-    def html(self, revision: Revision, files: Files) -> Markup | None:
-        """Return a revision's README; None where there is none, it is too long, or it cannot be read now."""
-        try:
-            data = self._shelf.read(revision, README, MAX_README)
-        except LlmstackError:
-            return None
-        if data is None:
-            return None
-        text = split_card(data.decode(errors="replace"))
-        # One image may be there as several revisions, whose links differ.
-        key = (revision.digest, folder_url(revision))
-        return Markup(self._kept.get(key, lambda: render(text, revision, files)))  # noqa: S704 - that is the sanitiser
-
-
-def values(shelf: RepoIndex, readmes: Readmes, address: PageAddress, request: Request) -> dict[str, object] | Response:
-    """Return what a repo's page shows, or the way to a file that is asked for as if it were a folder.
-
-    Raises AnswerError where there is no such thing, and what reading the repo's files raises.
+    Raises AnswerError if the path does not exist, and what reading the repo's files raises.
     """
-    repo = shelf.find(address.kind, address.repo_id)
-    revision = shelf.revision(repo.kind, repo.repo_id, address.revision) if address.revision else repo.shown
-    files = shelf.files(revision)
-    if address.path in files.files:
-        return RedirectResponse(file_url(revision, address.path))
-    entries = entries_of(files, address.path)
-    if address.path and not entries:
-        raise entry_not_found(revision.repo_id, address.path, revision.commit)
+    repo = hub.repo_index.find(target.repo_type or "model", target.repo_id)
+    revision = hub.repo_index.revision(repo.repo_type, repo.repo_id, target.revision) if target.revision else repo.shown
+    files = hub.repo_index.files(revision)
+    folder = target.path.rstrip("/")
+    if folder in files.files:
+        return RedirectResponse(file_url(revision, folder))
+    entries = entries_of(files, folder)
+    if folder and not entries:
+        raise entry_not_found(revision.repo_id, folder, revision.commit)
     last = max(1, -(-len(entries) // ENTRIES))
     number = min(page_number(request.query_params), last)
-    card = card_of(shelf, revision)
+    card = card_of(hub.repo_index, revision)
     locked = is_locked(revision, files)
     token = "Authorization" in request.headers
-    has_readme = not address.path and README in files.files
+    has_readme = not folder and README in files.files
     return {
         "repo": repo,
         "revision": revision,
@@ -79,33 +51,74 @@ def values(shelf: RepoIndex, readmes: Readmes, address: PageAddress, request: Re
         "is_former": revision not in repo.revisions,
         "facts": _facts(card),
         "count": len(files.files) if files.files else revision.files,
-        "folder": address.path,
-        "crumbs": crumbs(address.path),
+        "folder": folder,
+        "crumbs": crumbs(folder),
         "entries": entries[(number - 1) * ENTRIES : number * ENTRIES],
         "page": number,
         "last": last,
         "previous_url": f"?page={number - 1}#files" if number > 1 else None,
         "next_url": f"?page={number + 1}#files" if number < last else None,
         "snippets": []
-        if address.path
+        if folder
         else snippets(revision, files, card, None if locked else endpoint_of(request), token=token),
         "has_readme": has_readme,
-        "readme": readmes.html(revision, files) if has_readme else None,
+        "readme": _readme(hub, revision, files) if has_readme else None,
         "owner": _owner(repo),
     }
 
 
 def is_locked(revision: Revision, files: Files) -> bool:
-    """Tell whether a revision has files in compressed layers, which clients cannot load from here."""
+    """Tell whether files are in compressed layers, so that clients cannot load them."""
     compressed = {digest for digest, layer in files.layers.items() if layer.compressed}
     in_them = (not compressed.isdisjoint(file.layers) for file in files.files.values())
     return revision.needs_extract or (bool(compressed) and any(in_them))
 
 
-def endpoint_of(request: Request) -> str:
-    """Return the address that the hub was reached at, as the browser named it; a name that is none is left out."""
-    host = request.headers.get("Host", "")
-    return f"{scheme_of(request)}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
+def _readme(hub: Hub, revision: Revision, files: Files) -> Markup | None:
+    """Return a revision's README as HTML; None if it is missing, too long, or cannot be read now."""
+    try:
+        data = hub.repo_index.read(revision, README, MAX_README)
+    except LlmstackError:
+        return None
+    if data is None:
+        return None
+    markdown = split_card(data.decode(errors="replace"))
+    # The links differ between revisions of the same image.
+    key = (revision.digest, folder_url(revision))
+    return Markup(hub.rendered.get(key, lambda: render(markdown, revision, files)))  # noqa: S704 - sanitized
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, or a folder with the total size and number of its files (`files` is None for a file)."""
+
+    name: str
+    path: str
+    size: int
+    files: int | None = None
+
+
+def entries_of(files: Files, folder: str) -> list[Entry]:
+    """Return the entries of a folder ("" is the root), folders first; none if it does not exist."""
+    start = len(folder) + 1 if folder else 0
+    sizes: dict[str, tuple[int, int]] = {}
+    found = []
+    for number in files.below(folder):
+        path = files.paths[number]
+        file = files.files[path]
+        slash = path.find("/", start)
+        if slash >= 0:
+            size, count = sizes.get(path[:slash], (0, 0))
+            sizes[path[:slash]] = size + file.size, count + 1
+        else:
+            found.append(Entry(path[start:], path, file.size))
+    return [Entry(path[start:], path, size, count) for path, (size, count) in sizes.items()] + found
+
+
+def crumbs(folder: str) -> list[tuple[str, str]]:
+    """Return the name and path of each parent of `folder`, and of itself."""
+    parts = folder.split("/") if folder else []
+    return [(name, "/".join(parts[: number + 1])) for number, name in enumerate(parts)]
 
 
 def _facts(card: Mapping[str, Any]) -> dict[str, object]:

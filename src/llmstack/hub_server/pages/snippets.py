@@ -1,4 +1,4 @@
-"""What to copy from a repo's page: commands and code that get at its files. Pure."""
+"""The commands and code on a repo's page. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.hub_server.repos import Files, Revision
 
-# The Python that loads a model, by the library that its card names.
+# The Python code that loads a model, by the library in its card.
 _LOADERS = {
     "transformers": """\
 from transformers import AutoModel, AutoTokenizer
@@ -44,18 +44,18 @@ _VOLUME = """\
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {kind}-reader
+  name: {repo_type}-reader
 spec:
   containers:
     - name: main
       image: YOUR-IMAGE
       volumeMounts:
-        - name: {kind}
-          mountPath: /{kind}
+        - name: {repo_type}
+          mountPath: /{repo_type}
           subPath: REPO
           readOnly: true
   volumes:
-    - name: {kind}
+    - name: {repo_type}
       image:
         reference: {image}
         pullPolicy: IfNotPresent
@@ -64,7 +64,7 @@ spec:
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """One thing to copy; `name` is the key of the text above it."""
+    """One snippet; `name` is the key of its caption."""
 
     name: str
     text: str
@@ -73,9 +73,9 @@ class Snippet:
 def snippets(
     revision: Revision, files: Files, card: Mapping[str, Any], endpoint: str | None, *, token: bool
 ) -> list[Snippet]:
-    """Return what to copy for a revision, for a hub that wants a token or not.
+    """Return the snippets for a revision of a hub with or without a token.
 
-    It is reached at `endpoint`; None where clients cannot load the revision from it.
+    `endpoint` is the hub's URL; None if clients cannot load the revision.
     """
     found = []
     if endpoint:
@@ -88,7 +88,9 @@ def snippets(
         found.append(Snippet("push", _push(revision)))
     else:
         found.append(Snippet("docker", f"docker run --rm {shlex.quote(revision.image)} ls -l /REPO\n"))
-        found.append(Snippet("kubernetes", _VOLUME.format(kind=revision.kind, image=json.dumps(revision.image))))
+        found.append(
+            Snippet("kubernetes", _VOLUME.format(repo_type=revision.repo_type, image=json.dumps(revision.image)))
+        )
     return found
 
 
@@ -97,7 +99,7 @@ def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
     if token:
         lines.append("export HF_TOKEN=YOUR-TOKEN")
     command = ["hf", "download", revision.repo_id]
-    if revision.kind == "dataset":
+    if revision.repo_type == "dataset":
         command += ["--repo-type", "dataset"]
     if revision.name != DEFAULT_REVISION:
         command += ["--revision", revision.name]
@@ -108,7 +110,7 @@ def _python(revision: Revision, files: Files, card: Mapping[str, Any]) -> str:
     arguments = json.dumps(revision.repo_id)
     if revision.name != DEFAULT_REVISION:
         arguments += f", revision={json.dumps(revision.name)}"
-    if revision.kind == "dataset":
+    if revision.repo_type == "dataset":
         return _DATASET.format(arguments=arguments)
     library = str(card.get("library_name") or ("transformers" if "config.json" in files.files else ""))
     return _LOADERS.get(library, _FILES).format(arguments=arguments)
@@ -116,7 +118,7 @@ def _python(revision: Revision, files: Files, card: Mapping[str, Any]) -> str:
 
 def _push(revision: Revision) -> str:
     _, _, tag = revision.image.rpartition(":")
-    target = f"docker://YOUR-REGISTRY/{revision.kind}s:{tag}"
+    target = f"docker://YOUR-REGISTRY/{revision.repo_type}s:{tag}"
     return f"skopeo copy --all --preserve-digests {shlex.quote(revision.image)} {target}\n"
 
 
