@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -90,7 +89,7 @@ class _Checks:
     def __init__(self, files: Sequence[IndexedFile], cancel: Event) -> None:
         self._files = files
         self._cancel = cancel
-        self._hashes = {file.path: hashlib.sha256() for file in files}
+        self._hashes = {file.path: file.new_hash() for file in files}
         self._wrong: dict[str, str] = {}
 
     def layers(self, image: Image, blobs: Sequence[Descriptor], reporter: Reporter) -> list[str]:
@@ -121,7 +120,7 @@ class _Checks:
             for file in files:
                 part = file.ranges[number]
                 if entry.size != part.size:
-                    self._note(file, "does not match its sha256 in the file index")
+                    self._note(file, "does not match its size in the file index")
                 elif in_layer and tar.position != part.offset:
                     self._note(file, f"lies at byte {tar.position} of its layer, not {part.offset}")
             if files:
@@ -139,8 +138,8 @@ class _Checks:
     def problems(self) -> list[str]:
         """Return what is wrong with the files, when all has been read."""
         for file in self._files:
-            if self._hashes[file.path].hexdigest() != file.sha256:
-                self._note(file, "does not match its sha256 in the file index")
+            if mismatch := file.mismatch(self._hashes[file.path]):
+                self._note(file, f"does not match its {mismatch} in the file index")
         return list(self._wrong.values())
 
     def _at(self, number: int) -> Mapping[str, list[IndexedFile]]:
