@@ -295,7 +295,7 @@ def test_a_copy_for_one_platform(tmp_path):
     assert done.code == 5
     problem, error, hint = done.stderr.splitlines()[-3:]
     assert problem == f"linux/riscv64: oci:{tmp_path}/other: blob {away.digest} is missing"
-    assert "1 of its manifests, layers and files are damaged or missing" in error
+    assert "1 manifests, layers or files are damaged or missing" in error
     assert "copy it again" in hint
 
 

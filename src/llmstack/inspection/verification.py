@@ -23,7 +23,7 @@ from llmstack.reporting import Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyResult:
     """What was read and what is wrong with it; `files` counts those that the file index vouches for."""
 
     image: str
@@ -38,7 +38,7 @@ class Verified:
         return not self.problems
 
 
-def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Verified:
+def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> VerifyResult:
     """Hash all layers of all platforms, and each file of the file index, at its place in its layer.
 
     Other layers need not even be tars: attestations and charts are kept in registries, too. Raises what reading raises;
@@ -61,7 +61,7 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
         found = run_all(verify_read, sorted(reads, key=lambda read: -size[read]), jobs, cancel)
     finally:
         reporter.end()
-    return Verified(
+    return VerifyResult(
         image=source.name,
         layers=len(blobs),
         files=len(source.index.files) if source.index else 0,
@@ -164,7 +164,7 @@ class _Checks:
         self._wrong.setdefault(file.path, f"{file.path!r} {what}")
 
 
-def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, cancel: Event) -> Verified:
+def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, cancel: Event) -> VerifyResult:
     if source.index is None:
         raise UsageError(
             f"{source.name} has no file index, so there is nothing to verify its files against",
@@ -184,7 +184,7 @@ def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, ca
                 problems += _parts_in_engine(image, file, cancel)
     finally:
         reporter.end()
-    return Verified(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
+    return VerifyResult(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
 
 
 def _parts_in_engine(image: EngineImage, file: IndexedFile, cancel: Event) -> list[str]:
