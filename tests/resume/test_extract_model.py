@@ -77,7 +77,7 @@ class Extracting(RuleBasedStateMachine):
             return
         data = bytearray(b"".join(blob.read(0, blob.size)))
         data[offset % len(data)] ^= 0x55
-        self.sink.blobs[digest] = Blob(self.sink.shelf)
+        self.sink.blobs[digest] = Blob(self.sink.block_cache)
         self.sink.blobs[digest].append(bytes(data))
 
     @rule(number=st.integers(0, len(VERSIONS) - 1), name=st.sampled_from(["big.bin", "config.json"]), offset=OFFSETS)

@@ -1,4 +1,4 @@
-"""A Reporter that remembers what it was told."""
+"""A Reporter that records its calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from llmstack.reporting import Task
 
 
 @dataclass
-class HeardTask:
-    """A task: how far it came, and whether it is done."""
+class RecordedTask:
+    """A task with its progress."""
 
     name: str
     size: int
@@ -25,22 +25,22 @@ class HeardTask:
 
 @dataclass
 class Listener:
-    """Everything that a running command said."""
+    """All messages and tasks of a command."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    tasks: list[HeardTask] = field(default_factory=list)
+    tasks: list[RecordedTask] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
 
     def begin(self, title: str, total: int) -> None:  # noqa: ARG002 - the protocol's names
         self.titles.append(title)
 
     def task(self, name: str, size: int) -> Task:
-        self.tasks.append(HeardTask(name, size))
+        self.tasks.append(RecordedTask(name, size))
         return self.tasks[-1]
 
     def end(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing."""
 
     def note(self, message: str) -> None:
         self.notes.append(message)

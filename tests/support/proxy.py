@@ -1,8 +1,8 @@
-"""A proxy on loopback that understands just enough HTTP to go wrong at a chosen byte of a chosen request.
+"""A proxy on loopback that fails at a chosen byte of a chosen request.
 
 with Proxy(registry.url) as proxy:
     proxy.rules = [Rule("PATCH", "/blobs/uploads/", cut_request=1000)]
-    ...  # use proxy.url in place of the registry's
+    ...  # use proxy.url instead of registry.url
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from typing import Self
 from urllib.parse import urlsplit
 
 PIECE = 64 * 1024
-# SO_LINGER of no time at all: closing sends a reset.
+# SO_LINGER with a timeout of 0: close() sends a reset.
 RESET = struct.pack("ii", 1, 0)
 TICK_MS = 50
 
 
 class _Gone(Exception):  # noqa: N818 - a state
-    """One of the two sides went, or was made to."""
+    """One of the two sides closed its connection."""
 
 
 @dataclass(slots=True)
 class Rule:
-    """One thing that goes wrong: for requests whose method and target match, after `skip` of them, `times` times.
+    """One fault, for requests with a matching method and target: after `skip` of them, `times` times.
 
-    `status` answers instead of the server, once the request's body is read; with `early` before that. `drop` closes the
-    connection in place of passing the request on. All others talk to the server. Counting bytes of a body:
-    `cut_request` and `cut_answer` close both connections there (with `reset` by a RST), `stall_request` and
-    `stall_answer` let nothing more through, `corrupt_request` and `corrupt_answer` change a byte, `truncate_answer`
-    ends the answer there as if that were all. `lose_answer` closes the connection when the server has answered,
-    `silent` keeps the answer back. `then` is called at that moment, and makes a fault by itself. `fired` counts.
+    `status` is sent instead of the server's response, after the request body was read; with `early` before. `drop`
+    closes the connection instead of forwarding the request. All other faults forward it. These take the number of a
+    byte of the body: `cut_request` and `cut_answer` close both connections there (with `reset` by a RST),
+    `stall_request` and `stall_answer` forward nothing more, `corrupt_request` and `corrupt_answer` change the byte,
+    `truncate_answer` ends the body there with a matching Content-Length. `lose_answer` closes the connection after the
+    server has answered, `silent` never forwards the response. `then` is called at that moment, also without another
+    fault. `fired` counts.
     """
 
     method: str
@@ -73,7 +74,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came; `target` is path and query."""
+    """One request; `target` is its path and query."""
 
     method: str
     target: str
@@ -92,7 +93,7 @@ class _Head:
 
 
 class Proxy:
-    """Stands before one HTTP server, from start() to stop(); `watch` hears of every request before it goes on."""
+    """A proxy for one HTTP server; `watch` is called with each request before it is forwarded."""
 
     def __init__(self, url: str, watch: Callable[[Seen], None] = lambda _: None) -> None:
         parts = urlsplit(url)
@@ -128,7 +129,7 @@ class Proxy:
             thread.join()
 
     def accept(self) -> None:
-        """Listen, on the same port as before."""
+        """Accept connections, on the same port as before."""
         if self._listener is not None:
             return
         listener = socket.create_server(("127.0.0.1", self._port), backlog=256)
@@ -136,7 +137,7 @@ class Proxy:
         self._start(self._accept, listener)
 
     def refuse(self) -> None:
-        """Refuse connections from now on, and break off those that there are."""
+        """Refuse new connections and close the existing ones."""
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -197,7 +198,7 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     stopping: threading.Event
     client: socket.socket
@@ -252,7 +253,7 @@ class _Exchange:
         stall: int | None,
         corrupt: int | None,
     ) -> None:
-        """Pass a body on, up to where it is to go wrong."""
+        """Forward a body up to the byte of the fault."""
         position = 0
         for before, data, after in body:
             passed = data
@@ -270,11 +271,11 @@ class _Exchange:
             position += len(data)
 
     def _truncate(self, answer: _Head, body: Iterator[tuple[bytes, bytes, bytes]], rule: Rule, size: int) -> None:
-        whole = b"".join(data for _, data, _ in body)
-        if size < len(whole):
+        complete = b"".join(data for _, data, _ in body)
+        if size < len(complete):
             rule.fire()
-        head = re.sub(rb"(?i)content-length: \d+", b"Content-Length: %d" % min(size, len(whole)), answer.raw)
-        self.client.sendall(head + whole[:size])
+        head = re.sub(rb"(?i)content-length: \d+", b"Content-Length: %d" % min(size, len(complete)), answer.raw)
+        self.client.sendall(head + complete[:size])
 
     def _cut(self, rule: Rule) -> None:
         rule.fire()
@@ -284,7 +285,7 @@ class _Exchange:
         raise _Gone
 
     def _stall(self, rule: Rule) -> None:
-        """Let nothing more through until the client hangs up."""
+        """Forward nothing more until the client disconnects."""
         rule.fire()
         poll = select.poll()
         poll.register(self.client, select.POLLRDHUP)
@@ -296,7 +297,7 @@ class _Exchange:
 def _at_a_byte(rule: Rule) -> bool:
     requests = (rule.cut_request, rule.stall_request, rule.corrupt_request)
     answers = (rule.cut_answer, rule.stall_answer, rule.corrupt_answer, rule.truncate_answer)
-    return any(place is not None for place in (*requests, *answers))
+    return any(position is not None for position in (*requests, *answers))
 
 
 def _read_head(reader: BufferedReader) -> _Head | None:
@@ -313,7 +314,7 @@ def _read_head(reader: BufferedReader) -> _Head | None:
 def _pieces(
     reader: BufferedReader, headers: Mapping[str, str], *, until_close: bool
 ) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield a body's bytes as they come, each with what stands before and after it on the wire."""
+    """Yield the bytes of a body, each piece with its framing before and after it."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
         yield from _chunked(reader)
     elif "content-length" in headers:

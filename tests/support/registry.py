@@ -1,4 +1,4 @@
-"""Real registries (Debian's docker-registry, which is distribution 2.8): plain, with htpasswd and TLS, with tokens."""
+"""Real registries (distribution 2.8 as Debian packages it): plain HTTP, htpasswd with TLS, tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACCESS_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<target>\S+) HTTP/1\.1" (?P<st
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One request that the registry has answered; `target` is the path with its query, `length` the answer's."""
+    """One request in the access log; `target` is the path and the query, `length` the size of the response."""
 
     method: str
     target: str
@@ -43,7 +43,7 @@ class Served:
 
 @dataclass
 class Registry:
-    """A registry that runs; `host` is what a reference starts with, `HOST:PORT`."""
+    """A running registry at `host` (`HOST:PORT`)."""
 
     host: str
     root: Path
@@ -64,14 +64,14 @@ class Registry:
         return f"{self.host}/t{next(self._names)}"
 
     def served(self) -> list[Served]:
-        """Return the requests that were answered since the last call, oldest first."""
+        """Return the requests answered since the last call, oldest first."""
         marker = uuid.uuid4().hex
         self._get(f"/v2/?{marker}")
         deadline = time.monotonic() + 10
         while marker not in self.daemon.log.read_text(errors="replace"):
             if time.monotonic() > deadline:
-                raise RigError(f"{self.daemon.log} does not show a request that was made")
-        # The registry writes each line after its answer, so one of a request before may come after the marker's.
+                raise RigError(f"{self.daemon.log} does not show a request that was sent")
+        # The registry writes a line after its response, so the line of an earlier request may follow the marker.
         time.sleep(0.02)
         text = self.daemon.log.read_text(errors="replace")
         new, self._seen = text[self._seen :], len(text)
@@ -80,12 +80,12 @@ class Registry:
         return [request for request in all_of_them if marker not in request.target]
 
     def blob_file(self, digest: str) -> Path:
-        """Return where a blob lies on the registry's disk, for tests that damage or count it."""
+        """Return the file of a blob, for tests that damage or count it."""
         algorithm, _, value = digest.partition(":")
         return self.root / "docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
 
     def docker_config(self, folder: Path) -> Path:
-        """Write the config.json that `docker login` leaves there; return the folder, for DOCKER_CONFIG."""
+        """Write a config.json as `docker login` does; return its directory, for DOCKER_CONFIG."""
         folder.mkdir(parents=True, exist_ok=True)
         auth = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         (folder / "config.json").write_text(json.dumps({"auths": {self.host: {"auth": auth}}}))
@@ -102,7 +102,7 @@ class Registry:
             return connection.getresponse().status
 
     def answers(self) -> bool:
-        """Tell whether the registry speaks, a demand for a login included."""
+        """Tell whether the registry answers, including with 401."""
         try:
             return self._get("/v2/") in {200, 401}
         except (OSError, http.client.HTTPException):
@@ -111,15 +111,15 @@ class Registry:
 
 @contextlib.contextmanager
 def plain_registry(folder: Path) -> Iterator[Registry]:
-    """Run a registry over HTTP that lets everybody in."""
+    """Run a registry with plain HTTP and without authentication."""
     with _run(folder, {}) as registry:
         yield registry
 
 
 @contextlib.contextmanager
 def secure_registry(folder: Path, address: str = LOOPBACK) -> Iterator[Registry]:
-    """Run a registry over HTTPS, with a CA of its own, that wants a name and a password; containers need an address."""
-    # skopeo takes a folder for `--cert-dir`, with the CA in a file *.crt and no keys beside it.
+    """Run a registry with HTTPS, its own CA and htpasswd; containers need another address than loopback."""
+    # `skopeo --cert-dir` needs a directory with the CA as *.crt and without keys.
     (folder / "certs").mkdir(parents=True)
     authority = trustme.CA()
     certificate = authority.issue_cert(address, "localhost")
@@ -137,7 +137,7 @@ def secure_registry(folder: Path, address: str = LOOPBACK) -> Iterator[Registry]
 
 @contextlib.contextmanager
 def token_registry(folder: Path) -> Iterator[Registry]:
-    """Run a registry that sends clients to a token server; nobody may pull or push without the password."""
+    """Run a registry with a token server; pull and push require the password."""
     folder.mkdir(parents=True, exist_ok=True)
     with TokenServer(USER, PASSWORD) as tokens:
         tokens.write_roots(folder / "roots.pem")
@@ -166,7 +166,7 @@ def _run(
             registry.daemon.wait_until(registry.answers)
             break
         except RigError as error:
-            # Another process took the port between our look and the registry's.
+            # Another process took the port after free_port().
             if "address already in use" not in str(error) or start == STARTS - 1:
                 raise
     try:

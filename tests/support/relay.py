@@ -1,4 +1,4 @@
-"""A relay before a Docker engine, of bytes and not of requests: so it passes on what upgrades its connection, too."""
+"""A TCP relay in front of a Docker Engine; it forwards upgraded connections too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PIECE = 64 * 1024
 
 
 class Relay:
-    """Stands before the engine at `host`, and keeps back the answer to a request that holds `what` for `seconds`.
+    """Forwards to the engine at `host`; delays the response to a request that contains `what` by `seconds`.
 
-    With `answer` that is what is passed on in its place, and the connection ends. `fired` counts.
+    With `answer`, sends this instead of the response and closes the connection. `fired` counts.
     """
 
     def __init__(self, host: str, what: bytes, seconds: float = 0, answer: bytes = b"") -> None:
@@ -68,10 +68,10 @@ class Relay:
 
 
 def _connect(host: str) -> socket.socket:
-    kind, _, place = host.partition("://")
-    if kind == "unix":
+    scheme, _, address = host.partition("://")
+    if scheme == "unix":
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(place)
+        connection.connect(address)
         return connection
-    address, _, port = place.rpartition(":")
-    return socket.create_connection((address, int(port)))
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)))

@@ -1,7 +1,7 @@
-"""A registry in memory that keeps no block twice, so that a terabyte that repeats itself needs next to nothing.
+"""A registry in memory that stores equal blocks once, so that a terabyte of repeated data needs little memory.
 
-What is written is hashed, and can be read again at any place. It speaks what ferry and extract need of the distribution
-spec, and can be told to go wrong. `python -m tests.support.sink` serves one.
+It implements the part of the distribution spec that ferry and extract need, verifies digests, and can simulate faults.
+`python -m tests.support.sink` runs one.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from urllib.parse import parse_qs, urlsplit
 
 BLOCK = 1024 * 1024
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs/uploads|blobs|manifests|tags)/(?P<rest>[^/]*)")
+ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<resource>blobs/uploads|blobs|manifests|tags)/(?P<rest>[^/]*)")
 
 
-class RepoIndex:
-    """Blocks of bytes, each kept once."""
+class BlockCache:
+    """Blocks of bytes, each stored once."""
 
     def __init__(self) -> None:
         self._blocks: dict[bytes, bytes] = {}
 
-    def keep(self, block: bytes, neighbour: bytes) -> bytes:
-        """Return a block that is equal, `neighbour` if it is: to compare is cheaper than to look up."""
-        return neighbour if block == neighbour else self._blocks.setdefault(block, block)
+    def intern(self, block: bytes, previous: bytes) -> bytes:
+        """Return the stored block that is equal to `block`; comparing with `previous` is cheaper than a lookup."""
+        return previous if block == previous else self._blocks.setdefault(block, block)
 
 
 class Blob:
-    """Bytes in blocks; made by appending, in pieces of any size."""
+    """Bytes in blocks; grows by append()."""
 
-    def __init__(self, shelf: RepoIndex) -> None:
-        self._shelf = shelf
+    def __init__(self, cache: BlockCache) -> None:
+        self._cache = cache
         self._blocks: list[bytes] = []
         self._rest = bytearray()
         self._digest = hashlib.sha256()
@@ -56,7 +56,7 @@ class Blob:
         self._rest += data
         while len(self._rest) >= BLOCK:
             last = self._blocks[-1] if self._blocks else b""
-            self._blocks.append(self._shelf.keep(bytes(self._rest[:BLOCK]), last))
+            self._blocks.append(self._cache.intern(bytes(self._rest[:BLOCK]), last))
             del self._rest[:BLOCK]
 
     def read(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -77,11 +77,11 @@ class Repository:
 
 
 class Sink:
-    """The registry; `host` is what a reference begins with.
+    """The registry at `host`.
 
-    `refuse` answers the next requests whose `METHOD path` matches: pattern, status and how many times. `break_after`
-    ends the next upload's connection after so many bytes, `drop_after` that of the next blob that is read, and
-    `ignore_range` answers the next range with the whole blob.
+    `refuse` is a list of patterns for `METHOD path` and statuses, each for one request. `break_after` closes the
+    connection of the next upload after so many bytes, `drop_after` that of the next blob that is read. `ignore_range`
+    is the number of range requests that are answered with the complete blob.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -92,7 +92,7 @@ class Sink:
         self.break_after: list[int] = []
         self.drop_after: list[int] = []
         self.ignore_range = 0
-        self.shelf = RepoIndex()
+        self.block_cache = BlockCache()
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="sink", daemon=True)
@@ -114,11 +114,11 @@ class Sink:
         self._thread.join()
 
     def heal(self) -> None:
-        """Do nothing wrong any more."""
+        """Simulate no more faults."""
         self.refuse, self.break_after, self.drop_after, self.ignore_range = [], [], [], 0
 
     def refusal(self, request: str) -> int | None:
-        """Return the status that a request is refused with, once for each time that it was asked for."""
+        """Return the status that a request is refused with, and remove its entry from `refuse`."""
         with self.lock:
             for position, (pattern, status) in enumerate(self.refuse):
                 if re.match(pattern, request):
@@ -149,7 +149,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """What a client does to its connection is its own affair."""
+        """Ignore connections that the client closed."""
 
 
 def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
@@ -178,7 +178,9 @@ class _Requests(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         if status := self.registry.refusal(f"{self.command} {url.path}"):
             self._read_body(None)
-            self._answer(status, body=json.dumps({"errors": [{"code": "REFUSED", "message": "as told"}]}).encode())
+            self._answer(
+                status, body=json.dumps({"errors": [{"code": "REFUSED", "message": "simulated fault"}]}).encode()
+            )
             return
         match = ROUTE.fullmatch(url.path)
         if match is None:
@@ -188,7 +190,7 @@ class _Requests(BaseHTTPRequestHandler):
         self.repository = self.registry.repositories.setdefault(match["name"], Repository())
         self.base = f"/v2/{match['name']}"
         answer = {"blobs": self._blob, "blobs/uploads": self._upload, "manifests": self._manifest, "tags": self._tags}
-        answer[match["kind"]](match["rest"])
+        answer[match["resource"]](match["rest"])
 
     def _blob(self, digest: str) -> None:
         blob = self.registry.blobs.get(digest)
@@ -201,11 +203,11 @@ class _Requests(BaseHTTPRequestHandler):
 
     def _send(self, blob: Blob) -> None:
         start, stop, status, headers = 0, blob.size, 200, {}
-        wanted = RANGE.fullmatch(self.headers.get("Range", ""))
-        if wanted and self.registry.ignore_range:
+        requested = RANGE.fullmatch(self.headers.get("Range", ""))
+        if requested and self.registry.ignore_range:
             self.registry.ignore_range -= 1
-        elif wanted:
-            start, stop = int(wanted[1]), min(blob.size, int(wanted[2] or blob.size) + 1)
+        elif requested:
+            start, stop = int(requested[1]), min(blob.size, int(requested[2] or blob.size) + 1)
             status, headers = 206, {"Content-Range": f"bytes {start}-{stop - 1}/{blob.size}"}
         end = min(stop, start + self.registry.drop_after.pop(0)) if self.registry.drop_after else stop
         self._answer(status, headers, length=stop - start)
@@ -222,7 +224,7 @@ class _Requests(BaseHTTPRequestHandler):
                 return self._answer(201, {"Location": f"{self.base}/blobs/{mount}"})
             with registry.lock:
                 name = f"u{len(uploads)}-{id(self)}"
-                uploads[name] = Blob(registry.shelf)
+                uploads[name] = Blob(registry.block_cache)
             return self._answer(202, {"Location": f"{self.base}/blobs/uploads/{name}"})
         blob = uploads.get(name)
         if blob is None:
@@ -247,7 +249,7 @@ class _Requests(BaseHTTPRequestHandler):
         repository = self.repository
         digest = repository.tags.get(reference, reference)
         if self.command == "PUT":
-            body = Blob(RepoIndex())
+            body = Blob(BlockCache())
             self._read_body(body)
             data = b"".join(body.read(0, body.size))
             if not self._has_all(data):
@@ -266,7 +268,7 @@ class _Requests(BaseHTTPRequestHandler):
         return self._answer(200, {"Content-Type": media_type, "Docker-Content-Digest": digest}, data)
 
     def _has_all(self, manifest: bytes) -> bool:
-        """Tell whether what a manifest or an index names is there."""
+        """Tell whether all blobs and manifests of a manifest or an index exist."""
         value = json.loads(manifest)
         blobs = [value["config"], *value["layers"]] if "layers" in value else []
         return all(blob["digest"] in self.registry.blobs for blob in blobs) and all(
@@ -277,7 +279,7 @@ class _Requests(BaseHTTPRequestHandler):
         self._answer(200, body=json.dumps({"tags": sorted(self.repository.tags)}).encode())
 
     def _read_body(self, blob: Blob | None, limit: int | None = None) -> bool:
-        """Read a request's body into a blob; false where it ended too soon, or at `limit`."""
+        """Read a request body into a blob; return false if it ended too early or reached `limit`."""
         chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
         left = 0 if chunked else int(self.headers.get("Content-Length", "0"))
         buffer = memoryview(bytearray(BLOCK))

@@ -1,4 +1,4 @@
-"""A loopback token server for a registry: RFC 7519 tokens after distribution's token authentication specification."""
+"""A token server on loopback: tokens as in distribution's token authentication specification (RFC 7519)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from tests.support.webserver import Request, Response, WebServer
 
-# docker-registry 2.8 forgives a minute, so shorter lives show nothing.
+# docker-registry 2.8 accepts tokens for a minute longer, so a shorter lifetime has no effect.
 LIFETIME = 300
 REFRESH_TOKEN = "rig-identity-token"
 
 
 class TokenServer:
-    """Hands out tokens for whatever scopes are asked for, to one user; `scopes` records what was asked for.
+    """Issues tokens for the requested scopes to one user; `scopes` records the requests.
 
-    Nothing may be done in the repositories that are `refused`: so Docker Hub answers where there is none.
-
-    A GET with Basic credentials and a POST with a refresh token (`refresh_token`) are understood.
+    Tokens give no permission for the repositories in `refused`, as from Docker Hub for repositories that do not exist.
+    Supports GET with Basic credentials and POST with a refresh token (`refresh_token`).
     """
 
     issuer = "rig-issuer"
@@ -52,7 +51,7 @@ class TokenServer:
         return self._server.url
 
     def write_roots(self, path: Path) -> None:
-        """Write the certificate that the registry is to trust."""
+        """Write the certificate that the registry trusts."""
         self._authority.cert_pem.write_to_path(path)
 
     def __enter__(self) -> Self:
@@ -65,14 +64,14 @@ class TokenServer:
         self._server.stop()
 
     def _answer(self, request: Request) -> Response:
-        asked = parse_qs(request.body.decode()) if request.method == "POST" else request.query
+        parameters = parse_qs(request.body.decode()) if request.method == "POST" else request.query
         allowed = (
-            asked.get("refresh_token") == [REFRESH_TOKEN]
+            parameters.get("refresh_token") == [REFRESH_TOKEN]
             if request.method == "POST"
             else request.headers.get("authorization") == self._basic
         )
         # A client may repeat `scope` or put several into one, with spaces between.
-        scopes = [scope for value in asked.get("scope", []) for scope in value.split()]
+        scopes = [scope for value in parameters.get("scope", []) for scope in value.split()]
         self.scopes.append(scopes)
         if not allowed:
             body = {"errors": [{"code": "UNAUTHORIZED", "message": "incorrect username or password"}]}
@@ -97,6 +96,6 @@ class TokenServer:
 
 
 def _access(scope: str) -> dict[str, Any]:
-    kind, _, rest = scope.partition(":")
+    resource_type, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
-    return {"type": kind, "name": name, "actions": actions.split(",")}
+    return {"type": resource_type, "name": name, "actions": actions.split(",")}

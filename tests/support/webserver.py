@@ -1,6 +1,6 @@
-"""A lean HTTP/1.1 server for tests: keep-alive, TCP_NODELAY, files sent by the kernel.
+"""A small HTTP/1.1 server for tests: keep-alive, TCP_NODELAY, sendfile.
 
-It parses only what the fixtures need, so that a benchmark measures the client and not this.
+It parses only what the fixtures need, so that benchmarks measure the client.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from io import BufferedReader
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
-# A body up to this size goes out in one write with its headers.
+# A body up to this size is sent in one write with its headers.
 ONE_WRITE = 128 * 1024
 SLOW_TICK = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; header names are in lower case, `raw_path` is still percent-encoded and without the query."""
+    """One request; header names are in lower case, `raw_path` is percent-encoded and without the query."""
 
     method: str
     raw_path: str
@@ -54,7 +54,7 @@ class BlobRange:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """The bytes from `start` up to `stop` of a block that follows itself for ever."""
+    """The bytes from `start` up to `stop` of an endless repetition of a block."""
 
     block: bytes
     start: int
@@ -63,8 +63,8 @@ class Repeated:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def part(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the bytes of this part's own `start` up to `stop`."""
+    def pieces(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the bytes from `start` up to `stop`, relative to this range."""
         position, end = self.start + start, self.start + stop
         view = memoryview(self.block)
         while position < end:
@@ -79,7 +79,7 @@ Body = bytes | BlobRange | Repeated
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What goes wrong while a body is sent: it breaks off or falls silent after some bytes, or comes slowly."""
+    """A fault while a body is sent: the connection closes or stalls after some bytes, or is slow."""
 
     drop_after: int | None = None
     stall_after: int | None = None
@@ -88,7 +88,7 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What to answer; Content-Length is the body's length unless `headers` say otherwise."""
+    """A response; Content-Length is the length of the body unless `headers` has another."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Response:
 
 
 class WebServer:
-    """Serves `handle(request)` on a free loopback port, one thread a connection, from start() to stop()."""
+    """Serves `handle(request)` on a free loopback port, with one thread per connection."""
 
     def __init__(self, handle: Callable[[Request], Response], host: str = "127.0.0.1", port: int = 0) -> None:
         self._handle = handle
@@ -110,7 +110,7 @@ class WebServer:
 
     @property
     def url(self) -> str:
-        """Where it serves, known from start() on."""
+        """The base URL, available after start()."""
         host, port = self._address
         if port == 0:
             raise RuntimeError("the server has not been started")
@@ -122,11 +122,11 @@ class WebServer:
         self._acceptor.start()
 
     def stop(self) -> None:
-        """Break all connections off and wait until every thread is done."""
+        """Close all connections and wait for all threads."""
         self._stopping.set()
         if self._listener is None:
             return
-        # On Linux this wakes a thread that waits in accept().
+        # On Linux this ends an accept() in another thread.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
@@ -152,7 +152,7 @@ class WebServer:
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            # What a client does to its connection is its own affair; every other exception is a bug in a fixture.
+            # Clients may close their connection at any time; other exceptions are bugs of a fixture.
             with connection, connection.makefile("rb") as reader, contextlib.suppress(ConnectionError, TimeoutError):
                 while (request := _read_request(reader)) is not None:
                     response = self._handle(request)
@@ -163,7 +163,7 @@ class WebServer:
                 self._connections.pop(connection)
 
     def _send(self, connection: socket.socket, request: Request, response: Response) -> bool:
-        """Send a response; tell whether the connection is still good."""
+        """Send a response; tell whether the connection can be used again."""
         body = b"" if request.method == "HEAD" else response.body
         head = _head(response)
         if response.disturbance is not None and len(body):
@@ -185,7 +185,7 @@ class WebServer:
             self._stopping.wait()
         if end == len(body):
             return True
-        # The client may have gone first.
+        # The client may have closed it already.
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         return False
@@ -199,7 +199,7 @@ class WebServer:
 
 
 def _read_request(reader: BufferedReader) -> Request | None:
-    """Read one request; None when the client has closed the connection, or does not speak HTTP."""
+    """Read one request; None if the client closed the connection or the request is not HTTP."""
     words = reader.readline(65536).decode("latin-1").split()
     if len(words) != 3 or not words[2].startswith("HTTP/"):
         return None
@@ -235,7 +235,7 @@ def _bytes(body: Body, start: int, stop: int) -> bytes:
     if isinstance(body, bytes):
         return body[start:stop]
     if isinstance(body, Repeated):
-        return b"".join(body.part(start, stop))
+        return b"".join(body.pieces(start, stop))
     descriptor = os.open(body.path, os.O_RDONLY)
     try:
         return os.pread(descriptor, stop - start, body.start + start)
@@ -248,7 +248,7 @@ def _send_body(connection: socket.socket, body: Body, start: int, stop: int) -> 
         connection.sendall(memoryview(body)[start:stop])
         return
     if isinstance(body, Repeated):
-        for piece in body.part(start, stop):
+        for piece in body.pieces(start, stop):
             connection.sendall(piece)
         return
     with body.path.open("rb") as file:

@@ -37,7 +37,7 @@ class Generated:
         return Repeated(BLOCK, self.seed + start, self.seed + stop)
 
     def read(self, start: int, stop: int) -> Iterator[memoryview]:
-        return self.body(0, self.size).part(start, stop)
+        return self.body(0, self.size).pieces(start, stop)
 
 
 Content = bytes | Path | Generated
