@@ -1,3 +1,3 @@
 #!/bin/sh
-# Alias of `hf`: older scripts call the command huggingface-cli.
+# The old name of the Hugging Face command, which scripts still use.
 exec hf "$@"

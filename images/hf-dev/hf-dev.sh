@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run JupyterLab (with the arguments) and, as root, sshd.
+# JupyterLab and sshd together; the arguments go to JupyterLab. Without root there is no sshd.
 set -eu
 if [ "$(id -u)" -eq 0 ]; then
   /usr/sbin/sshd -D -e &

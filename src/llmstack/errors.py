@@ -1,13 +1,13 @@
-"""What can go wrong, and the exit code that each kind ends the process with.
+"""The exceptions of llmstack, and the exit code of each.
 
-    LlmstackError            1   something failed; the base class, also for "some entries failed"
-    ├── UsageError           2   the command line, a settings file or a wish list is wrong
+    LlmstackError            1   the operation failed; also: some entries of a list failed
+    ├── UsageError           2   the command line, a settings file or a wish list is invalid
     ├── NotFoundError        3   a repo, revision, image, tag or file does not exist
-    ├── NotAuthorizedError   4   a gated or private repo, a registry that wants a login
-    ├── IntegrityError       5   bytes are not what they claim to be
-    └── UnavailableError     6   network, registry, hub or Docker daemon does not answer; disk full
+    ├── NotAuthorizedError   4   a gated or private repo, or a registry that requires authentication
+    ├── IntegrityError       5   data does not match its digest, or an image is invalid
+    └── UnavailableError     6   a network, registry, Hub, Docker Engine or disk is not available; the disk is full
 
-A bug ends with 70 and a traceback, an interrupt with 130 (SIGTERM: 143).
+A bug exits with 70 and a traceback, an interrupt with 130 (SIGTERM: 143).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ EXIT_TERMINATED = 143
 
 
 class LlmstackError(Exception):
-    """An error that a person can act on: what happened, to what, on which side, and what to do next.
+    """An error with everything a user needs: the object, what failed, the side of the transfer, the next action.
 
-    `message` names the operation and the object. `side` is "source" or "destination" where a transfer has two
-    ends (after oras-go's CopyError). `hint` says what to do next. None of them ever holds a secret.
+    `message` has the form `<object>: <what failed>: <cause>`. `side` is "source" or "destination" in a transfer (as in
+    oras-go's CopyError). `hint` is the next action. None of them may contain a secret.
     """
 
     exit_code: ClassVar[int] = 1
@@ -42,7 +42,7 @@ class LlmstackError(Exception):
 
 @contextlib.contextmanager
 def on_side(side: str, what: str = "") -> Iterator[None]:
-    """Say of every error in here which side it is on, and what object it is about, unless it says so itself."""
+    """Add the side and the object `what` to each error that has no side yet."""
     try:
         yield
     except LlmstackError as error:
@@ -54,7 +54,7 @@ def on_side(side: str, what: str = "") -> Iterator[None]:
 
 
 class UsageError(LlmstackError):
-    """The command line, a settings file or a wish list is wrong."""
+    """The command line, a settings file or a wish list is invalid."""
 
     exit_code = 2
 
@@ -66,18 +66,18 @@ class NotFoundError(LlmstackError):
 
 
 class NotAuthorizedError(LlmstackError):
-    """A gated or private repo, or a registry that wants a login."""
+    """A gated or private repo, or a registry that requires authentication."""
 
     exit_code = 4
 
 
 class IntegrityError(LlmstackError):
-    """Bytes are not what they claim to be, or an image tries what no image may do."""
+    """Data does not match its digest or its format, or an image contains what no image may contain."""
 
     exit_code = 5
 
 
 class UnavailableError(LlmstackError):
-    """Network, registry, hub, Docker daemon or disk cannot be used now; trying again later may help."""
+    """A network, registry, Hub, Docker Engine or disk is not available; retrying later may help."""
 
     exit_code = 6

@@ -102,7 +102,7 @@ def _uploads() -> Iterator[Case]:
         code=6,
         leaves=True,
         slow=True,
-        words=(*DESTINATION, BUNDLE, "silent"),
+        words=(*DESTINATION, BUNDLE, "no data for"),
     )
 
 
@@ -167,7 +167,7 @@ def _storage() -> Iterator[Case]:
     yield _cdn("cdn-flipped", corrupt_at=place("cdn-flipped"), expect=5, words=weights)
     yield _cdn("cdn-short", truncate_to=place("cdn-short"), expect=5, words=weights)
     yield _cdn("cdn-stall", stall_after=place("cdn-stall"), slow=True)
-    yield _cdn("cdn-stall-ever", stall_after=0, times=None, slow=True, expect=6, words=(*weights, "silent"))
+    yield _cdn("cdn-stall-ever", stall_after=0, times=None, slow=True, expect=6, words=(*weights, "no data for"))
 
 
 def _registry(name: str, *rules: Rule, **more) -> Case:

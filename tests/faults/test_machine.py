@@ -168,7 +168,7 @@ def test_a_blob_that_vanishes_before_the_manifest(made: Bench, tell: Tell):
 
     made.proxy.rules = [Rule("HEAD", "/blobs/sha256:", then=lose)]
     run = made.ferry("org/tiny", env=QUICK)
-    refused(run, 3, "destination: ", "the registry has lost a blob: run the command again")
+    refused(run, 3, "destination: ", "the registry lost a blob: rerun to upload it again")
     assert made.stored.tags() == set()
     assert made.ferry("org/tiny", env=QUICK).code == 0
     assert made.stored.files("org--tiny") == FILES

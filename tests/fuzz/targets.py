@@ -22,8 +22,8 @@ from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
 from llmstack.lists.wish_list import parse_wishlist
-from llmstack.net.http_client import display_url, redirected
-from llmstack.net.retry import asked_wait
+from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.http_urls import display_url, redirected
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
 from llmstack.oci.compression import decompressed
@@ -159,8 +159,9 @@ def headers(data: bytes) -> None:
         with contextlib.suppress(LlmstackError):
             target, sent = redirected(f"{place}/v2/", text, {"Authorization": "secret"})
             assert "Authorization" not in sent or target.startswith(place)
-    wait = asked_wait({"Retry-After": text, "RateLimit": text})
-    assert wait is None or wait >= 0
+    next_link({"Link": text})
+    delay = requested_delay({"Retry-After": text, "RateLimit": text})
+    assert delay is None or delay >= 0
 
 
 def settings(data: bytes) -> None:

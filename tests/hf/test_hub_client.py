@@ -158,10 +158,10 @@ def test_a_busy_hub_is_waited_for_as_long_as_it_asks_and_the_person_is_told(hub:
     source = ask()
     info = source.info("org/tiny", "model", "main")
     assert len(told) == 1
-    assert "it answers 429; trying again in 3 s" in told[0]
+    assert "it answers 429; retrying in 3 s" in told[0]
     hub.fault("*/config.json", status=429, headers={"RateLimit": '"resolvers";r=0;t=3'})
     assert read(source, info, "config.json") == b"{}"
-    assert "429 Too Many Requests; trying again in 3 s" in told[1]
+    assert "429 Too Many Requests; retrying in 3 s" in told[1]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

@@ -1,4 +1,4 @@
-"""What the tests of registries share."""
+"""Fixtures for tests with registries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture
 def login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Return a function that logs in to a registry as docker login does, and trusts its CA."""
+    """Return a function that stores credentials as docker login does, and trusts the CA of the registry."""
 
     def log_in(registry: Registry) -> None:
         monkeypatch.setenv("DOCKER_CONFIG", str(registry.docker_config(tmp_path / "docker")))

@@ -1,4 +1,4 @@
-"""Repositories of registries for tests, and what is put into them."""
+"""Repositories in registries, and content for them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def put_image(repository: Repository, tag: str, data: bytes = DATA) -> Manifest:
 
 
 def uploads(registry: Registry, repository: Repository) -> list[Path]:
-    """Return the bytes of uploads that are neither finished nor cancelled; distribution 2.8 forgets empty folders."""
-    place = registry.root / "docker/registry/v2/repositories" / repository.name.partition("/")[2]
-    return list(place.glob("_uploads/*/data"))
+    """Return the data files of unfinished uploads; distribution 2.8 leaves their empty directories."""
+    directory = registry.root / "docker/registry/v2/repositories" / repository.name.partition("/")[2]
+    return list(directory.glob("_uploads/*/data"))

@@ -1,4 +1,4 @@
-"""Logging in to registries: whom they want, who gets credentials, and what is told when they are wrong."""
+"""Authentication with registries: which credentials are sent where, and errors about them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from llmstack.errors import NotAuthorizedError, UnavailableError
 from llmstack.net import Cancelled, Client
+from llmstack.net.network_errors import TlsError
 from llmstack.oci.auth import Challenge, Credentials, check_realm
 from llmstack.oci.store import write_bytes
 from tests.oci.repositories import BLOB, DATA, open_repository, put_image, uploads
@@ -20,9 +21,9 @@ from tests.support.token_server import REFRESH_TOKEN
 from tests.support.webserver import Disturbance, Request, Response, WebServer
 
 
-@pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
-def test_without_a_login_it_says_how_to_log_in(kind: str, request: pytest.FixtureRequest, client: Client, monkeypatch):
-    registry: Registry = request.getfixturevalue(kind)
+@pytest.mark.parametrize("fixture", ["secure_registry", "token_registry"])
+def test_missing_credentials_give_a_hint(fixture: str, request: pytest.FixtureRequest, client: Client, monkeypatch):
+    registry: Registry = request.getfixturevalue(fixture)
     if registry.ca_file:
         monkeypatch.setenv("SSL_CERT_FILE", str(registry.ca_file))
     repository = open_repository(client, f"{registry.namespace()}/models")
@@ -32,11 +33,11 @@ def test_without_a_login_it_says_how_to_log_in(kind: str, request: pytest.Fixtur
         assert raised.value.hint == f"log in with: docker login {registry.host}"
 
 
-@pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
-def test_a_wrong_password_is_told_and_not_repeated(
-    kind: str, request: pytest.FixtureRequest, client: Client, login, tmp_path: Path
+@pytest.mark.parametrize("fixture", ["secure_registry", "token_registry"])
+def test_a_wrong_password_is_not_shown(
+    fixture: str, request: pytest.FixtureRequest, client: Client, login, tmp_path: Path
 ):
-    registry: Registry = request.getfixturevalue(kind)
+    registry: Registry = request.getfixturevalue(fixture)
     login(registry)
     auth = base64.b64encode(b"carrier:wr0ng-secret").decode()
     (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
@@ -46,7 +47,7 @@ def test_a_wrong_password_is_told_and_not_repeated(
     assert raised.value.exit_code == 4
 
 
-def test_a_credential_helper_is_asked(secure_registry: Registry, client: Client, monkeypatch, tmp_path: Path):
+def test_a_credential_helper_is_used(secure_registry: Registry, client: Client, monkeypatch, tmp_path: Path):
     helper = tmp_path / "bin/docker-credential-rig"
     helper.parent.mkdir()
     answer = {"ServerURL": secure_registry.host, "Username": secure_registry.user, "Secret": secure_registry.password}
@@ -62,7 +63,9 @@ def test_a_credential_helper_is_asked(secure_registry: Registry, client: Client,
     assert (tmp_path / "asked").read_text().split() == [secure_registry.host]
 
 
-def test_an_identity_token_is_traded_for_tokens(token_registry: Registry, client: Client, monkeypatch, tmp_path: Path):
+def test_an_identity_token_is_exchanged_for_tokens(
+    token_registry: Registry, client: Client, monkeypatch, tmp_path: Path
+):
     auth = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
     config = {"auths": {token_registry.host: {"auth": auth, "identitytoken": REFRESH_TOKEN}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -72,7 +75,7 @@ def test_an_identity_token_is_traded_for_tokens(token_registry: Registry, client
     assert repository.tags() == ["x"]
 
 
-def test_one_token_serves_many_requests(token_registry: Registry, client: Client, login):
+def test_a_token_is_used_for_many_requests(token_registry: Registry, client: Client, login):
     login(token_registry)
     token_registry.tokens.scopes.clear()
     repository = open_repository(client, f"{token_registry.namespace()}/models")
@@ -82,8 +85,8 @@ def test_one_token_serves_many_requests(token_registry: Registry, client: Client
     assert token_registry.tokens.scopes == [[f"repository:{path}:pull,push"]]
 
 
-def test_a_cancelled_upload_is_given_up_with_a_token_of_its_own(token_registry: Registry, client: Client, login):
-    """distribution wants the right to delete for it, which is a token more."""
+def test_a_cancelled_upload_is_deleted_with_its_own_token(token_registry: Registry, client: Client, login):
+    """distribution requires the permission to delete for it."""
     login(token_registry)
     repository = open_repository(client, f"{token_registry.host}/cancelled/model")
 
@@ -98,12 +101,12 @@ def test_a_cancelled_upload_is_given_up_with_a_token_of_its_own(token_registry: 
     assert not uploads(token_registry, repository)
 
 
-def test_a_silent_token_server_is_not_waited_for_by_each_cancelled_upload(client: Client):
-    asked: list[str] = []
+def test_only_one_cancelled_upload_waits_for_a_token_server_that_does_not_answer(client: Client):
+    requested: list[str] = []
 
     def answer(request: Request) -> Response:
         if request.path == "/token":
-            asked.append(request.query["scope"][0])
+            requested.append(request.query["scope"][0])
             if client.cancel.is_set():
                 return Response(200, {}, b"{}", Disturbance(stall_after=0))
             return Response(200, {}, b'{"token": "a"}')
@@ -127,15 +130,15 @@ def test_a_silent_token_server_is_not_waited_for_by_each_cancelled_upload(client
                 repository.write_blob(chunks)
     finally:
         registry.stop()
-    assert asked == ["repository:x:pull,push", "repository:x:pull,push,delete"]
+    assert requested == ["repository:x:pull,push", "repository:x:pull,push,delete"]
 
 
-def test_an_unknown_ca_stops_it_before_a_password_is_sent(
+def test_no_password_is_sent_to_a_server_with_an_unknown_ca(
     secure_registry: Registry, login, client: Client, monkeypatch
 ):
     login(secure_registry)
     monkeypatch.delenv("SSL_CERT_FILE")
-    with pytest.raises(UnavailableError, match="TLS") as raised:
+    with pytest.raises(TlsError) as raised:
         open_repository(client, f"{secure_registry.namespace()}/models").manifest("x")
     assert "SSL_CERT_FILE" in (raised.value.hint or "")
 
@@ -161,12 +164,12 @@ def test_an_unknown_ca_stops_it_before_a_password_is_sent(
         (" https://auth.example/token", "https://registry.example"),
     ],
 )
-def test_credentials_do_not_go_to_just_any_token_server(realm: str, registry: str):
+def test_credentials_are_not_sent_to_an_unsafe_token_server(realm: str, registry: str):
     with pytest.raises(UnavailableError):
         check_realm(realm, registry)
 
 
-def test_usual_token_servers_are_fine():
+def test_safe_token_servers_are_accepted():
     for realm, registry in (
         ("https://auth.docker.io/token", "https://registry-1.docker.io"),
         ("http://127.0.0.1:1/token", "http://127.0.0.1:2"),
@@ -182,7 +185,7 @@ def test_usual_token_servers_are_fine():
         ("bearer realm=https://a/t , service=s", "bearer", ("https://a/t", "s")),
         (r'Basic realm="a \"b\" c"', "basic", ('a "b" c', None)),
         ("Negotiate", "negotiate", (None, None)),
-        # Several headers, as Gitea sends them, arrive as one.
+        # The values of several headers are joined; Gitea sends two.
         ('Bearer realm="https://a/t",service="s", Basic realm="A registry, ours"', "bearer", ("https://a/t", "s")),
         ('Basic realm="ours", Bearer realm="https://a/t"', "bearer", ("https://a/t", None)),
         ('Negotiate, Basic realm="ours"', "basic", ("ours", None)),
@@ -190,11 +193,11 @@ def test_usual_token_servers_are_fine():
         ("", "", (None, None)),
     ],
 )
-def test_challenges(header: str, scheme: str, parameters: tuple[str | None, str | None]):
+def test_challenge(header: str, scheme: str, parameters: tuple[str | None, str | None]):
     challenge = Challenge.parse(header)
     assert challenge.scheme == scheme
     assert (challenge.parameters.get("realm"), challenge.parameters.get("service")) == parameters
 
 
-def test_credentials_do_not_show_in_what_is_printed():
+def test_repr_of_credentials_has_no_secrets():
     assert "secret" not in repr(Credentials("me", "secret", "secret"))

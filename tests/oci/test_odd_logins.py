@@ -1,4 +1,4 @@
-"""Logins where a registry, or what it leads to, behaves in an unusual way."""
+"""Authentication with registries and storage services that behave unusually."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def serving(answer: Callable[[Request], Response]) -> Iterator[WebServer]:
         server.stop()
 
 
-def log_in(monkeypatch: pytest.MonkeyPatch, folder: Path, host: str) -> None:
-    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": BASIC.removeprefix("Basic ")}}}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+def log_in(monkeypatch: pytest.MonkeyPatch, directory: Path, host: str) -> None:
+    (directory / "config.json").write_text(json.dumps({"auths": {host: {"auth": BASIC.removeprefix("Basic ")}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(directory))
 
 
 def repository(client: Client, server: WebServer, host: str = "127.0.0.1") -> Repository:
@@ -40,7 +40,7 @@ def repository(client: Client, server: WebServer, host: str = "127.0.0.1") -> Re
 
 
 def uploading(request: Request, location: str) -> Response:
-    """Answer the requests of an upload, which wants a login at every one."""
+    """Answer a request of an upload; each one requires authentication."""
     if request.headers.get("authorization") != BASIC:
         return Response(401, {"WWW-Authenticate": 'Basic realm="here"'})
     return Response(UPLOAD.get(request.method, 404), {"Location": location})
@@ -49,45 +49,42 @@ def uploading(request: Request, location: str) -> Response:
 @pytest.mark.parametrize(
     "challenge", ['Bearer realm="{storage}/token"', "Bearer authorization_uri=https://login.example"]
 )
-def test_a_storage_that_wants_a_login_does_not_get_the_registrys(
+def test_a_storage_service_does_not_get_the_credentials_of_the_registry(
     client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, challenge: str
 ):
-    asked: list[Request] = []
+    requests: list[Request] = []
 
-    def of_storage(request: Request) -> Response:
-        asked.append(request)
+    def answer_storage(request: Request) -> Response:
+        requests.append(request)
         return Response(401, {"WWW-Authenticate": challenge.format(storage=storage.url)})
 
-    def of_registry(request: Request) -> Response:
+    def answer_registry(request: Request) -> Response:
         if request.method == "GET" and "/blobs/" in request.path:
             return Response(307, {"Location": f"{storage.url}/blob"})
         return Response(200)
 
-    with serving(of_storage) as storage, serving(of_registry) as registry:
+    with serving(answer_storage) as storage, serving(answer_registry) as registry:
         log_in(monkeypatch, tmp_path, registry.url.removeprefix("http://"))
         store = repository(client, registry)
         with pytest.raises(NotAuthorizedError):
             list(store.read_blob(BLOB))
-        # The registry itself is spoken to as before.
         assert store.has_blob(BLOB.digest)
-    assert [request.path for request in asked] == ["/blob"]
-    assert "authorization" not in asked[0].headers
+    assert [request.path for request in requests] == ["/blob"]
+    assert "authorization" not in requests[0].headers
 
 
 @pytest.mark.parametrize("host", ["LOCALHOST", "LocalHost"])
-def test_a_registry_is_the_same_however_its_host_is_spelled(
+def test_upper_case_in_the_host_does_not_change_the_origin(
     client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
 ):
-    """It names itself as the Host header does, which is in lower case; so it is with a default port that is typed."""
+    """The registry sends absolute URLs with the host of the Host header, which is in lower case."""
     with serving(lambda request: uploading(request, f"http://{request.headers['host']}/v2/x/1")) as registry:
         store = repository(client, registry, host)
         log_in(monkeypatch, tmp_path, store.name.removesuffix("/x"))
         assert store.write_blob(lambda: [DATA]) == (BLOB.digest, len(DATA))
 
 
-def test_the_place_of_an_upload_may_be_relative_to_where_it_was_opened(
-    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_the_location_of_an_upload_may_be_relative(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     paths: list[str] = []
 
     def answer(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""A registry's repository against what real registries do at their worst."""
+"""A Repository against faulty responses that real registries send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.webserver import Request, Response, WebServer
 
 
 class OddRegistry:
-    """A registry that answers as a test tells it to, and remembers what it got; uploads are otherwise accepted."""
+    """A registry that sends prepared responses and records requests; it accepts all other uploads."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Response]] = {}
@@ -53,8 +53,8 @@ class OddRegistry:
             return Response(200)
         self.seen.append(request.method)
         self.bodies += [request.body] if request.method == "PATCH" else []
-        if waiting := self.answers.get(request.method):
-            return waiting.pop(0)
+        if prepared := self.answers.get(request.method):
+            return prepared.pop(0)
         match request.method:
             case "POST":
                 return Response(202, {"Location": "/v2/x/blobs/uploads/1?_state=a"})
@@ -79,7 +79,7 @@ def odd() -> Iterator[OddRegistry]:
 
 
 def refusal(status: int, code: str = "", message: str = "the reason", **headers: str) -> Response:
-    """Return an error in the registry's form."""
+    """Return an error response as the distribution spec defines it."""
     errors = {"errors": [{"code": code, "message": message}]}
     return Response(status, headers, json.dumps(errors).encode())
 
@@ -98,21 +98,21 @@ def refusal(status: int, code: str = "", message: str = "the reason", **headers:
         (429, "TOOMANYREQUESTS", UnavailableError, 6),
     ],
 )
-def test_errors_of_opening_an_upload(
+def test_errors_when_an_upload_starts(
     odd: OddRegistry, client: Client, status: int, code: str, kind: type[LlmstackError], exit_code: int
 ):
     odd.answers["POST"] = [refusal(status, code) for _ in range(20)]
     with pytest.raises(kind) as raised:
         odd.repository(client).write_blob(lambda: [b"data"])
     assert raised.value.exit_code == exit_code
-    assert f"{odd.host} answers {status} the reason" in str(raised.value)
+    assert str(raised.value) == f"{odd.host}/x: cannot upload a layer: HTTP {status} the reason"
     assert "PATCH" not in odd.seen
 
 
 @pytest.mark.parametrize("status", [401, 404, 416, 429, 500, 502, 503])
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_upload_whose_session_is_lost_starts_over(odd: OddRegistry, client: Client, method: str, status: int):
-    """Each try makes its bytes anew, and gives up the session before; a PUT is repeated alone where that may help."""
+def test_an_upload_with_a_lost_session_starts_over(odd: OddRegistry, client: Client, method: str, status: int):
+    """Each try reads its data again and deletes the session before; a PUT is first repeated alone."""
     odd.answers[method] = [refusal(status)]
     tries = 1 if method == "PUT" and status >= 429 else 2
     made = []
@@ -128,7 +128,7 @@ def test_an_upload_whose_session_is_lost_starts_over(odd: OddRegistry, client: C
 
 
 @pytest.mark.parametrize(("method", "sessions"), [("POST", 0), ("PATCH", 5), ("PUT", 1)])
-def test_an_upload_that_fails_again_and_again_is_given_up(odd: OddRegistry, client: Client, method: str, sessions: int):
+def test_an_upload_fails_when_no_tries_are_left(odd: OddRegistry, client: Client, method: str, sessions: int):
     odd.answers[method] = [refusal(503) for _ in range(100)]
     with pytest.raises(UnavailableError, match="503"):
         odd.repository(client).write_blob(lambda: [b"data"])
@@ -136,8 +136,7 @@ def test_an_upload_that_fails_again_and_again_is_given_up(odd: OddRegistry, clie
     assert odd.seen.count("DELETE") == sessions
 
 
-def test_all_requests_of_an_upload_share_its_tries(odd: OddRegistry, client: Client):
-    """Else each PATCH would bring tries of its own for the POST before it and the PUT after it."""
+def test_all_requests_of_an_upload_share_their_tries(odd: OddRegistry, client: Client):
     odd.answers = {method: [refusal(503), refusal(503)] for method in ("POST", "PATCH", "PUT")}
     with pytest.raises(UnavailableError, match="503"):
         odd.repository(client).write_blob(lambda: [b"data"])
@@ -148,7 +147,7 @@ def test_all_requests_of_an_upload_share_its_tries(odd: OddRegistry, client: Cli
     ("status", "code", "kind"),
     [(413, "", LlmstackError), (403, "DENIED", NotAuthorizedError), (507, "", LlmstackError)],
 )
-def test_a_layer_that_is_not_wanted_is_not_sent_again(odd: OddRegistry, client: Client, status: int, code: str, kind):
+def test_a_refused_layer_is_not_sent_again(odd: OddRegistry, client: Client, status: int, code: str, kind):
     odd.answers["PATCH"] = [refusal(status, code)]
     with pytest.raises(kind):
         odd.repository(client).write_blob(lambda: [b"data"])
@@ -156,37 +155,37 @@ def test_a_layer_that_is_not_wanted_is_not_sent_again(odd: OddRegistry, client: 
     assert odd.seen.count("DELETE") == 1
 
 
-def test_bytes_that_changed_on_the_way_are_an_integrity_error(odd: OddRegistry, client: Client):
+def test_a_digest_mismatch_is_an_integrity_error(odd: OddRegistry, client: Client):
     odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
     with pytest.raises(IntegrityError):
         odd.repository(client).write_blob(lambda: [b"data"])
 
 
-def test_a_manifest_whose_digest_is_doubted_is_written_again(odd: OddRegistry, client: Client):
-    document = Index(()).to_raw()
+def test_a_manifest_with_a_digest_mismatch_is_sent_again(odd: OddRegistry, client: Client):
+    manifest = Index(()).to_raw()
     odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID")]
-    odd.repository(client).put_manifest(document, "x")
+    odd.repository(client).put_manifest(manifest, "x")
     assert odd.seen.count("PUT") == 2
     odd.answers["PUT"] = [refusal(400, "DIGEST_INVALID") for _ in range(100)]
     with pytest.raises(IntegrityError):
-        odd.repository(client).put_manifest(document, "x")
+        odd.repository(client).put_manifest(manifest, "x")
     assert odd.seen.count("PUT") == 2 + 5
 
 
-def test_a_manifest_that_arrived_damaged_is_written_again(odd: OddRegistry, client: Client):
-    """By its tag alone a registry cannot tell; the digest that it answers with does."""
-    document = Index(()).to_raw()
+def test_a_manifest_that_arrived_damaged_is_sent_again(odd: OddRegistry, client: Client):
+    """With a tag in the URL only the digest in the response shows it."""
+    manifest = Index(()).to_raw()
     damaged = {"Docker-Content-Digest": Digest.of(b"damaged")}
-    odd.answers["PUT"] = [Response(201, damaged), Response(201, {"Docker-Content-Digest": document.digest})]
-    odd.repository(client).put_manifest(document, "x")
+    odd.answers["PUT"] = [Response(201, damaged), Response(201, {"Docker-Content-Digest": manifest.digest})]
+    odd.repository(client).put_manifest(manifest, "x")
     assert odd.seen.count("PUT") == 2
     odd.answers["PUT"] = [Response(201, damaged) for _ in range(100)]
     with pytest.raises(IntegrityError, match="other bytes than were sent"):
-        odd.repository(client).put_manifest(document, "x")
+        odd.repository(client).put_manifest(manifest, "x")
 
 
-def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client):
-    """The registry carried the PUT out, its gateway answered 502, and the repeated PUT finds no session."""
+def test_a_commit_with_a_lost_response_succeeds(odd: OddRegistry, client: Client):
+    """The registry handled the PUT, its gateway answered 502, and the repeated PUT finds no session."""
     odd.blobs.add(Digest.of(b"data"))
     odd.answers["PUT"] = [refusal(502), refusal(404, "BLOB_UPLOAD_UNKNOWN")]
     assert odd.repository(client).write_blob(lambda: [b"data"])[0] == Digest.of(b"data")
@@ -194,7 +193,7 @@ def test_a_commit_whose_answer_was_lost_counts(odd: OddRegistry, client: Client)
 
 
 @pytest.mark.parametrize("status", [403, 404, 405, 500])
-def test_a_registry_that_refuses_mounts_gets_the_bytes(odd: OddRegistry, client: Client, status: int):
+def test_a_refused_mount_is_no_error(odd: OddRegistry, client: Client, status: int):
     odd.answers["POST"] = [refusal(status) for _ in range(5 if status == 500 else 1)]
     registries = Registries(client, lookup)
     source = registries.repository(Reference.parse(f"{odd.host}/base"))
@@ -203,7 +202,7 @@ def test_a_registry_that_refuses_mounts_gets_the_bytes(odd: OddRegistry, client:
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
-def test_some_registries_answer_a_patch_in_their_own_way(odd: OddRegistry, client: Client, status: int):
+def test_other_success_statuses_of_a_patch_are_accepted(odd: OddRegistry, client: Client, status: int):
     odd.answers["PATCH"] = [Response(status)]
     assert odd.repository(client).write_blob(lambda: [b"data"])[1] == 4
 
@@ -211,17 +210,17 @@ def test_some_registries_answer_a_patch_in_their_own_way(odd: OddRegistry, clien
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b'{"errors": 7}', b'{"errors": [7]}', b'{"errors": [{"code": [], "message": {}}]}']
 )
-def test_errors_in_another_form_are_told_by_their_status(odd: OddRegistry, client: Client, body: bytes):
+def test_errors_in_another_format_show_their_status(odd: OddRegistry, client: Client, body: bytes):
     odd.answers["POST"] = [Response(418, {}, body)]
-    with pytest.raises(LlmstackError, match=f"{odd.host} answers 418"):
+    with pytest.raises(LlmstackError, match=f"{odd.host}/x: cannot upload a layer: HTTP 418"):
         odd.repository(client).write_blob(lambda: [b"data"])
 
 
-# What needs more than HTTP done right
+# Faults below HTTP
 
 
 class Scripted:
-    """Answers each request, on a connection of its own and without reading its body, as `answer(head)` says."""
+    """Answers each request with `answer(head)`, on its own connection and without reading its body."""
 
     def __init__(self, answer: Callable[[str], str], context: ssl.SSLContext | None = None) -> None:
         self.heads: list[str] = []
@@ -258,8 +257,8 @@ class Scripted:
         connection.sendall(answer.encode())
 
 
-def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: Client):
-    """A proxy that answers too early would otherwise leave a layer with a digest of half the bytes."""
+def test_an_upload_that_is_answered_before_its_end_is_not_committed(client: Client):
+    """Otherwise a proxy that answers too early would leave a truncated layer with a valid digest."""
     answers = {
         "GET": "200 OK",
         "POST": "202 Accepted\r\nLocation: /v2/x/1",
@@ -274,8 +273,10 @@ def test_an_upload_that_is_answered_before_it_is_whole_is_not_committed(client: 
     assert not [head for head in early.heads if head.startswith("PUT")]
 
 
-def test_a_layer_does_not_leave_tls(client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A registry behind a proxy may not know that it speaks TLS, and name where to upload to without it."""
+def test_a_layer_is_not_sent_over_plain_http_after_https(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A registry behind a TLS proxy may send http:// in its Location."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

@@ -1,4 +1,4 @@
-"""What is known of particular registries, and that a plan and the errors make use of it."""
+"""Limits of registry services, and their use in plans and errors."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ MB = 1000**2
         ("ghcr.io.example.org", "registry", None),
     ],
 )
-def test_a_registry_is_known_by_its_address(host, name, largest):
+def test_a_registry_is_recognized_by_its_host(host, name, largest):
     assert (profile_of(host).name, profile_of(host).max_layer) == (name, largest)
 
 
-def test_every_registry_of_the_table_has_a_row_in_the_docs(pytestconfig):
+def test_every_limit_is_in_the_docs(pytestconfig):
     text = (pytestconfig.rootpath / "docs/reference/registries.md").read_text()
     for profile in PROFILES:
         if profile.max_layer:
@@ -52,7 +52,7 @@ def files(*sizes: int) -> list[HubFile]:
     return [HubFile(f"{number:03}.bin", size, "a" * 40) for number, size in enumerate(sizes)]
 
 
-def test_a_file_that_does_not_fit_is_named_and_one_that_just_fits_is_not():
+def test_a_file_larger_than_the_largest_layer_is_an_error():
     (layer,) = plan(files(100 * MB), Limits())
     assert len(plan(files(100 * MB), Limits(layer_size=layer.size))) == 1
     with pytest.raises(UsageError, match=r"'001\.bin' has 100 MB, and the target takes at most 100 MB") as refused:
@@ -60,8 +60,8 @@ def test_a_file_that_does_not_fit_is_named_and_one_that_just_fits_is_not():
     assert "--split-large" in (refused.value.hint or "")
 
 
-def test_grouping_keeps_to_the_largest_layer():
-    """Bundles may have half of the layers, unless large files would then have to share one that gets too large."""
+def test_grouped_layers_are_not_larger_than_the_largest_layer():
+    """Bundles take half of the layers, unless large files would then share a layer that is too large."""
     repo = files(*[90 * MB] * 7, *[10 * MB] * 40)
     assert max(layer.size for layer in plan(repo, Limits(layers=10))) > 170 * MB
     layers = plan(repo, Limits(layers=10, layer_size=170 * MB))
@@ -72,7 +72,7 @@ def test_grouping_keeps_to_the_largest_layer():
 
 
 class Listed:
-    """A source that lists a repo's files, and has none of their bytes."""
+    """A source that lists the files of a repo and cannot read them."""
 
     def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
         return RepoInfo(repo_id, repo_type, revision, "a" * 40, "2024-01-01T00:00:00Z", None, gated=False)
@@ -84,7 +84,7 @@ class Listed:
         raise AssertionError(f"{info.repo_id}: {file.path} was read, {verified} waits for it")
 
 
-def test_nothing_moves_when_a_file_does_not_fit(tmp_path):
+def test_nothing_is_transferred_if_a_file_is_too_large(tmp_path):
     with closing(Client()) as client:
         carrier = Carrier(client, make_reporter("none"), 2, layer_size=100_000)
         store = Layout(tmp_path / "models")
@@ -113,7 +113,7 @@ def test_a_part_of_more_than_eight_gigabytes_has_a_longer_header_and_fits_too():
     assert len(split.layer_sizes) == 21
 
 
-def test_parts_count_as_layers():
+def test_each_part_is_a_layer():
     repo = files(950 * MB, 1000)
     assert len(plan(repo, Limits(layers=11, layer_size=100 * MB, split_large=True))) == 2
     with pytest.raises(UsageError, match="do not fit 10 layers"):

@@ -1,4 +1,4 @@
-"""A registry's repository as a BlobStore, against real registries."""
+"""A repository in a registry as a BlobStore, against real registries."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tests.oci.repositories import BLOB, DATA, open_repository, put_image, uploa
 from tests.support.registry import Registry
 from tests.support.webserver import Request, Response, WebServer
 
-KINDS = ["registry", "secure_registry", "token_registry"]
+FIXTURES = ["registry", "secure_registry", "token_registry"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=FIXTURES)
 def repository(request: pytest.FixtureRequest, client: Client, login) -> Repository:
     registry: Registry = request.getfixturevalue(request.param)
     login(registry)
     return open_repository(client, f"{registry.namespace()}/models")
 
 
-def test_everything_a_store_does(repository: Repository):
+def test_all_operations(repository: Repository):
     assert repository.tags() == []
     assert not repository.has_blob(BLOB.digest)
     with pytest.raises(NotFoundError):
@@ -51,10 +51,10 @@ def test_everything_a_store_does(repository: Repository):
     assert b"".join(repository.read_blob(BLOB, 7, 7)) == b""
 
     manifest = put_image(repository, "latest")
-    document = repository.manifest("latest")
-    assert document == manifest.to_raw()
-    assert repository.manifest(document.digest) == document
-    index = Index((document.descriptor,)).to_raw()
+    raw = repository.manifest("latest")
+    assert raw == manifest.to_raw()
+    assert repository.manifest(raw.digest) == raw
+    index = Index((raw.descriptor,)).to_raw()
     repository.put_manifest(index, "all")
     assert repository.manifest("all").media_type == INDEX
     repository.put_manifest(index)
@@ -67,7 +67,7 @@ def test_an_empty_blob(repository: Repository):
     assert repository.has_blob(digest)
 
 
-def test_what_the_source_raises_passes_through_and_leaves_no_upload(registry: Registry, client: Client):
+def test_an_exception_from_the_chunks_passes_through_and_leaves_no_upload(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
     made = []
 
@@ -83,7 +83,7 @@ def test_what_the_source_raises_passes_through_and_leaves_no_upload(registry: Re
     assert uploads(registry, repository) == []
 
 
-def test_an_interrupt_out_of_the_source_passes_through_and_leaves_no_upload(registry: Registry, client: Client):
+def test_an_interrupt_in_the_chunks_passes_through_and_leaves_no_upload(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
 
     def broken() -> Iterable[bytes]:
@@ -95,28 +95,28 @@ def test_an_interrupt_out_of_the_source_passes_through_and_leaves_no_upload(regi
     assert uploads(registry, repository) == []
 
 
-def test_a_manifest_whose_blobs_are_missing_is_refused(registry: Registry, client: Client):
+def test_a_manifest_with_missing_blobs_is_refused(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
     put_image(repository, "one")
     lost = Manifest(BLOB, (Descriptor(LAYER_TAR, Digest.of(b"lost"), 4),)).to_raw()
     with pytest.raises(NotFoundError) as raised:
         repository.put_manifest(lost, "two")
-    assert "run the command again" in (raised.value.hint or "")
+    assert "rerun" in (raised.value.hint or "")
     assert repository.tags() == ["one"]
 
 
-def test_a_damaged_manifest_is_not_believed(registry: Registry, client: Client):
+def test_a_damaged_manifest_is_an_error(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
-    document = put_image(repository, "x", b"of this test alone").to_raw()
-    file = registry.blob_file(document.digest)
+    raw = put_image(repository, "x", b"of this test alone").to_raw()
+    file = registry.blob_file(raw.digest)
     file.write_bytes(file.read_bytes().replace(b"tar", b"rat"))
-    for reference in ("x", document.digest):
+    for reference in ("x", raw.digest):
         with pytest.raises(LlmstackError) as raised:
             repository.manifest(reference)
         assert not isinstance(raised.value, UsageError)
 
 
-def test_a_damaged_blob_is_found(registry: Registry, client: Client):
+def test_a_damaged_blob_is_an_integrity_error(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
     data = b"to be damaged" * 100
     write_bytes(repository, data)
@@ -131,7 +131,7 @@ def test_a_damaged_blob_is_found(registry: Registry, client: Client):
 
 
 class _NotARepository:
-    """A reader that cannot be mounted from."""
+    """A reader whose blobs cannot be mounted."""
 
     def __init__(self, repository: Repository) -> None:
         self.read_blob = repository.read_blob
@@ -152,7 +152,7 @@ def test_blobs_are_mounted_from_another_repository_of_the_registry(registry: Reg
     assert target.has_blob(BLOB.digest)
 
 
-def test_a_mount_asks_for_the_right_to_pull_from_there(token_registry: Registry, client: Client, login):
+def test_a_mount_requests_permission_to_pull_from_the_source(token_registry: Registry, client: Client, login):
     login(token_registry)
     registries = Registries(client, lookup)
     space = token_registry.namespace()
@@ -164,8 +164,8 @@ def test_a_mount_asks_for_the_right_to_pull_from_there(token_registry: Registry,
     assert [f"repository:{path}/models:pull,push", f"repository:{path}/base:pull"] in token_registry.tokens.scopes
 
 
-def test_a_mount_that_the_registry_will_not_make_becomes_an_upload(registry: Registry, client: Client):
-    """The source repository does not hold the blob, so the real registry opens an upload session instead (202)."""
+def test_a_refused_mount_becomes_an_upload(registry: Registry, client: Client):
+    """The source repository does not have the blob, so the registry opens an upload session instead (202)."""
     registries = Registries(client, lookup)
     space = registry.namespace()
     data = os.urandom(1000)
@@ -181,11 +181,11 @@ def test_a_mount_that_the_registry_will_not_make_becomes_an_upload(registry: Reg
     assert target.has_blob(blob.digest)
 
 
-def test_tags_over_many_pages(registry: Registry, client: Client):
+def test_tags_on_many_pages(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
-    document = put_image(repository, "t0").to_raw()
+    raw = put_image(repository, "t0").to_raw()
     for number in range(1, 25):
-        repository.put_manifest(document, f"t{number}")
+        repository.put_manifest(raw, f"t{number}")
     paging = WebServer(lambda request: _page(request, [f"t{number}" for number in range(25)]))
     paging.start()
     try:
@@ -196,7 +196,7 @@ def test_tags_over_many_pages(registry: Registry, client: Client):
 
 
 def _page(request: Request, tags: list[str]) -> Response:
-    """Answer as distribution does, at most ten tags a page, whatever `n` says."""
+    """Answer as distribution does, with at most ten tags per page, whatever `n` is."""
     if request.path == "/v2/":
         return Response(200)
     start = tags.index(request.query["last"][0]) + 1 if "last" in request.query else 0
@@ -205,7 +205,7 @@ def _page(request: Request, tags: list[str]) -> Response:
     return Response(200, more, json.dumps({"name": "x", "tags": page}).encode())
 
 
-def test_tags_that_page_in_a_circle_end(client: Client):
+def test_a_loop_of_tag_pages_ends(client: Client):
     body = json.dumps({"tags": ["a"]}).encode()
     circle = WebServer(lambda request: Response(200, {"Link": f'<{request.raw_path}>; rel="next"'}, body))
     circle.start()

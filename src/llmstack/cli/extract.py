@@ -18,18 +18,17 @@ from llmstack.cli.options import (
     IncludeOption,
     JobsOption,
     JsonOption,
+    Kind,
     PlainHttpOption,
     ProgressOption,
     ProgressStyle,
     QuietOption,
-    RepoTypeChoice,
     TypeOption,
-    open_session,
 )
 
 
 class LayoutStyle(StrEnum):
-    """The values of --layout."""
+    """How the files are laid out, as --layout takes it."""
 
     DIR = "dir"
     HF_CACHE = "hf-cache"
@@ -38,13 +37,12 @@ class LayoutStyle(StrEnum):
 def extract(
     image: ImageArgument,
     dest: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DEST]", help="Destination directory; optional for hf-cache (HF_HUB_CACHE)."),
+        Path | None, typer.Argument(metavar="[DEST]", help="Where to; may be left out for hf-cache (HF_HUB_CACHE).")
     ] = None,
     source: FromOption = None,
-    repo_type: TypeOption = RepoTypeChoice.MODEL,
+    kind: TypeOption = Kind.MODEL,
     layout: Annotated[
-        LayoutStyle, typer.Option("--layout", help="A plain directory, or a Hugging Face cache.")
+        LayoutStyle, typer.Option("--layout", help="A folder, or a Hugging Face cache.")
     ] = LayoutStyle.DIR,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
@@ -53,29 +51,35 @@ def extract(
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressStyle.AUTO,
     quiet: QuietOption = False,
-    _debug: DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Extract a model or dataset from its image and verify every byte.
+    """Get a model or dataset back out of its image, every byte verified.
 
-    Each file gets its name only when it is complete and verified. Rerun to resume.
+    Files arrive beside their place and are renamed when they are whole; run it again to go on where it broke off.
     """
+    from llmstack.carried_image.file_index import Selection
+    from llmstack.cli.session import namespace_of, start
+    from llmstack.extraction.extract import ExtractRequest
+    from llmstack.extraction.extract import extract as run
     from llmstack.reporting import human_size, human_time
 
-    with open_session(progress, quiet=quiet or as_json, plain_http=plain_http, jobs=jobs) as session:
-        result = session.extract(
-            image,
-            dest,
-            source=source,
-            repo_type=repo_type.value,
-            layout=layout.value,
-            include=include,
-            exclude=exclude,
-        )
+    session = start({"jobs": jobs}, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
+    request = ExtractRequest(
+        argument=image,
+        destination=dest,
+        namespace=namespace_of(session),
+        source=source,
+        repo_type=kind.value,
+        selection=Selection(tuple(include), tuple(exclude)),
+        layout=layout.value,
+        jobs=session.settings.jobs,
+    )
+    result = run(request, session.registries, session.client.cancel, session.reporter)
     if as_json:
         sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
     elif not quiet:
-        reused = f" ({human_size(result.bytes_reused)} reused)" if result.bytes_reused else ""
+        kept = f", {human_size(result.bytes_reused)} were there already" if result.bytes_reused else ""
         sys.stdout.write(
-            f"{result.destination}: {result.files} files, {human_size(result.bytes_total)}{reused} verified"
-            f" in {human_time(result.seconds)}\n"
+            f"{result.files} files, {human_size(result.bytes_total)}{kept}, verified, in {result.destination}"
+            f" ({human_time(result.seconds)})\n"
         )

@@ -6,21 +6,23 @@ from typing import Annotated
 
 import typer
 
+from llmstack.cli.exit_codes import EDGE
 from llmstack.cli.options import DebugOption, ProgressOption, ProgressStyle, QuietOption
 
 
 def squash(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image in the Docker Engine.")],
-    tag: Annotated[str, typer.Option("--tag", metavar="REF", help="Name of the squashed image.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image in the Docker engine.")],
+    tag: Annotated[str, typer.Option("--tag", metavar="REF", help="The name of the squashed image.")],
     from_layer: Annotated[
         str | None,
         typer.Option("--from-layer", metavar="N|IMAGE", help="Squash the last N layers, or those above an image."),
     ] = None,
     progress: ProgressOption = ProgressStyle.AUTO,
     quiet: QuietOption = False,
-    _debug: DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Squash the layers of an image into one and report the size saved. Requires the extra `squash`."""
+    """Squash an image's layers into one, and say how much that saved. Needs the extra `squash`."""
+    EDGE.debug = debug
     from llmstack.engine.docker_engine import Engine
     from llmstack.engine.squash import squash_image
     from llmstack.reporting import make_reporter

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from llmstack.carried_image.file_index import IndexedFile
 from llmstack.disk import NO_LOCKS, disk_errors
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.oci.store import CHUNK
@@ -32,45 +31,40 @@ _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV,
 
 
 class PartialFile:
-    """A file being written, and hashed if `file` is given. `Destination.publish` gives it its final path."""
+    """A file being written and hashed. `Destination.publish` gives it its final path."""
 
-    def __init__(self, descriptor: int, name: str, file: IndexedFile | None) -> None:
+    def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor = descriptor
-        self._file = file
-        self._hash = file.new_hash() if file else None
         self.name = name
         self.size = 0
+        self._sha256 = hashlib.sha256()
 
     def resume(self, count_bytes: Callable[[int], None]) -> None:
         """Hash what an earlier run wrote and continue after it. `count_bytes` gets the size of each chunk."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         for chunk in _chunks(self._descriptor):
-            self._count(chunk)
+            self._sha256.update(chunk)
+            self.size += len(chunk)
             count_bytes(len(chunk))
 
     def restart(self) -> None:
         """Drop all bytes."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.size, self._hash = 0, self._file.new_hash() if self._file else None
+        self.size, self._sha256 = 0, hashlib.sha256()
 
     def write(self, data: memoryview | bytes) -> None:
         """Append bytes."""
-        self._count(data)
+        self._sha256.update(data)
+        self.size += len(data)
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left[:_WRITE]) :]
 
-    def mismatch(self) -> str | None:
-        """Return what the bytes do not match in the file index: "size", "sha256" or "oid". None if they match."""
-        if self._file is None or self._hash is None:
-            return None
-        return "size" if self.size != self._file.size else self._file.mismatch(self._hash)
-
-    def _count(self, data: memoryview | bytes) -> None:
-        self.size += len(data)
-        if self._hash:
-            self._hash.update(data)
+    @property
+    def sha256(self) -> str:
+        """The sha256 of all bytes."""
+        return self._sha256.hexdigest()
 
 
 class Destination:
@@ -126,10 +120,10 @@ class Destination:
                 side="destination",
             )
 
-    def has_file(self, path: str, file: IndexedFile, count_bytes: Callable[[int], None]) -> bool:
-        """Tell whether a file exists with the size and the hashes of the file index.
+    def has_file(self, path: str, size: int, sha256: str, count_bytes: Callable[[int], None]) -> bool:
+        """Tell whether a file exists with this size and sha256.
 
-        `count_bytes` gets the size of each chunk read, and the negative total if a hash differs.
+        `count_bytes` gets the size of each chunk read, and the negative total if the sha256 differs.
         """
         with disk_errors(self.directory / path), contextlib.ExitStack() as stack:
             try:
@@ -143,14 +137,14 @@ class Destination:
                 raise
             stack.callback(os.close, descriptor)
             info = os.fstat(descriptor)
-            if not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
+            if not stat.S_ISREG(info.st_mode) or info.st_size != size:
                 return False
-            content, read = file.new_hash(), 0
+            digest, read = hashlib.sha256(), 0
             for chunk in _chunks(descriptor):
-                content.update(chunk)
+                digest.update(chunk)
                 read += len(chunk)
                 count_bytes(len(chunk))
-            if file.mismatch(content) is None:
+            if digest.hexdigest() == sha256:
                 return True
             count_bytes(-read)
             return False
@@ -190,7 +184,7 @@ class Destination:
             return 0
 
     @contextlib.contextmanager
-    def partial(self, key: str, file: IndexedFile | None = None) -> Iterator[PartialFile]:
+    def partial(self, key: str) -> Iterator[PartialFile]:
         """Open the partial file for `key`, new or as an earlier run left it. It stays until it is published."""
         name = _partial_name(key)
         with disk_errors(self.directory):
@@ -198,7 +192,7 @@ class Destination:
                 name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666, dir_fd=self._work
             )
             try:
-                yield PartialFile(descriptor, name, file)
+                yield PartialFile(descriptor, name)
             finally:
                 os.close(descriptor)
 

@@ -140,7 +140,7 @@ class Carrier:
         silent = self._client.cancel.expired
         self._client.cancel.clear()
         if not silent:
-            with self._client.cancel.within(seconds):
+            with self._client.cancel.time_limit(seconds):
                 checkpoint.save()
 
     def _limits(self, base: Base) -> Limits:

@@ -41,11 +41,12 @@ from llmstack.net import (
     display_url,
     read_limited,
     read_resuming,
-    read_whole,
+    read_with_retry,
 )
-from llmstack.net.http_client import redirected
+from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.http_urls import redirected
 from llmstack.net.proxies import check_proxies
-from llmstack.net.retry import RETRIED_STATUS, asked_wait
+from llmstack.net.retry import RETRIED_STATUS
 
 T = TypeVar("T")
 
@@ -57,7 +58,6 @@ _MAX_PAGE = 16 * 1024 * 1024
 _COMMIT = _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # The hub has no code for it; huggingface_hub knows it by its words, too.
 _DISABLED = "Access to this resource is disabled."
-_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
 class Hub:
@@ -176,10 +176,10 @@ class Hub:
                 yield from [_file(entry) for entry in json.loads(data) if entry["type"] == "file"]
             except (ValueError, LookupError, TypeError) as error:
                 raise UnavailableError(f"{display_url(url)} answers with something that is no file list") from error
-            following = _NEXT.search(response.headers.get("Link", ""))
+            following = next_link(response.headers)
             if not following:
                 return
-            url, headers = redirected(url, following[1], headers)
+            url, headers = redirected(url, following, headers)
             if url in asked:
                 raise UnavailableError(f"{display_url(url)} answers with the same page of the file list again")
             asked.add(url)
@@ -209,7 +209,7 @@ class Hub:
         def send(backoff: Backoff) -> Response:
             return self._client.request("GET", url, headers, backoff=backoff)
 
-        return read_whole(send, self._client.backoff(), _MAX_PAGE)
+        return read_with_retry(send, self._client.backoff(), _MAX_PAGE)
 
     def _ask(self, repo_id: str, repo_type: RepoType, revision: str, call: Callable[[], T]) -> T:
         """Call huggingface_hub, try again as everywhere else, and turn its exceptions into ours."""
@@ -232,7 +232,7 @@ class Hub:
                 failed = self._failed(error, what, repo_id, repo_type)
                 if error.response.status_code not in RETRIED_STATUS:
                     raise failed from error
-                backoff.wait(failed, asked_wait(error.response.headers))
+                backoff.wait(failed, requested_delay(error.response.headers))
             except OfflineModeIsEnabled as error:
                 raise UnavailableError(
                     f"{what}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE where you ferry", side="source"

@@ -1,7 +1,10 @@
-"""HTTP as both the hub and the registries need it: one client, one retry policy, one resumable read."""
+"""HTTP for the Hugging Face Hub and for registries: one client, one retry policy, resumed reads."""
 
 from llmstack.net.cancel import Cancel, Cancelled
-from llmstack.net.http_client import Client, ConnectionLostError, Response, display_url, read_limited, read_whole
+from llmstack.net.http_body import Response, read_limited, read_with_retry
+from llmstack.net.http_client import Client
+from llmstack.net.http_urls import display_url
+from llmstack.net.network_errors import ConnectionLostError
 from llmstack.net.resume import read_resuming
 from llmstack.net.retry import DEFAULT_RETRY_POLICY, Backoff, RetryPolicy
 
@@ -17,5 +20,5 @@ __all__ = [
     "display_url",
     "read_limited",
     "read_resuming",
-    "read_whole",
+    "read_with_retry",
 ]

@@ -1,4 +1,4 @@
-"""Connections that a cancel reaches, and that wait as long while sending as while receiving."""
+"""urllib3 connections that a Cancel can end, with one timeout for sending and receiving."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from llmstack.net.cancel import Cancel, Cancelled
 
-# What changes nothing on the other side, and may break off anywhere.
-READS = frozenset({"GET", "HEAD"})
+# These methods change nothing on the server, so their transfer may be cut anywhere.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 PoolClasses = dict[str, type[urllib3.HTTPConnectionPool]]
 
 
-class _Watched(HTTPConnection):
+class _CancellableConnection(HTTPConnection):
     cancel: ClassVar[Cancel]
-    silence: ClassVar[float]
+    idle_timeout: ClassVar[float]
     _reading = False
 
     def connect(self) -> None:
         super().connect()
-        # urllib3 leaves the time for connecting in force while a body is sent; a registry may pause longer than that.
-        self.sock.settimeout(self.silence)
-        self.cancel.watch(self.sock, reading=self._reading)
+        # urllib3 keeps the connect timeout while it sends a body; a registry may pause for longer.
+        self.sock.settimeout(self.idle_timeout)
+        self.cancel.register(self.sock, reading=self._reading)
 
     def request(self, method: str, url: str, *args: Any, **options: Any) -> None:  # noqa: ANN401 - passed on
-        self._reading = method in READS
+        self._reading = method in SAFE_METHODS
         if self.sock is not None:
-            self.sock.settimeout(self.silence)
-            self.cancel.watch(self.sock, reading=self._reading)
+            self.sock.settimeout(self.idle_timeout)
+            self.cancel.register(self.sock, reading=self._reading)
         super().request(method, url, *args, **options)
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3's own
-        # Cancelled between the look before the request and now: nobody would wake us.
+        # If the cancel came after the check before the request, nothing else would wake this thread.
         if self._reading and self.cancel.is_set():
             raise Cancelled("cancelled")
         return super().getresponse()
 
 
-class _WatchedTLS(_Watched, HTTPSConnection):
+class _CancellableTlsConnection(_CancellableConnection, HTTPSConnection):
     pass
 
 
-def pool_classes(cancel: Cancel, silence: float) -> PoolClasses:
-    """Return what PoolManager.pool_classes_by_scheme is to hold, for one client.
+def pool_classes(cancel: Cancel, idle_timeout: float) -> PoolClasses:
+    """Return the value for PoolManager.pool_classes_by_scheme of one client.
 
-    `silence` is how many seconds may pass without a byte in either direction.
+    `idle_timeout` is the number of seconds without a byte in either direction.
     """
-    own = {"cancel": cancel, "silence": silence}
-    plain = type("Connection", (_Watched,), own)
-    secure = type("TLSConnection", (_WatchedTLS,), own)
+    own = {"cancel": cancel, "idle_timeout": idle_timeout}
+    plain = type("Connection", (_CancellableConnection,), own)
+    secure = type("TlsConnection", (_CancellableTlsConnection,), own)
     return {
         "http": type("Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        "https": type("TlsPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
     }

@@ -1,4 +1,4 @@
-"""Doing several things at once, and ending all of them when one fails."""
+"""Running functions in parallel, and cancelling all of them when one fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def unless_cancelled(count_bytes: Callable[[int], None], cancel: Event) -> Callable[[int], None]:
-    """Return a `count_bytes` that ends what calls it, by raising Cancelled, once `cancel` is set."""
+    """Return a `count_bytes` that raises Cancelled once `cancel` is set."""
 
     def counted(size: int) -> None:
         if cancel.is_set():
@@ -25,9 +25,9 @@ def unless_cancelled(count_bytes: Callable[[int], None], cancel: Event) -> Calla
 
 
 def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) -> list[R]:
-    """Return what `do` returns for each item, in order, `jobs` at a time.
+    """Return the results of `do` for all items, in order, with `jobs` threads.
 
-    When one fails or the person interrupts, `cancel` is set so that the others end, and that failure is raised.
+    If one call fails or the user interrupts, set `cancel` so that the others end, and raise the first failure.
     """
     with ThreadPoolExecutor(jobs, "read") as workers:
         futures: list[Future[R]] = []

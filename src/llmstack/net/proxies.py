@@ -1,4 +1,4 @@
-"""The proxies of the environment: http_proxy, https_proxy, all_proxy and no_proxy, in small or capital letters."""
+"""Proxies from the environment: http_proxy, https_proxy, all_proxy and no_proxy, in lower or upper case."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from llmstack.errors import UsageError
 
 
 def check_proxies() -> None:
-    """Raise UsageError if one of the environment's proxies cannot be used."""
+    """Raise UsageError if a proxy of the environment cannot be used."""
     proxies = urllib.request.getproxies()
     for scheme in ("http", "https", "all"):
         _proxy(proxies, scheme)
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy for a URL, None for none; raises UsageError as check_proxies does."""
+    """Return the URL of the proxy for a URL, or None; raises UsageError as check_proxies does."""
     parts = urlsplit(url)
-    # What is on this machine is not beyond a proxy, for Docker neither; no_proxy may name a host without its port.
     host = parts.hostname
-    if not host or _is_this_machine(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+    # As in Docker, loopback addresses never go through a proxy. no_proxy may name a host without its port.
+    if not host or _is_loopback(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = urllib.request.getproxies()
     return _proxy(proxies, parts.scheme) or _proxy(proxies, "all")
@@ -35,22 +35,22 @@ def _proxy(proxies: Mapping[str, str], scheme: str) -> str | None:
     proxy = proxies.get(scheme)
     if not proxy:
         return None
-    address = proxy if "://" in proxy else f"http://{proxy}"
-    # The address itself may hold a password.
-    variable, kind = f"{scheme}_proxy (or {scheme.upper()}_PROXY)", address.partition("://")[0].lower()
-    if kind not in {"http", "https"}:
-        hint = "name an HTTP proxy, or unset it: llmstack speaks to no others"
-        raise UsageError(f"{variable} names a proxy of the kind {kind}", hint=hint)
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    # Messages do not show the URL: it may contain a password.
+    variable, proxy_scheme = f"{scheme}_proxy (or {scheme.upper()}_PROXY)", url.partition("://")[0].lower()
+    if proxy_scheme not in {"http", "https"}:
+        hint = "use an http:// or https:// proxy, or unset the variable"
+        raise UsageError(f"{variable}: {proxy_scheme} proxies are not supported", hint=hint)
     try:
-        usable = bool(parse_url(address).host)
+        valid = bool(parse_url(url).host)
     except LocationValueError:
-        usable = False
-    if not usable:
-        raise UsageError(f"{variable} is no address", hint="write it as http://proxy.example:3128")
-    return address
+        valid = False
+    if not valid:
+        raise UsageError(f"{variable}: invalid URL", hint="for example http://proxy.example:3128")
+    return url
 
 
-def _is_this_machine(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

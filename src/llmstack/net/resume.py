@@ -1,4 +1,4 @@
-"""Reading a range of something large over HTTP, across connections that break."""
+"""Reading a range of a large object over HTTP, resuming after lost connections."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Generator
 
 from llmstack.errors import IntegrityError
 from llmstack.net.cancel import Cancelled
-from llmstack.net.http_client import Client, ConnectionLostError, Response, discard, network_errors
+from llmstack.net.http_body import Response, discard
+from llmstack.net.http_client import Client
+from llmstack.net.network_errors import ConnectionClosedError, ConnectionLostError, network_errors
 from llmstack.net.retry import Backoff
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-# Measured: smaller reads cost more system calls, and larger ones fall out of the processor's cache between being
-# received, hashed and sent on.
+# Measured: smaller reads cost more system calls; larger ones leave the processor's cache before they are hashed and
+# sent.
 _CHUNK = 512 * 1024
 
 
@@ -25,57 +27,59 @@ def read_resuming(
     start: int = 0,
     stop: int | None = None,
 ) -> Generator[bytes, None, None]:
-    """Yield the bytes from `start` up to `stop` of an object of `size` bytes, reconnecting where a connection breaks.
+    """Yield the bytes from `start` up to `stop` of an object of `size` bytes; reconnect if a connection breaks.
 
-    `open_range` sends the GET with the `Range` header that it is given (None: the whole object), its tries counted by
-    the Backoff, and returns a 200 or 206 response, or raises. A server that ignores Range costs the skipped bytes
-    again. Gives up after `backoff.TRIES` tries in a row that brought nothing.
+    `open_range` sends a GET with the given `Range` header (None: no header), counts its tries with the Backoff, and
+    returns a 200 or 206 response or raises. If a server ignores Range, the bytes before the range are skipped. Fails
+    after as many tries without progress as the retry policy allows.
 
-    Raises IntegrityError when the object's size is not `size`, ConnectionLostError, Cancelled.
+    Raises IntegrityError if the object has another size, ConnectionLostError, Cancelled.
     """
     end = size if stop is None else stop
     position = start
     backoff = client.backoff()
     while position < end:
-        whole = position == 0 and end == size
+        complete = position == 0 and end == size
         try:
-            response = open_range(None if whole else f"bytes={position}-{end - 1}", backoff)
+            response = open_range(None if complete else f"bytes={position}-{end - 1}", backoff)
             try:
-                for chunk in _body(response, what, size, position, end):
+                for chunk in _body(response, what, size, position, end, client.timeout):
                     if client.cancel.is_set():
                         raise Cancelled("cancelled")
                     position += len(chunk)
-                    backoff.progress()
+                    backoff.reset()
                     yield chunk
             finally:
                 discard(response)
             if position < end:
-                raise ConnectionLostError(f"{what}: the connection broke off at byte {position} of {size}")
+                raise ConnectionClosedError(f"{what}: the server closed the connection at byte {position} of {size}")
         except ConnectionLostError as error:
             backoff.wait(error)
 
 
-def _body(response: Response, what: str, size: int, position: int, end: int) -> Generator[bytes, None, None]:
-    """Yield the wanted part of one response, checking that it is of the object that was asked for."""
+def _body(
+    response: Response, what: str, size: int, position: int, end: int, timeout: float
+) -> Generator[bytes, None, None]:
+    """Yield the bytes from `position` up to `end` of one response; check the sizes in its headers."""
     skip = 0
     length = response.headers.get("Content-Length")
     if response.status == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         if not match or int(match[1]) != position:
-            raise IntegrityError(f"{what}: the server answered another range than the one asked for")
+            raise IntegrityError(f"{what}: the server sent another range than requested")
         if match[3] not in {"*", str(size)}:
-            raise IntegrityError(f"{what}: is {match[3]} bytes long, not {size}")
+            raise IntegrityError(f"{what}: the server has {match[3]} bytes, expected {size}")
     else:
         skip = position
         if length and length != str(size):
-            raise IntegrityError(f"{what}: is {length} bytes long, not {size}")
-    wanted = end - position
-    with network_errors(response.geturl() or what):
-        while wanted and (chunk := response.read(min(_CHUNK, skip + wanted), decode_content=False)):
+            raise IntegrityError(f"{what}: the server has {length} bytes, expected {size}")
+    left = end - position
+    with network_errors(response.geturl() or what, timeout):
+        while left and (chunk := response.read(min(_CHUNK, skip + left), decode_content=False)):
             if skip:
                 dropped = min(skip, len(chunk))
                 skip -= dropped
                 chunk = chunk[dropped:]
             if chunk:
-                wanted -= len(chunk)
+                left -= len(chunk)
                 yield chunk

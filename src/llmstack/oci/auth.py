@@ -1,4 +1,4 @@
-"""How registries are logged in to: Basic, and the Bearer token flow of the distribution project's token spec."""
+"""Authentication with registries: Basic, and the Bearer tokens of the distribution project's token specification."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 from llmstack.errors import NotAuthorizedError, UnavailableError
-from llmstack.net import Backoff, Client, ConnectionLostError, Response, display_url, read_whole
+from llmstack.net import Backoff, Client, ConnectionLostError, Response, display_url, read_with_retry
 from llmstack.oci.spec import parse_object
 
-# The token spec's default; and how long before its end a token is not trusted with a long upload any more.
+# The default of the token specification. A token with less than MARGIN left is not used for a long upload.
 DEFAULT_LIFETIME = 60.0
 MARGIN = 20.0
-_MAX_TOKEN_ANSWER = 1024 * 1024
+_MAX_TOKEN_RESPONSE = 1024 * 1024
 _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))|([A-Za-z][\w-]*)(?=[\s,]|$)')
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A login as `docker login` left it: a user and a password, or an identity token."""
+    """Credentials that `docker login` stored: a user and a password, or an identity token."""
 
     username: str
     password: str = field(repr=False)
@@ -39,16 +39,16 @@ CredentialLookup = Callable[[str], Credentials | None]
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One challenge of a WWW-Authenticate header: the scheme in lower case, and its parameters."""
+    """A challenge of a WWW-Authenticate header: the scheme in lower case, and its parameters."""
 
     scheme: str
     parameters: Mapping[str, str]
 
     @classmethod
     def parse(cls, header: str) -> Challenge:
-        """Return the one of a header's challenges to answer: Bearer where it is offered, then Basic, then the first.
+        """Return one challenge of a header: Bearer if offered, else Basic, else the first.
 
-        RFC 9110, section 11.6.1; several headers arrive as one.
+        RFC 9110, section 11.6.1; the values of several headers are joined.
         """
         found: list[tuple[str, dict[str, str]]] = []
         for part in _PART.finditer(header):
@@ -68,7 +68,7 @@ class _Token:
 
 
 class Authorizer:
-    """Answers one registry's challenges and keeps the tokens that it gives, per scope; safe in threads."""
+    """Gets Authorization headers for one registry, and keeps its tokens per scope; safe in threads."""
 
     def __init__(self, client: Client, registry: str, url: str, lookup: CredentialLookup) -> None:
         self._client = client
@@ -79,32 +79,32 @@ class Authorizer:
         self._looked_up = False
         self._challenge: Challenge | None = None
         self._tokens: dict[tuple[str, ...], _Token] = {}
-        self._silent: ConnectionLostError | None = None
+        self._cleanup_failure: ConnectionLostError | None = None
         self._lock = threading.Lock()
 
     def header(
-        self, scopes: tuple[str, ...], backoff: Backoff | None = None, last_words: float | None = None
+        self, scopes: tuple[str, ...], backoff: Backoff | None = None, cleanup_timeout: float | None = None
     ) -> dict[str, str]:
-        """Return the Authorization header for `scopes`, fetching a new token where the old one is about to end.
+        """Return the Authorization header for `scopes`; fetch a token if there is none or it expires soon.
 
-        `backoff` counts the tries of fetching. With `last_words` it is tried once for so many seconds, be the client
-        cancelled or not. Empty before the registry's first challenge. Raises NotAuthorizedError, UnavailableError.
+        `backoff` counts the tries. With `cleanup_timeout` a token is requested once, with this timeout, even if the
+        client is cancelled. Returns no header before the first challenge. Raises NotAuthorizedError, UnavailableError.
         """
         with self._lock:
             if self._challenge is None:
                 return {}
             token = self._tokens.get(scopes)
             if token is None or token.expires < time.monotonic() + MARGIN:
-                if last_words is None:
+                if cleanup_timeout is None:
                     token = self._authorize(self._client, self._challenge, scopes, backoff)
-                    self._silent = None
+                    self._cleanup_failure = None
                 else:
-                    token = self._authorize_briefly(self._challenge, scopes, last_words)
+                    token = self._authorize_for_cleanup(self._challenge, scopes, cleanup_timeout)
                 self._tokens[scopes] = token
             return {"Authorization": token.header}
 
-    def challenged(self, response: Response, scopes: tuple[str, ...]) -> bool:
-        """Take in a 401's challenge; tell whether asking again with `header(scopes)` may help."""
+    def accept_challenge(self, response: Response, scopes: tuple[str, ...]) -> bool:
+        """Store the challenge of a 401 response; tell whether a retry with `header(scopes)` may succeed."""
         challenge = Challenge.parse(response.headers.get("WWW-Authenticate", ""))
         if challenge.scheme not in {"basic", "bearer"}:
             return False
@@ -119,19 +119,19 @@ class Authorizer:
         return self._credentials
 
     @property
-    def logged_in(self) -> bool:
-        """Tell whether there are credentials for this registry, once they were needed."""
+    def has_credentials(self) -> bool:
+        """Tell whether credentials for this registry were found."""
         return self._credentials is not None
 
-    def _authorize_briefly(self, challenge: Challenge, scopes: tuple[str, ...], seconds: float) -> _Token:
-        """Fetch a token while all ends; a token server that has once said nothing is not waited for by each job."""
-        if self._silent:
-            raise self._silent
-        with closing(self._client.apart(seconds)) as client:
+    def _authorize_for_cleanup(self, challenge: Challenge, scopes: tuple[str, ...], timeout: float) -> _Token:
+        """Fetch a token after a cancel; only the first job waits for a token server that does not answer."""
+        if self._cleanup_failure:
+            raise self._cleanup_failure
+        with closing(self._client.for_cleanup(timeout)) as client:
             try:
                 return self._authorize(client, challenge, scopes, None)
             except ConnectionLostError as error:
-                self._silent = error
+                self._cleanup_failure = error
                 raise
 
     def _authorize(
@@ -140,7 +140,7 @@ class Authorizer:
         credentials = self._credential()
         if challenge.scheme == "basic":
             if credentials is None:
-                raise NotAuthorizedError(f"{self._registry} wants a login", hint=login_hint(self._registry))
+                raise NotAuthorizedError(f"{self._registry}: requires authentication", hint=login_hint(self._registry))
             return _Token(_basic(credentials), float("inf"))
         realm = check_realm(challenge.parameters.get("realm", ""), self._url)
         service = challenge.parameters.get("service", "")
@@ -154,50 +154,52 @@ class Authorizer:
             headers = {"Authorization": _basic(credentials)} if credentials else {}
             url = f"{realm}{'&' if '?' in realm else '?'}{query}"
             send = partial(client.request, "GET", url, headers, None)
-        return self._token(*read_whole(send, backoff or client.backoff(), _MAX_TOKEN_ANSWER), realm)
+        return self._token(*read_with_retry(send, backoff or client.backoff(), _MAX_TOKEN_RESPONSE), realm)
 
-    def _token(self, response: Response, answer: bytes, realm: str) -> _Token:
+    def _token(self, response: Response, body: bytes, realm: str) -> _Token:
+        server = f"{self._registry}: token server {display_url(realm)}"
         if response.status in {400, 401, 403}:
             raise NotAuthorizedError(
-                f"{self._registry}: its token server {display_url(realm)} refuses the login ({response.status})",
+                f"{server}: these credentials are not accepted: HTTP {response.status}",
                 hint=login_hint(self._registry),
             )
         if response.status != 200:
-            raise UnavailableError(f"{self._registry}: its token server {display_url(realm)} answers {response.status}")
-        value = parse_object(answer, "the token server's answer")
+            raise UnavailableError(f"{server}: HTTP {response.status}")
+        value = parse_object(body, f"{server}: the response")
         token = value.get("token") or value.get("access_token")
         if not isinstance(token, str):
-            raise UnavailableError(f"{self._registry}: its token server {display_url(realm)} answers without a token")
+            raise UnavailableError(f"{server}: the response has no token")
         lifetime = value.get("expires_in")
         seconds = float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else DEFAULT_LIFETIME
-        # A token that lives shorter than the margin would be fetched anew for every request.
+        # A token that expires within the margin would be fetched again for every request.
         return _Token(f"Bearer {token}", time.monotonic() + max(seconds, MARGIN + 10))
 
 
 def check_realm(realm: str, registry_url: str) -> str:
-    """Return a token server's URL if credentials may be sent there; raises UnavailableError.
+    """Return the URL of a token server if credentials may be sent to it; raises UnavailableError.
 
-    As go-containerregistry does: HTTPS unless the registry itself is plain HTTP, and no private or loopback address
-    when the registry is a public name, so that a registry cannot point the client into the network it runs in.
+    The rules are those of go-containerregistry: HTTPS unless the registry uses plain HTTP, and no private or loopback
+    address unless the registry has one, so that a registry cannot direct the client into an internal network.
     """
     registry = urlsplit(registry_url)
     try:
         parts = urlsplit(realm)
     except ValueError:
         parts = urlsplit("")
-    # urlsplit passes over spaces and control characters, which no server's address has.
-    bare = realm.isprintable() and " " not in realm
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or not bare:
-        raise UnavailableError(f"{registry.netloc}: its token server's address is not an http(s) URL")
+    what = f"{registry.netloc}: token server"
+    # urlsplit accepts spaces and control characters.
+    clean = realm.isprintable() and " " not in realm
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or not clean:
+        raise UnavailableError(f"{what}: invalid URL")
     if parts.scheme == "http" and registry.scheme != "http":
-        raise UnavailableError(f"{registry.netloc}: its token server {display_url(realm)} is not secure (plain HTTP)")
+        raise UnavailableError(f"{what} {display_url(realm)}: not secure (plain HTTP)")
     if _is_private(parts.hostname) and not _is_private(registry.hostname or ""):
-        raise UnavailableError(f"{registry.netloc}: its token server {display_url(realm)} is at a private address")
+        raise UnavailableError(f"{what} {display_url(realm)}: has a private address")
     return realm
 
 
 def login_hint(registry: str) -> str:
-    """Say how to log in to `registry`."""
+    """Return the hint that names the login command for `registry`."""
     return "log in with: docker login" + ("" if registry == "docker.io" else f" {registry}")
 
 
@@ -208,7 +210,7 @@ def _is_private(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         try:
-            # The resolver takes `127.1` and `2130706433` for addresses, too (inet_aton(3)).
+            # The resolver accepts addresses like `127.1` and `2130706433` too (inet_aton(3)).
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, ValueError):
             return False

@@ -1,7 +1,7 @@
-"""What is known of particular registries beyond the distribution spec; docs/reference/registries.md has the sources.
+"""Limits of registry services beyond the distribution spec; docs/reference/registries.md names the sources.
 
-A layer is always uploaded by one PATCH of unknown length and a PUT, as `docker push` does it. That is what all of these
-take, so no registry has a way of its own: what differs is how large a layer may be, and what has to be there first.
+All registries get layers in the same way as from `docker push`: one PATCH of unknown length, then a PUT. They differ in
+the largest layer that they accept, and in what must exist before a push.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _GiB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One registry service: `hosts` matches its whole `host[:port]`, `max_layer` is bytes (None: not known)."""
+    """A registry service: `hosts` is a pattern for its `host[:port]`, `max_layer` is in bytes (None: unknown)."""
 
     name: str
     hosts: str
@@ -24,19 +24,22 @@ class Profile:
     missing_hint: str | None = None
 
 
-# The first that fits counts. Harbor, zot, Quay and distribution of one's own cannot be told by their addresses, and
-# their limits are whatever their owners have set: their answers (413, 400) are what tells.
+# The first match counts. Self-hosted registries (Harbor, zot, Quay, distribution) have no common host names, and their
+# operators set the limits: only their responses (413, 400) show them.
 PROFILES = (
     Profile("Docker Hub", r"docker\.io"),
     Profile("GitHub Container Registry", r"ghcr\.io", max_layer=10 * _GB),
     Profile(
-        "Amazon ECR Public", r"public\.ecr\.aws", 10_000 * _MiB, "create the repository first: ECR does not by itself"
+        "Amazon ECR Public",
+        r"public\.ecr\.aws",
+        10_000 * _MiB,
+        "create the repository first: ECR does not create it on push",
     ),
     Profile(
         "Amazon ECR",
         r"\d+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|on\.aws)",
         52_000 * _MiB,
-        "create the repository first: ECR does not by itself",
+        "create the repository first: ECR does not create it on push",
     ),
     Profile(
         "Google Artifact Registry",
@@ -50,5 +53,5 @@ _OTHER = Profile("registry", "")
 
 
 def profile_of(registry: str) -> Profile:
-    """Return what is known of the registry at `host[:port]`."""
+    """Return the profile of the registry at `host[:port]`."""
     return next((profile for profile in PROFILES if re.fullmatch(profile.hosts, registry)), _OTHER)

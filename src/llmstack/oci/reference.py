@@ -1,14 +1,14 @@
-"""Image references and digests: parsing and printing, no IO.
+"""Image references and digests: parsing and formatting, no IO.
 
 The grammar is that of the distribution spec ("pulling manifests") and of distribution/reference; names without a
-registry get Docker's defaults, as every Docker user expects.
+registry get Docker's defaults.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llmstack.errors import UsageError
 
@@ -29,7 +29,7 @@ class Digest(str):
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Check `text` and return it as a Digest; raises UsageError if it is none."""
+        """Return `text` as a Digest; raises UsageError if it is not a digest."""
         if not _DIGEST.fullmatch(text):
             raise UsageError(f"{text!r} is not a digest", hint="a digest is sha256: and 64 hex digits")
         return cls(text)
@@ -41,13 +41,13 @@ class Digest(str):
 
     @property
     def hex(self) -> str:
-        """The 64 hex digits alone."""
+        """The 64 hex digits."""
         return self[7:]
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Where an image is: registry, repository, and a tag or a digest (or neither)."""
+    """An image reference: registry, repository, and optionally a tag and a digest."""
 
     registry: str
     repository: str
@@ -56,7 +56,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `[registry/]repository[:tag][@digest]`; raises UsageError with what is wrong with it."""
+        """Parse `[registry/]repository[:tag][@digest]`; raises UsageError."""
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         head, slash, last = rest.rpartition("/")
@@ -64,13 +64,15 @@ class Reference:
         name = f"{head}{slash}{last}"
         registry, repository = _split_registry(name)
         if colon and not is_tag(tag_text):
-            raise UsageError(f"{text!r}: {tag_text!r} is not a tag", hint="a tag is up to 128 of A-Z a-z 0-9 . _ -")
+            raise UsageError(
+                f"{text!r}: {tag_text!r} is not a tag", hint="a tag has up to 128 characters of A-Z a-z 0-9 . _ -"
+            )
         if not _REGISTRY.fullmatch(registry):
-            raise UsageError(f"{text!r}: {registry!r} is not a registry's host[:port]")
+            raise UsageError(f"{text!r}: {registry!r} is not a registry, host[:port]")
         if not _REPOSITORY.fullmatch(repository) or len(repository) > _MAX_REPOSITORY:
             raise UsageError(
                 f"{text!r}: {repository!r} is not a repository name",
-                hint="repository names are lower case: letters, digits, single . _ or - between them, / between parts",
+                hint="use lower-case letters and digits, separated by single . _ or -, and / between components",
             )
         return cls(registry, repository, tag_text or None, digest)
 
@@ -81,26 +83,22 @@ class Reference:
 
     @property
     def locator(self) -> str:
-        """What a registry is asked for: the digest, else the tag, else `latest`."""
+        """The part of the reference that a registry resolves: the digest, else the tag, else `latest`."""
         return self.digest or self.tag or "latest"
-
-    def with_tag(self, tag: str) -> Reference:
-        """Return the same repository under another tag."""
-        return replace(self, tag=tag, digest=None)
 
 
 def is_tag(text: str) -> bool:
-    """Tell whether `text` is a tag by the distribution spec's grammar."""
+    """Tell whether `text` is a tag (distribution-spec, "Pulling manifests")."""
     return _TAG.fullmatch(text) is not None
 
 
-def is_registry(part: str) -> bool:
-    """Tell whether the first part of a name is a registry: it has a dot or a port, or is `localhost`."""
-    return "." in part or ":" in part or part == "localhost"
+def is_registry(component: str) -> bool:
+    """Tell whether the first component of a name is a registry: it has a dot or a port, or is `localhost`."""
+    return "." in component or ":" in component or component == "localhost"
 
 
 def is_loopback(registry: str) -> bool:
-    """Tell whether `registry` is on this machine, where plain HTTP is implied (as Docker does)."""
+    """Tell whether `registry` is a loopback address, which implies plain HTTP (as in Docker)."""
     host = (registry.rsplit(":", 1)[0] if not registry.endswith("]") else registry).lower()
     return host in {"localhost", "[::1]"} or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
 

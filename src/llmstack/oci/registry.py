@@ -1,4 +1,4 @@
-"""A registry as an HTTP server: its address, its logins, and what its error answers mean."""
+"""A registry as an HTTP server: its URL, authentication, and the meaning of its error responses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from llmstack.errors import (
     UnavailableError,
     UsageError,
 )
-from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_limited
-from llmstack.net.http_client import Body, discard, origin
+from llmstack.net import Backoff, Client, Response, read_limited
+from llmstack.net.http_body import discard
+from llmstack.net.http_client import Body
+from llmstack.net.http_urls import origin
+from llmstack.net.network_errors import ConnectionClosedError, InvalidResponseError
 from llmstack.net.retry import RETRIED_STATUS
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
 from llmstack.oci.profiles import profile_of
@@ -27,7 +30,7 @@ _MAX_ERROR = 64 * 1024
 
 
 class Registry:
-    """One registry host, spoken to with the credentials that `docker login` left; safe in threads."""
+    """One registry host, with the credentials that `docker login` stored; safe in threads."""
 
     def __init__(self, host: str, client: Client, lookup: CredentialLookup, *, plain_http: bool = False) -> None:
         self.host = host
@@ -40,7 +43,7 @@ class Registry:
 
     @property
     def url(self) -> str:
-        """The base URL. Raises ConnectionLostError where a registry on this machine answers neither way."""
+        """The base URL. Raises ConnectionLostError if a registry on a loopback address uses neither HTTP nor HTTPS."""
         return self._open()[0]
 
     def request(
@@ -53,74 +56,75 @@ class Registry:
         backoff: Backoff | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """Send a request that may be repeated, logged in where the registry asks for it.
+        """Send an idempotent request; authenticate if the registry asks for it.
 
-        `path` is relative to the base URL or an absolute URL. `backoff` and `timeout` are Client.request's. Returns the
-        last response whatever its status. Raises NotAuthorizedError, UnavailableError.
+        `path` is relative to the base URL or an absolute URL. For `backoff` and `timeout` see Client.request. Returns
+        the last response, whatever its status. Raises NotAuthorizedError, UnavailableError.
         """
         backoff = backoff or self.client.backoff()
 
         def send() -> Response:
-            logged_in = {**(headers or {}), **self._authorization(url, scopes, backoff)}
-            return self.client.request(method, url, logged_in, body, backoff, timeout)
+            sent = {**(headers or {}), **self._authorization(url, scopes, backoff)}
+            return self.client.request(method, url, sent, body, backoff, timeout)
 
         url = urljoin(self._open(backoff)[0], path)
         response = send()
-        # A storage that the registry has sent us on to may want a login, too: it does not get the registry's.
-        ours = response.status == 401 and self._own(response.geturl() or url)
-        if ours and self._open()[1].challenged(response, scopes):
+        # After a redirect the 401 may be from a storage service: it must not get the credentials for the registry.
+        own = response.status == 401 and self._is_own(response.geturl() or url)
+        if own and self._open()[1].accept_challenge(response, scopes):
             discard(response)
             response = send()
         return response
 
     def stream(self, method: str, url: str, scopes: tuple[str, ...], body: Body, backoff: Backoff) -> Response:
-        """Send a body that cannot be sent twice, once, with a token that was fetched just before where need be."""
+        """Send a body that cannot be sent twice; fetch a token before if necessary."""
         headers = {"Content-Type": "application/octet-stream", **self._authorization(url, scopes, backoff)}
         return self.client.send(method, url, headers, body)
 
-    def give_up(self, url: str, scopes: tuple[str, ...], timeout: float) -> Response:
-        """Delete an upload session, with one try of so many seconds, be the client cancelled or not."""
-        login = self._open()[1].header(scopes, last_words=timeout) if self._own(url) else {}
-        return self.client.send("DELETE", url, login, b"", timeout)
+    def cancel_upload(self, url: str, scopes: tuple[str, ...], timeout: float) -> Response:
+        """Delete an upload session, with one try, even if the client is cancelled."""
+        headers = self._open()[1].header(scopes, cleanup_timeout=timeout) if self._is_own(url) else {}
+        return self.client.send("DELETE", url, headers, b"", timeout)
 
     def error(self, response: Response, what: str) -> LlmstackError:
-        """Read an error answer and return what it means for `what`, an operation and its object.
+        """Return the exception for an error response to the operation `what` (`<object>: <what failed>`).
 
         The codes are those of the distribution spec ("Error Codes").
         """
         code, message = _error_code(response)
         status = response.status
-        text = f"{what}: {self.host} answers {status} {message or code or response.reason or ''}".rstrip()
+        text = f"{what}: HTTP {status} {message or code or response.reason or ''}".rstrip()
         if status == 401 or code in {"UNAUTHORIZED", "DENIED"} or status == 403:
-            logged_in = self._open()[1].logged_in
-            hint = "this login may not do that: check the name and its rights" if logged_in else login_hint(self.host)
+            has_credentials = self._open()[1].has_credentials
+            denied = "these credentials lack permission: check the repository name and the account's permissions"
+            hint = denied if has_credentials else login_hint(self.host)
             return NotAuthorizedError(text, hint=hint)
         if code == "NAME_INVALID":
             return UsageError(text, hint="this registry does not allow that repository name")
         if code in {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"}:
-            # Cleaned away by the registry between two of our requests, or damaged there.
-            return NotFoundError(text, hint="the registry has lost a blob: run the command again")
+            # The registry deleted it between two requests (garbage collection), or its storage is damaged.
+            return NotFoundError(text, hint="the registry lost a blob: rerun to upload it again")
         if status == 404:
             missing = profile_of(self.host).missing_hint
-            hint = missing or "check the name; some registries want the repository to be created first"
+            hint = missing or "check the name; some registries require the repository to be created first"
             return NotFoundError(text, hint=hint)
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
             return IntegrityError(text)
         if status == 413:
             return LlmstackError(
                 text,
-                hint="the registry, or a proxy before it, limits the size of a layer: "
-                "say how large it may be (max_layer in llmstack.yaml), and carry larger files with --split-large",
+                hint="the registry, or a proxy in front of it, limits the size of a layer: "
+                "set the limit as max_layer in llmstack.yaml, and use --split-large for larger files",
             )
         if status in RETRIED_STATUS:
             return UnavailableError(text)
         return LlmstackError(text)
 
-    def _own(self, url: str) -> bool:
+    def _is_own(self, url: str) -> bool:
         return origin(url) == origin(self.url)
 
     def _authorization(self, url: str, scopes: tuple[str, ...], backoff: Backoff) -> dict[str, str]:
-        return self._open()[1].header(scopes, backoff) if self._own(url) else {}
+        return self._open()[1].header(scopes, backoff) if self._is_own(url) else {}
 
     def _open(self, backoff: Backoff | None = None) -> tuple[str, Authorizer]:
         with self._lock:
@@ -135,19 +139,17 @@ class Registry:
             return "http"
         if not is_loopback(host):
             return "https"
-        # On this machine plain HTTP is implied, but a registry there may speak TLS: it answers plain HTTP with 400.
+        # Loopback implies plain HTTP, but a registry there may use TLS: it answers plain HTTP with 400 or disconnects.
         try:
             response = self.client.request("GET", f"http://{host}/v2/", backoff=backoff)
-        except ConnectionLostError as error:
-            if "reset" in str(error) or "closed the connection" in str(error):
-                return "https"
-            raise
+        except (ConnectionClosedError, InvalidResponseError):
+            return "https"
         discard(response)
         return "https" if response.status == 400 else "http"
 
 
 def _error_code(response: Response) -> tuple[str, str]:
-    """Return the first error's code and message, both empty where the answer is not in the registry's form."""
+    """Return code and message of the first error, both empty if the response has another format."""
     try:
         errors = parse_object(read_limited(response, _MAX_ERROR), "error").get("errors")
     except LlmstackError:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from urllib.parse import urljoin
 
 from llmstack.errors import IntegrityError, LlmstackError, NotAuthorizedError, UsageError
-from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_whole
+from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_with_retry
 from llmstack.net.cancel import GRACE
-from llmstack.net.http_client import discard, redirected
-from llmstack.net.retry import RETRIED_STATUS, asked_wait
+from llmstack.net.http_body import discard
+from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.http_urls import redirected
+from llmstack.net.network_errors import ConnectionClosedError
+from llmstack.net.retry import RETRIED_STATUS
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
 from llmstack.oci.registry import Registry
@@ -32,16 +34,15 @@ from llmstack.oci.spec import (
 from llmstack.oci.store import BlobReader
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
-_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 _MAX_TAGS_PAGE = 16 * 1024 * 1024
-# What a layer's PATCH may be answered with when the upload session is gone: the layer starts over.
+# Responses to an upload whose session no longer exists: the upload starts over.
 _SESSION_LOST = frozenset({401, 404, 416})
-# How many times as long as any other answer that of the PUT may take, which makes a layer of the bytes.
-COMMIT_PATIENCE = 10
+# The final PUT of an upload may take this many times as long as other requests.
+COMMIT_TIMEOUT_FACTOR = 10
 
 
 class Repository:
-    """Reads and writes one repository; implements BlobStore. `write` asks for the right to push as well."""
+    """Reads and writes one repository; implements BlobStore. `write` requests the permission to push too."""
 
     def __init__(self, registry: Registry, repository: str, *, write: bool = False) -> None:
         self._registry = registry
@@ -50,7 +51,7 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """Return registry and repository, as in a reference."""
+        """The registry and the repository, as in a reference."""
         return f"{self._registry.host}/{self._repository}"
 
     @property
@@ -59,7 +60,7 @@ class Repository:
 
     def manifest(self, reference: str) -> RawManifest:
         """Return a manifest or an index; see BlobReader."""
-        what = f"reading {self.name}{'@' if ':' in reference else ':'}{reference}"
+        what = f"{self.name}{'@' if ':' in reference else ':'}{reference}: cannot read the manifest"
 
         def send(backoff: Backoff) -> Response:
             response = self._get(f"manifests/{reference}", {"Accept": _ACCEPT}, backoff)
@@ -67,16 +68,16 @@ class Repository:
                 raise self._registry.error(response, what)
             return response
 
-        response, data = read_whole(send, self._client.backoff(), MAX_MANIFEST_SIZE)
+        response, data = read_with_retry(send, self._client.backoff(), MAX_MANIFEST_SIZE)
         expected = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
-        document = RawManifest("", data)
-        if expected and document.digest != expected:
-            raise IntegrityError(f"{what}: the bytes do not match their digest {expected[:80]}")
-        return replace(document, media_type=media_type_of(document.json()))
+        manifest = RawManifest("", data)
+        if expected and manifest.digest != expected:
+            raise IntegrityError(f"{what}: it does not match its digest {expected[:80]}")
+        return replace(manifest, media_type=media_type_of(manifest.json()))
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
         """Yield a blob's bytes; see BlobReader."""
-        what = f"reading {self.name}@{blob.digest}"
+        what = f"{self.name}@{blob.digest}: cannot read the blob"
 
         def open_range(byte_range: str | None, backoff: Backoff) -> Response:
             response = self._get(f"blobs/{blob.digest}", {"Range": byte_range} if byte_range else {}, backoff)
@@ -91,22 +92,22 @@ class Repository:
         tags: set[str] = set()
         path: str | None = self._path("tags/list?n=1000")
         while path:
-            response, data = read_whole(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
+            response, data = read_with_retry(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
             if response.status == 404:
                 return []
-            following = _NEXT.search(response.headers.get("Link", ""))
+            following = next_link(response.headers)
             page = parse_object(data, "tag list").get("tags") or []
             new = {str(tag) for tag in page} - tags
             tags |= new
-            # A registry that pages in a circle must not keep us.
-            path = urljoin(urljoin(self._registry.url, path), following[1]) if following and new else None
+            # A page without new tags ends the list: the links of a faulty registry may form a loop.
+            path = urljoin(urljoin(self._registry.url, path), following) if following and new else None
         return sorted(tags)
 
     def digest_of(self, tag: str) -> Digest:
-        """Return the digest that a tag names, without reading what it names; raises as `manifest` does."""
+        """Return the digest of a tag without reading its manifest; raises what `manifest` raises."""
         response = self._registry.request("HEAD", self._path(f"manifests/{tag}"), self._scopes, {"Accept": _ACCEPT})
         if response.status != 200:
-            raise self._registry.error(response, f"looking for {self.name}:{tag}")
+            raise self._registry.error(response, f"{self.name}:{tag}: cannot read the digest")
         discard(response)
         try:
             return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
@@ -116,11 +117,11 @@ class Repository:
     def _tags_page(self, path: str, backoff: Backoff) -> Response:
         response = self._registry.request("GET", path, self._scopes, backoff=backoff)
         if response.status not in {200, 404}:
-            raise self._registry.error(response, f"listing the tags of {self.name}")
+            raise self._registry.error(response, f"{self.name}: cannot list the tags")
         return response
 
     def has_blob(self, digest: Digest) -> bool:
-        """Tell whether the blob is there (HEAD)."""
+        """Tell whether the blob exists (HEAD)."""
         return self._has(digest, self._client.backoff())
 
     def _has(self, digest: Digest, backoff: Backoff) -> bool:
@@ -128,12 +129,12 @@ class Repository:
         if response.status in {200, 404}:
             discard(response)
             return response.status == 200
-        raise self._registry.error(response, f"looking for {self.name}@{digest}")
+        raise self._registry.error(response, f"{self.name}@{digest}: cannot check for the blob")
 
     def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:
         """Mount a blob from another repository of this registry (distribution-spec, "Mounting a blob").
 
-        A registry that will not mount, for whatever reason, gets the bytes: false, no error.
+        Returns false if the registry refuses for any reason: the blob is then uploaded.
         """
         if not isinstance(source, Repository) or source._registry.host != self._registry.host:
             return False
@@ -150,14 +151,14 @@ class Repository:
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
         """Upload a stream by one streamed PATCH, as `docker push` does; see BlobStore.
 
-        Content-Range chunks are not used: several registries refuse or mishandle them, and the common ones cannot
-        resume a broken PATCH either, so a broken upload starts over. All its requests share one count of tries.
+        Content-Range chunks are not used: several registries refuse or mishandle them. The common registries cannot
+        resume a broken PATCH, so a broken upload starts over. All requests of an upload share one Backoff.
         """
         backoff = self._client.backoff()
         while True:
             stream = _HashedStream(make_chunks())
             try:
-                # What the bytes come from, a connection to the hub say, is not left open while this one waits.
+                # The source of the chunks, for example a connection to the Hub, is closed before the delay.
                 with contextlib.closing(stream):
                     return self._upload(stream, backoff)
             except (_UploadBrokenError, ConnectionLostError) as broken:
@@ -168,30 +169,30 @@ class Repository:
                 else:
                     backoff.wait(broken)
 
-    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
+    def put_manifest(self, manifest: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index; see BlobStore."""
-        path = self._path(f"manifests/{tag or document.digest}")
+        path = self._path(f"manifests/{tag or manifest.digest}")
         backoff = self._client.backoff()
         while True:
             response = self._registry.request(
-                "PUT", path, self._scopes, {"Content-Type": document.media_type}, document.data, backoff
+                "PUT", path, self._scopes, {"Content-Type": manifest.media_type}, manifest.data, backoff
             )
-            what = f"writing {self.name}:{tag or document.digest}"
+            what = f"{self.name}{f':{tag}' if tag else f'@{manifest.digest}'}: cannot write the manifest"
             if response.status in {200, 201, 202}:
                 discard(response)
-                # Under a tag a registry takes whatever arrives.
-                if response.headers.get("Docker-Content-Digest") in {None, document.digest}:
+                # With a tag in the URL the registry has no digest to check the body against.
+                if response.headers.get("Docker-Content-Digest") in {None, manifest.digest}:
                     return
-                error: LlmstackError = IntegrityError(f"{what}: {self._registry.host} got other bytes than were sent")
+                error: LlmstackError = IntegrityError(f"{what}: the registry received other bytes than were sent")
             else:
                 error = self._registry.error(response, what)
             if not isinstance(error, IntegrityError):
                 raise error
-            # Where two write the same manifest at once, distribution may read back what the other has half written.
+            # If two clients write the same manifest, distribution may read back a half-written file.
             backoff.wait(error)
 
     def delete_manifest(self, digest: Digest) -> bool:
-        """Delete a manifest, with a right of its own that many logins do not have; see BlobStore."""
+        """Delete a manifest; see BlobStore. Many credentials lack the permission for it."""
         scopes = (f"repository:{self._repository}:delete",)
         try:
             response = self._registry.request("DELETE", self._path(f"manifests/{digest}"), scopes)
@@ -200,14 +201,14 @@ class Repository:
         if response.status in {200, 202, 204, 404}:
             discard(response)
             return True
-        error = self._registry.error(response, f"deleting {self.name}@{digest}")
-        # 405 is the distribution spec's word for it; registries say 400 (Docker Hub) and 501 as well.
+        error = self._registry.error(response, f"{self.name}@{digest}: cannot delete the manifest")
+        # The distribution spec has 405 for it; Docker Hub answers 400, others 501.
         if response.status in {400, 405, 501} or isinstance(error, NotAuthorizedError):
             return False
         raise error
 
     def _upload(self, stream: _HashedStream, backoff: Backoff) -> tuple[Digest, int]:
-        what = f"uploading a layer to {self.name}"
+        what = f"{self.name}: cannot upload a layer"
         no_body = {"Content-Length": "0"}
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, no_body, backoff=backoff)
         if response.status != 202:
@@ -230,45 +231,45 @@ class Repository:
 
     def _commit(self, location: str, digest: Digest, what: str, backoff: Backoff) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={digest.replace(':', '%3A')}"
-        # A registry on object storage copies the whole layer before it answers.
-        patience = self._client.timeout * COMMIT_PATIENCE
+        # A registry on object storage copies the layer before it answers.
+        timeout = self._client.timeout * COMMIT_TIMEOUT_FACTOR
         response = self._registry.request(
-            "PUT", url, self._scopes, {"Content-Length": "0"}, backoff=backoff, timeout=patience
+            "PUT", url, self._scopes, {"Content-Length": "0"}, backoff=backoff, timeout=timeout
         )
         if response.status in {200, 201, 202, 204}:
             discard(response)
             return
         error = self._upload_error(response, what)
-        # A repeated PUT finds its session gone when the first one was carried out but its answer was lost.
+        # If only the response to the first PUT was lost, the session of the repeated PUT no longer exists.
         if not (isinstance(error, _UploadBrokenError) and self._has(digest, backoff)):
             raise error
 
     def _upload_error(self, response: Response, what: str) -> LlmstackError:
         error = self._registry.error(response, what)
         if response.status in RETRIED_STATUS | _SESSION_LOST:
-            return _UploadBrokenError(error, asked_wait(response.headers))
+            return _UploadBrokenError(error, requested_delay(response.headers))
         return error
 
     def _cancel(self, location: str) -> None:
-        """Give an upload session up (DELETE), briefly; a registry that will not hear of it times it out by itself."""
+        """Delete an upload session, with a short timeout; a registry removes abandoned sessions later."""
         if self._client.cancel.expired:
-            # It has been silent for as long as an interrupted run may wait.
+            # The registry did not answer for as long as an interrupted run may wait.
             return
-        seconds = min(GRACE, self._client.timeout) / 2
-        # distribution wants the right to delete for it, whoever's upload it is; others need not know that right.
+        timeout = min(GRACE, self._client.timeout) / 2
+        # distribution requires the permission to delete for it; other registries may not know this permission.
         with contextlib.suppress(LlmstackError):
             for scopes in (self._scopes, (f"repository:{self._repository}:pull,push,delete",)):
                 try:
-                    response = self._registry.give_up(location, scopes, seconds)
+                    response = self._registry.cancel_upload(location, scopes, timeout)
                 except ConnectionLostError:
-                    # A registry hangs up on who sent more than it wanted, be it a moment after its answer.
-                    response = self._registry.give_up(location, scopes, seconds)
+                    # A registry may close the connection after it answered a PATCH before its end.
+                    response = self._registry.cancel_upload(location, scopes, timeout)
                 discard(response)
                 if response.status not in {401, 403}:
                     return
 
     def _location(self, response: Response) -> str:
-        """Return where an upload goes on; raises UnavailableError where that would be in plain HTTP after HTTPS."""
+        """Return the URL for the next request of an upload; raises UnavailableError for plain HTTP after HTTPS."""
         base, location = response.geturl() or self._registry.url, response.headers.get("Location")
         return redirected(base, location, {})[0] if location else base
 
@@ -280,7 +281,7 @@ class Repository:
 
 
 class _UploadBrokenError(LlmstackError):
-    """An upload that has to start over."""
+    """The upload has to start over."""
 
     def __init__(self, error: LlmstackError, retry_after: float | None) -> None:
         super().__init__(error.message, hint=error.hint)
@@ -289,15 +290,15 @@ class _UploadBrokenError(LlmstackError):
 
 
 class _HashedStream:
-    """Iterates over chunks once, hashing them.
+    """Iterates over chunks once and hashes them.
 
-    When the chunks fail it ends as if they were all there, so that the registry answers with where the upload stands:
-    a session that broke off in the middle cannot be cancelled. `check` then tells, before anything is committed.
+    If the chunks raise an exception, the iteration just ends, so that the registry answers and the session can be
+    cancelled: a session cannot be cancelled during a request. `check` raises the exception, before the commit.
     """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
-        self._whole = False
+        self._complete = False
         self.digest = hashlib.sha256()
         self.size = 0
         self.error: BaseException | None = None
@@ -313,23 +314,23 @@ class _HashedStream:
         except BaseException as error:
             self.error = error
         else:
-            self._whole = True
+            self._complete = True
 
     def close(self) -> None:
-        """End what the chunks come from, if it can be ended."""
+        """Close the source of the chunks if it is a generator."""
         if isinstance(self._chunks, Generator):
             self._chunks.close()
 
     def check(self, what: str) -> None:
-        """Raise what the chunks raised; ConnectionLostError when not all of them were asked for."""
+        """Raise what the chunks raised; ConnectionClosedError if not all of them were sent."""
         if self.error:
             raise self.error
-        if not self._whole:
-            raise ConnectionLostError(f"{what}: the registry answered before it had all of it")
+        if not self._complete:
+            raise ConnectionClosedError(f"{what}: the registry answered before the end of the upload")
 
 
 class Registries:
-    """Opens repositories; each registry is met once, with its logins and tokens."""
+    """Opens repositories; the repositories of one registry share its credentials and tokens."""
 
     def __init__(self, client: Client, lookup: CredentialLookup, plain_http: Collection[str] = ()) -> None:
         self._client = client
@@ -338,10 +339,10 @@ class Registries:
         self._registries: dict[str, Registry] = {}
 
     def repository(self, reference: Reference, *, write: bool = False) -> Repository:
-        """Return the repository that `reference` is in; no request is made yet."""
+        """Return the repository of `reference`, without a request."""
         host = reference.registry
         if host not in self._registries:
-            # Whoever says `--plain-http` means the registry of their own, and not where its base image comes from.
+            # `--plain-http` is for the user's own registry, not for the registry of the base image.
             plain = host in self._plain_http or ("*" in self._plain_http and host != DOCKER_HUB)
             self._registries[host] = Registry(host, self._client, self._lookup, plain_http=plain)
         return Repository(self._registries[host], reference.repository, write=write)
