@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import yaml
 from llmstack import errors
 from llmstack.cli.app import app
 from llmstack.settings import Settings
+from tests.support.hub import Hub
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands
@@ -73,3 +76,21 @@ def test_each_command_has_a_page():
 def test_every_recipe_has_a_page():
     recipes = {path.parent.name for path in ROOT.glob("images/*/README.md")}
     assert {path.stem for path in (ROOT / "docs/reference/recipes").glob("*.md")} == recipes | {"index"}
+
+
+def test_examples_of_the_python_api_run(tmp_path: Path):
+    page = (ROOT / "docs/reference/python-api.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 3
+    with Hub() as hub:
+        hub.add_repo("facebook/opt-125m", {"config.json": b"{}", "model.safetensors": bytes(1000)})
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "LLMSTACK_BASE": "scratch"}
+        outputs = []
+        for example in examples:
+            command = [sys.executable, "-c", example]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            outputs.append(done.stdout)
+    assert outputs[0].startswith("carried ")
+    assert outputs[1].endswith("2 files in opt-125m\n")
+    assert outputs[2] == "facebook/opt-125m OK\n"
