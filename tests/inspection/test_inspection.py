@@ -286,7 +286,7 @@ def test_a_copy_for_one_platform(tmp_path):
     done = run_llmstack("verify", f"oci:{tmp_path}/other:latest")
     assert done.code == 5
     problem, error, hint = done.stderr.splitlines()[-3:]
-    assert problem == f"linux/riscv64: oci:{tmp_path}/other: blob {away.digest} is missing"
+    assert problem == f"linux/riscv64: oci:{tmp_path}/other: manifest {away.digest}: not found"
     assert "1 of its manifests, layers and files are damaged or missing" in error
     assert "copy it again" in hint
 

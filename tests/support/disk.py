@@ -1,4 +1,4 @@
-"""File systems of their own: soon full, of a size that nobody knows, blind to case, or suddenly without power."""
+"""Mounted file systems for tests: small, without a size, case-insensitive, or with a power failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.process import PATIENCE, RigError, need
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """Mount a file system of `size` bytes on `folder`; whoever is not root needs sudo for it."""
+    """Mount a file system of `size` bytes on `folder`; needs root or sudo."""
     mount = [need("mount", "mount"), "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", str(folder)]
     with _mounted(folder, mount):
         yield folder
@@ -24,14 +24,14 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def unsized_disk(folder: Path) -> Iterator[Path]:
-    """Mount a file system that does not tell its size, and says zero, on `folder`."""
+    """Mount a file system that reports a size of zero on `folder`."""
     with _mounted(folder, [need("mount", "mount"), "-t", "ramfs", "-o", "mode=1777", "ramfs", str(folder)]):
         yield folder
 
 
 @contextlib.contextmanager
 def folding_disk(folder: Path) -> Iterator[Path]:
-    """Mount an NTFS as Windows sees it on `folder`."""
+    """Mount a case-insensitive NTFS on `folder`."""
     disk = folder.with_suffix(".img")
     with disk.open("wb") as file:
         file.truncate(16 * 1024 * 1024)
@@ -41,7 +41,7 @@ def folding_disk(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-# A filter of system calls (linux/seccomp.h, linux/filter.h): symlinkat(2) and symlink(2) say EPERM, all others go on.
+# A filter of system calls (linux/seccomp.h, linux/filter.h): symlinkat(2) and symlink(2) fail with EPERM.
 _REFUSING = """
 import ctypes, os, platform, struct, sys
 numbers = {"x86_64": (266, 88), "aarch64": (36,)}[platform.machine()]
@@ -57,21 +57,21 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def without_links(command: list[str]) -> list[str]:
-    """Return a command to which the kernel refuses symbolic links as it does on FAT.
+    """Return the command with a filter that refuses symbolic links, as FAT does.
 
-    No disk without them can be mounted everywhere: not every kernel has FAT, and NTFS has links here.
+    Not every kernel has FAT, and ntfs-3g supports links.
     """
     return [sys.executable, "-c", _REFUSING, *command]
 
 
 class FragileDisk:
-    """An ext4 that can lose its power: what the kernel has not written by then is gone.
+    """An ext4 with a power failure: data that the kernel has not written by then is lost.
 
-    Names reach the disk all the time, and what they name much later, as on a machine where other programs sync: that
-    is when a file is found under its name, and empty. The kernel's help against that (auto_da_alloc) is off.
+    Names are written all the time, the content of files much later, as on a machine where other programs sync: a file
+    can exist after the failure, and be empty. The kernel's protection (auto_da_alloc) is off.
     """
 
-    # Of linux/fs/ext4/ioctl.h: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH, which xfstests uses for this too.
+    # EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH (linux/fs/ext4/ioctl.h), as in xfstests.
     _SHUTDOWN = "import fcntl, os, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, b'\\2\\0\\0\\0')"
 
     def __init__(self, folder: Path) -> None:
@@ -95,9 +95,13 @@ class FragileDisk:
         self._other.join()
         subprocess.run([*as_root(), need("umount", "mount"), "--lazy", self.folder], check=True)
 
-    def lose_power(self, *processes: subprocess.Popen[str]) -> None:
-        """Stop the disk at once, end the processes that work on it, and look what is there after the next start."""
+    def fail(self) -> None:
+        """Let all further reads and writes fail with EIO."""
         subprocess.run([*as_root(), sys.executable, "-c", self._SHUTDOWN, self.folder], check=True)
+
+    def lose_power(self, *processes: subprocess.Popen[str]) -> None:
+        """Fail, kill the processes that use the disk, and mount it again."""
+        self.fail()
         for process in processes:
             process.kill()
             process.wait()
@@ -107,22 +111,21 @@ class FragileDisk:
         self._mount()
 
     def flush(self) -> None:
-        """Let all that was written reach the disk."""
+        """Write all data to the disk."""
         subprocess.run(["sync", "--file-system", self.folder], check=True)
 
     def _wait_until_gone(self) -> None:
-        # A container that starts has a copy of all mounts for a moment. Mounted again by then, the disk would be the
-        # one that is held there, still without power.
+        # A container that starts has a copy of all mounts for a moment. Mounting before its end gives the failed disk.
         find = [*as_root(), need("losetup", "mount"), "--associated", str(self._image)]
         deadline = time.monotonic() + PATIENCE
         while subprocess.run(find, check=True, capture_output=True).stdout:
             if time.monotonic() > deadline:
-                raise RigError(f"{self._image} is still held by a loop device")
+                raise RigError(f"{self._image}: still in use by a loop device")
             time.sleep(0.02)
 
     def _write_names(self) -> None:
-        # A sync of any file commits the journal, in which all names are, but no bytes that have no place yet. Without
-        # power it fails, and that is the end.
+        # fsync of any file commits the journal, which has all names, but not the data of other files. It fails after
+        # the power failure, which ends the thread.
         with contextlib.suppress(OSError), (self.folder / ".other").open("wb") as other:
             while not self._stop.wait(0.01):
                 other.write(b".")
@@ -145,5 +148,5 @@ def _mounted(folder: Path, mount: list[str]) -> Iterator[None]:
 
 
 def as_root() -> list[str]:
-    """Return what goes before a command that only root may run."""
+    """Return the prefix of a command that needs root."""
     return [] if os.geteuid() == 0 else [need("sudo", "sudo"), "-n"]

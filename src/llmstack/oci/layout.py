@@ -1,11 +1,16 @@
-"""An OCI image layout on a disk as a BlobStore (image-spec image-layout.md)."""
+"""OCI image layouts in a directory (image-spec image-layout.md).
+
+What a layout has is not trusted: no symbolic link below its directory is followed, and only regular files are read.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
@@ -19,40 +24,49 @@ from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Index, RawManifest,
 from llmstack.oci.store import CHUNK, BlobReader
 
 REF_NAME = "org.opencontainers.image.ref.name"
+# The list of all images is no manifest: no registry limits it. Room for more than 100,000 images.
+MAX_INDEX_SIZE = 32 * 1024 * 1024
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_PART = ".part-"
+_PARTIAL = ".part-"
 _MODE = 0o644
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: a named pipe must not stop its reader.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Layout:
-    """Reads and writes one layout folder; implements BlobStore. The folder is made by the first write."""
+    """Reads and writes the layout in a directory; implements BlobStore. The first write creates the directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def name(self) -> str:
-        """Return the folder as skopeo names it: `oci:FOLDER`."""
+        """The layout as skopeo names it: `oci:DIRECTORY`."""
         return f"oci:{self.folder}"
 
     def manifest(self, reference: str) -> RawManifest:
-        """Return a manifest or an index; see BlobReader."""
+        """Return the manifest or index of a tag or digest; see BlobReader."""
         if reference.startswith("sha256:"):
-            return self._document(Digest.parse(reference))
-        return self._document(find_manifest(self._index(), reference, self.name).digest)
+            return self._manifest(Digest.parse(reference))
+        return self._manifest(find_manifest(self._index(), reference, self.name).digest)
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
-        """Yield a blob's bytes; see BlobReader."""
+        """Yield the bytes of a blob; see BlobReader."""
+        what = f"blob {blob.digest}"
         left = (blob.size if stop is None else stop) - start
-        with self._opened(blob.digest) as file:
-            with self._errors(f"blob {blob.digest}"):
+        with self._open(_blob_path(blob.digest), what) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != blob.size:
+                raise IntegrityError(f"{self.name}: {what}: has {size} bytes, not {blob.size}")
+            with self._read_errors(what):
                 file.seek(start)
             while left > 0:
-                # Not around the yield: what goes wrong there is not this disk's fault.
-                with self._errors(f"blob {blob.digest}"):
+                # Not around the yield, which raises errors of the consumer.
+                with self._read_errors(what):
                     chunk = file.read(min(CHUNK, left))
                 if not chunk:
-                    raise IntegrityError(f"{self.name}: blob {blob.digest} is shorter than {blob.size} bytes")
+                    raise IntegrityError(f"{self.name}: {what}: truncated")
                 left -= len(chunk)
                 yield chunk
 
@@ -61,32 +75,33 @@ class Layout:
         return tags_of(self._index())
 
     def digests(self) -> dict[str, Digest]:
-        """Return all tags with the digest that each one names; of several under one tag it is the first."""
+        """Return all tags with their digests; the first digest if a tag is listed twice."""
         entries = [(item.annotations.get(REF_NAME, ""), item.digest) for item in self._index().manifests]
         return {tag: digest for tag, digest in reversed(entries) if tag}
 
     def has_blob(self, digest: Digest) -> bool:
-        """Tell whether the blob is there: only whole blobs ever carry their name."""
+        """Tell whether the blob exists; incomplete blobs have other names."""
         try:
-            return self._blob(digest).is_file()
-        except OSError as error:
-            raise UnavailableError(f"{self.name}: blob {digest} cannot be looked for: {error.strerror}") from error
+            self._open(_blob_path(digest), f"blob {digest}").close()
+        except (NotFoundError, IntegrityError):
+            return False
+        return True
 
     def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:  # noqa: ARG002 - see BlobStore
-        """Return false: a folder keeps bytes of its own, which no other folder's fate can touch."""
+        """Return false: layouts do not share files, so that damage to one is not damage to another."""
         return False
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
-        """Write a stream into a part file and give it its name when it is whole; see BlobStore."""
-        digest, size = hashlib.sha256(), 0
-        with self._writing(), self._part_file() as (file, part):
+        """Write a stream to a partial file, and rename it when it is complete; see BlobStore."""
+        sha256, size = hashlib.sha256(), 0
+        with self._writing(), self._partial_file() as (file, path):
             for chunk in make_chunks():
-                digest.update(chunk)
+                sha256.update(chunk)
                 size += len(chunk)
                 file.write(chunk)
-            name = Digest("sha256:" + digest.hexdigest())
-            publish(file, part, self._blob(name), _MODE)
-        return name, size
+            digest = Digest("sha256:" + sha256.hexdigest())
+            publish(file, path, self.folder / _blob_path(digest), _MODE)
+        return digest, size
 
     def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index, and list it in index.json under `tag`; see BlobStore."""
@@ -95,67 +110,91 @@ class Layout:
             return
         new = replace(document.descriptor, annotations={REF_NAME: tag})
         with self._writing(), lock_directory(self.folder):
-            self._change(lambda item: item.annotations.get(REF_NAME) != tag, new)
+            self._update_index(lambda item: item.annotations.get(REF_NAME) != tag, new)
 
     def delete_manifest(self, digest: Digest) -> bool:
-        """Take an image out of index.json; see BlobStore. Its blobs stay: others may share them."""
+        """Remove an image from index.json; see BlobStore. Other images may share its blobs, so they stay."""
         with self._writing(), lock_directory(self.folder):
-            self._change(lambda item: item.digest != digest)
+            self._update_index(lambda item: item.digest != digest)
         return True
 
-    def _change(self, stays: Callable[[Descriptor], bool], *new: Descriptor) -> None:
-        """Write index.json anew; in entries that stay, what other programs have put there stays, too."""
-        document = self._index_document()
-        value = document.json()
-        known = zip(Index.parse(document).manifests, value["manifests"], strict=True)
-        entries = [(item, raw) for item, raw in known if stays(item)] + [(item, item.to_json()) for item in new]
+    def _update_index(self, keep: Callable[[Descriptor], bool], *new: Descriptor) -> None:
+        """Write index.json with the entries to keep, and with all members that other programs wrote."""
+        raw = self._raw_index()
+        value = raw.json()
+        old = zip(Index.parse(raw).manifests, value["manifests"], strict=True)
+        entries = [(item, member) for item, member in old if keep(item)] + [(item, item.to_json()) for item in new]
         entries.sort(key=lambda entry: (entry[0].annotations.get(REF_NAME, ""), entry[0].digest))
-        replace_file(
-            self.folder / "index.json", canonical_json({**value, "manifests": [raw for _, raw in entries]}), _MODE
-        )
+        data = canonical_json({**value, "manifests": [member for _, member in entries]})
+        if len(data) > MAX_INDEX_SIZE:
+            raise UnavailableError(
+                f"writing to {self.name}: index.json would have {len(data):,} bytes, the limit is {MAX_INDEX_SIZE:,}",
+                hint="write to another layout, one directory per project for example",
+            )
+        replace_file(self.folder / "index.json", data, _MODE)
 
-    def _document(self, digest: Digest) -> RawManifest:
-        with self._opened(digest) as file, self._errors(f"manifest {digest}"):
-            data = file.read(MAX_MANIFEST_SIZE + 1)
-        document = RawManifest("", data)
-        if len(data) > MAX_MANIFEST_SIZE:
-            raise IntegrityError(f"{self.name}: manifest {digest} is larger than {MAX_MANIFEST_SIZE} bytes")
-        if document.digest != digest:
-            raise IntegrityError(f"{self.name}: manifest {digest} does not match its digest")
-        return replace(document, media_type=media_type_of(document.json()))
+    def _manifest(self, digest: Digest) -> RawManifest:
+        what = f"manifest {digest}"
+        raw = RawManifest("", self._read(_blob_path(digest), what, MAX_MANIFEST_SIZE))
+        if raw.digest != digest:
+            raise IntegrityError(f"{self.name}: {what}: does not match its digest")
+        return replace(raw, media_type=media_type_of(raw.json()))
 
     def _index(self) -> Index:
-        return Index.parse(self._index_document())
+        return Index.parse(self._raw_index())
 
-    def _index_document(self) -> RawManifest:
+    def _raw_index(self) -> RawManifest:
         try:
-            with self._errors("index.json"), (self.folder / "index.json").open("rb") as file:
-                return RawManifest("", file.read(MAX_MANIFEST_SIZE))
+            return RawManifest("", self._read("index.json", "index.json", MAX_INDEX_SIZE))
         except NotFoundError:
             return Index(()).to_raw()
 
-    def _blob(self, digest: Digest) -> Path:
-        return self.folder / "blobs" / "sha256" / digest.hex
+    def _read(self, path: str, what: str, limit: int) -> bytes:
+        with self._open(path, what) as file, self._read_errors(what):
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise IntegrityError(f"{self.name}: {what}: larger than {limit:,} bytes")
+        return data
 
-    def _opened(self, digest: Digest) -> IO[bytes]:
-        with self._errors(f"blob {digest}"):
-            return self._blob(digest).open("rb")
+    def _open(self, path: str, what: str) -> IO[bytes]:
+        """Open a regular file of the layout without following links; raises NotFoundError, IntegrityError."""
+        *directories, name = path.split("/")
+        with contextlib.ExitStack() as stack, self._read_errors(what):
+            parent = os.open(self.folder, _DIRECTORY)
+            stack.callback(os.close, parent)
+            try:
+                for directory in directories:
+                    parent = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                    stack.callback(os.close, parent)
+                descriptor = os.open(name, _FILE, dir_fd=parent)
+            except OSError as error:
+                if error.errno not in {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
+                    raise
+                raise self._irregular(what) from error
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise self._irregular(what)
+            return os.fdopen(descriptor, "rb")
+
+    def _irregular(self, what: str) -> IntegrityError:
+        return IntegrityError(f"{self.name}: {what}: is not a regular file of the layout")
 
     @contextlib.contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        """Turn what the disk says when it is read into errors that name the layout."""
+    def _read_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
-            raise NotFoundError(f"{self.name}: {what} is missing") from error
+            raise NotFoundError(f"{self.name}: {what}: not found") from error
         except OSError as error:
-            raise UnavailableError(f"{self.name}: {what} cannot be read: {error.strerror}") from error
+            raise UnavailableError(f"{self.name}: {what}: cannot be read: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Make the folder where need be, and turn the disk's refusals into errors a person can act on."""
+        """Create the layout if it does not exist, and turn an OSError into an UnavailableError."""
         try:
             (self.folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            if any((self.folder / name).is_symlink() for name in ("blobs", "blobs/sha256")):
+                raise UnavailableError(f"writing to {self.name}: blobs/sha256 is not a directory of the layout")
             if not (self.folder / "oci-layout").exists():
                 with lock_directory(self.folder):
                     replace_file(self.folder / "oci-layout", _LAYOUT, _MODE)
@@ -163,18 +202,19 @@ class Layout:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise UnavailableError(
-                    f"writing to {self.name}: the disk is full", hint="free some space; what is whole is kept"
+                    f"writing to {self.name}: the disk is full",
+                    hint="free some space, then rerun to resume: complete files are kept",
                 ) from error
             raise UnavailableError(f"writing to {self.name}: {error.strerror or error}") from error
 
     @contextlib.contextmanager
-    def _part_file(self) -> Iterator[tuple[IO[bytes], Path]]:
-        """Open a new part file, locked while it is written; part files that a killed process left are cleared away."""
+    def _partial_file(self) -> Iterator[tuple[IO[bytes], Path]]:
+        """Create a partial file that is locked while it is written; remove those of killed processes."""
         blobs = self.folder / "blobs" / "sha256"
         with lock_directory(self.folder):
-            for stale in blobs.glob(f"{_PART}*"):
+            for stale in blobs.glob(f"{_PARTIAL}*"):
                 _remove_if_unlocked(stale)
-            descriptor, name = tempfile.mkstemp(prefix=_PART, dir=blobs)
+            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=blobs)
             lock(descriptor, Path(name))
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -184,27 +224,34 @@ class Layout:
 
 
 def tags_of(index: Index) -> list[str]:
-    """Return the tags that a layout's index.json lists, sorted."""
+    """Return the tags in the index.json of a layout, sorted."""
     return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
 
 
-def find_manifest(index: Index, reference: str, place: str) -> Descriptor:
-    """Return the entry of a layout's index.json that a tag names; the empty tag names the only image there is.
+def find_manifest(index: Index, reference: str, name: str) -> Descriptor:
+    """Return the entry of a tag in the index.json of a layout; the empty tag stands for the only image.
 
-    Raises NotFoundError that lists the tags, UsageError when there are several images and none is named.
+    Raises NotFoundError, UsageError if there are several images and no tag is given.
     """
-    names = tags_of(index)
-    hint = f"it holds: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "it is empty"
+    tags = tags_of(index)
+    hint = f"available tags: {', '.join(tags[:8])}{', …' if len(tags) > 8 else ''}" if tags else "it has no tags"
     found = [item for item in index.manifests if not reference or item.annotations.get(REF_NAME) == reference]
     if not found:
-        raise NotFoundError(f"{place} holds no image {reference}".rstrip(), hint=hint)
+        raise NotFoundError(f"{name}: image {reference} not found" if reference else f"{name}: has no image", hint=hint)
     if not reference and len({item.digest for item in found}) > 1:
-        raise UsageError(f"{place} holds several images", hint=hint)
+        raise UsageError(f"{name}: has several images, and no tag is given", hint=hint)
     return found[0]
 
 
-def _remove_if_unlocked(part: Path) -> None:
-    # NFS locks only what is open for writing.
-    with contextlib.suppress(OSError), part.open("r+b") as file:
+def _blob_path(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+def _remove_if_unlocked(partial: Path) -> None:
+    # NFS locks only files that are open for writing.
+    with (
+        contextlib.suppress(OSError),
+        os.fdopen(os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b") as file,
+    ):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
