@@ -1,37 +1,38 @@
 #!/bin/sh
-# What `llmstack ferry REPO --prepare get_hf/prepare.sh` runs to get a repo's files. Copy it, and change the copy.
+# `llmstack ferry REPO --prepare get_hf/prepare.sh` runs this script to get a repo's files. Copy it and change the copy.
 #
-# It runs in an empty folder, /x; what it leaves there is carried. It is told
-#   $1, REPO_URL          the repo's address
-#   REPO_ID, REPO_TYPE    its id; model or dataset
-#   REVISION              the branch, tag or commit that was asked for
-#   HF_ENDPOINT           the hub
-#   HF_TOKEN              your token, if you have one; it stays out of every layer
-# and it has git with git-lfs, hf (also as huggingface-cli), python with huggingface_hub, curl and wget.
+# It runs in the empty directory /x. The files that it leaves there are carried. Its input:
+#   $1, REPO_URL          URL of the repo
+#   REPO_ID, REPO_TYPE    repo id; model or dataset
+#   REVISION              commit of the requested revision
+#   HF_ENDPOINT           URL of the Hub
+#   HF_TOKEN              your token, if set; no layer contains it
+# Available tools: git with git-lfs, hf (also as huggingface-cli), python with huggingface_hub, curl and wget.
 set -eu
 
 hf download "$REPO_ID" --repo-type "$REPO_TYPE" --revision "$REVISION" --local-dir .
 rm -rf .cache
 
-# One format of the weights only:
+# Download only one weight format:
 #
 # hf download "$REPO_ID" --revision "$REVISION" --local-dir . \
 #   --exclude "*.bin" --exclude "*.h5" --exclude "*.msgpack" --exclude "*.onnx"
 # rm -rf .cache
 
-# By git, with the history left behind:
+# Clone with git, without the history:
 #
-# git clone --depth 1 --branch "$REVISION" "$REPO_URL" .
+# git clone --no-checkout "$REPO_URL" .
+# git checkout --quiet "$REVISION"
 # git lfs pull
 # rm -rf .git
 
-# From somewhere else; REPO_ID is then only the name that it is carried under:
+# Download from another server (REPO_ID is then only the name of the image):
 #
 # curl --fail --location --remote-name https://example.org/weights/model.safetensors
 # wget --no-verbose https://example.org/weights/tokenizer.json
 # echo "<sha256>  model.safetensors" | sha256sum --check
 
-# A format that the other side needs:
+# Convert a file:
 #
 # python - <<'PYTHON'
 # import json, pathlib

@@ -50,9 +50,9 @@ def test_the_named_file_is_read_instead_and_must_exist(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("")
     assert load_settings({}, {"LLMSTACK_CONFIG": str(other)}, tmp_path) == Settings()
-    with pytest.raises(UsageError, match=r"LLMSTACK_CONFIG names .*missing\.yaml"):
+    with pytest.raises(UsageError, match=r"LLMSTACK_CONFIG: .*missing\.yaml"):
         load_settings({}, {"LLMSTACK_CONFIG": str(tmp_path / "missing.yaml")}, tmp_path)
-    with pytest.raises(UsageError, match="LLMSTACK_CONFIG names"):
+    with pytest.raises(UsageError, match="LLMSTACK_CONFIG: "):
         load_settings({}, {"LLMSTACK_CONFIG": "x" * 5000}, tmp_path)
 
 
@@ -81,19 +81,19 @@ def test_sizes_and_switches(tmp_path, text, size):
     [
         *((f"max_layer: {text}", "max_layer must be a size") for text in ("0", "-1", "1.5 GB", "many", "true", "[]")),
         *((f"split_large: {text}", "split_large must be true or false") for text in ("1", "'yes'", "[]", "{}")),
-        ("jobs: many", "jobs must be a whole number, 1 or more"),
-        ("jobs: 0", "jobs must be a whole number, 1 or more"),
-        ("jobs: true", "jobs must be a whole number, 1 or more"),
-        ("timeout: soon", "timeout must be a number of seconds, more than 0"),
-        ("timeout: 0", "timeout must be a number of seconds, more than 0"),
-        ("retry_wait: .nan", "retry_wait must be a number of seconds, more than 0"),
-        ("retry_wait: true", "retry_wait must be a number of seconds, more than 0"),
-        ("namespace: 12", "namespace must be text"),
-        ("namespace: ''", "namespace must be text"),
-        ("namespace:", "namespace must be text"),
-        ("plain_http: a.local", "plain_http must be a list of texts"),
-        ("plain_http: [1]", "plain_http must be a list of texts"),
-        ("- a", "it must hold keys and values"),
+        ("jobs: many", "jobs must be an integer of 1 or more"),
+        ("jobs: 0", "jobs must be an integer of 1 or more"),
+        ("jobs: true", "jobs must be an integer of 1 or more"),
+        ("timeout: soon", "timeout must be a number of seconds greater than 0"),
+        ("timeout: 0", "timeout must be a number of seconds greater than 0"),
+        ("retry_wait: .nan", "retry_wait must be a number of seconds greater than 0"),
+        ("retry_wait: true", "retry_wait must be a number of seconds greater than 0"),
+        ("namespace: 12", "namespace must be a string"),
+        ("namespace: ''", "namespace must be a string"),
+        ("namespace:", "namespace must be a string"),
+        ("plain_http: a.local", "plain_http must be a list of strings"),
+        ("plain_http: [1]", "plain_http must be a list of strings"),
+        ("- a", "must be a mapping"),
         ("1: 2", "1 is not a setting"),
         ("namespace: \x07", "invalid YAML"),
     ],
@@ -114,28 +114,28 @@ def test_invalid_yaml_names_the_line(tmp_path, text):
 
 
 def test_wrong_variables_and_flags_are_named(tmp_path):
-    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be a whole number, 1 or more$"):
+    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be an integer of 1 or more$"):
         load_settings({}, {"LLMSTACK_JOBS": "many"}, tmp_path)
-    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be a whole number, 1 or more$"):
+    with pytest.raises(UsageError, match=r"^LLMSTACK_JOBS must be an integer of 1 or more$"):
         load_settings({}, {"LLMSTACK_JOBS": "0"}, tmp_path)
-    with pytest.raises(UsageError, match=r"^--jobs must be a whole number, 1 or more$"):
+    with pytest.raises(UsageError, match=r"^--jobs must be an integer of 1 or more$"):
         load_settings({"jobs": 0}, {}, tmp_path)
 
 
-def test_the_home_folder_of_nobody(tmp_path):
+def test_an_unknown_home_directory_is_named(tmp_path):
     path = write(tmp_path, "ca_cert: ~nobody-here/ca.pem\n")
     with pytest.raises(UsageError) as caught:
         load_settings({}, {}, tmp_path)
-    assert caught.value.message == f"{path}: ca_cert: the home folder in '~nobody-here/ca.pem' is not known"
-    with pytest.raises(UsageError, match=r"^LLMSTACK_CA_CERT: the home folder in '~nobody-here' is not known$"):
+    assert caught.value.message == f"{path}: ca_cert: unknown home directory in '~nobody-here/ca.pem'"
+    with pytest.raises(UsageError, match=r"^LLMSTACK_CA_CERT: unknown home directory in '~nobody-here'$"):
         load_settings({}, {"LLMSTACK_CA_CERT": "~nobody-here"}, write(tmp_path, "").parent)
 
 
-def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
+def test_a_deleted_working_directory_is_named(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(UsageError, match=r"^the working folder is not there any more$"):
+    with pytest.raises(UsageError, match=r"^the working directory no longer exists$"):
         load_settings({}, {})
 
 

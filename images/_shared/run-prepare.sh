@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs prepare.sh in /x with REPO_URL as its argument. Standard input brings NAME=value lines (HF_TOKEN, proxies) up to an
-# empty one: there they leave no trace in a layer, an image or a container's settings.
+# Run prepare.sh in /x with REPO_URL as its argument. Standard input provides NAME=value lines (HF_TOKEN, proxies) up to an
+# empty line, so that no layer, image or container configuration stores them.
 set -eu
 while IFS= read -r line && [ -n "$line" ]; do
   export "${line?}"
@@ -11,7 +11,7 @@ if [ -x /usr/local/bin/prepare.sh ]; then
 else
   sh -eu /usr/local/bin/prepare.sh "$REPO_URL" < /dev/null
 fi
-# Some libraries write files that only their owner can read; who uses the image is somebody else.
+# Some libraries write files that only the owner can read. The image's user has another uid.
 chmod -R a+rX /x
 if [ -z "$(find /x -type f -print -quit)" ]; then
   echo "prepare.sh left no file in /x" >&2

@@ -1,5 +1,5 @@
 #!/bin/sh
-# JupyterLab and sshd together; the arguments go to JupyterLab. Without root there is no sshd.
+# Run JupyterLab (with the arguments) and, as root, sshd.
 set -eu
 if [ "$(id -u)" -eq 0 ]; then
   /usr/sbin/sshd -D -e &

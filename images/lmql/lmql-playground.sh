@@ -1,5 +1,5 @@
 #!/bin/sh
-# The playground on one port: the page that was built with the image, and the live server that runs its queries.
+# Serve the playground on one port: the prebuilt web page, and the live server that runs its queries.
 set -eu
 cd "$(python -c 'import importlib.util; print(importlib.util.find_spec("lmql").submodule_search_locations[0])')/ui/live"
 export PORT="${PORT:-3000}" content_dir=/opt/playground

@@ -1,6 +1,5 @@
 #!/bin/sh
-# vLLM's server as its users here know it: N_GPUS and GPU_MEM_USAGE; the model and every other flag are passed through,
-# and win where they say something else.
+# Start vLLM's server with N_GPUS and GPU_MEM_USAGE. The arguments (model and flags) follow and take precedence.
 set -eu
 if [ -n "${GPU_MEM_USAGE:-}" ]; then
   set -- --gpu-memory-utilization "$GPU_MEM_USAGE" "$@"

@@ -1,3 +1,67 @@
-"""llmstack carries large language models to places the internet does not reach."""
+"""Carry large language models to places the internet does not reach."""
+
+from typing import TYPE_CHECKING
+
+from llmstack.errors import (
+    IntegrityError,
+    LlmstackError,
+    NotAuthorizedError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from llmstack.extraction.extract import ExtractResult
+    from llmstack.ferrying.ferry import FerryResult
+    from llmstack.inspection import ImageDetails, ListedImage, VerifyResult
+    from llmstack.reporting.callback import ProgressEvent
+    from llmstack.session import Session, extract, ferry, inspect, list_images, verify
 
 __version__ = "0.2.0"
+
+__all__ = [
+    "ExtractResult",
+    "FerryResult",
+    "ImageDetails",
+    "IntegrityError",
+    "ListedImage",
+    "LlmstackError",
+    "NotAuthorizedError",
+    "NotFoundError",
+    "ProgressEvent",
+    "Session",
+    "UnavailableError",
+    "UsageError",
+    "VerifyResult",
+    "__version__",
+    "extract",
+    "ferry",
+    "inspect",
+    "list_images",
+    "verify",
+]
+
+_MODULES = {
+    "ExtractResult": "llmstack.extraction.extract",
+    "FerryResult": "llmstack.ferrying.ferry",
+    "ImageDetails": "llmstack.inspection",
+    "ListedImage": "llmstack.inspection",
+    "ProgressEvent": "llmstack.reporting.callback",
+    "VerifyResult": "llmstack.inspection",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: the command line must not pay for what it does not use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_MODULES.get(name, "llmstack.session")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,7 @@
 """Settings: flags, then LLMSTACK_* variables, then llmstack.yaml, then defaults.
 
-The file is $LLMSTACK_CONFIG, else the nearest llmstack.yaml from the working folder upwards. A setting is a field of
-Settings: its name is the file's key, LLMSTACK_ and the name in capitals its variable, its type what it may be.
+The file is $LLMSTACK_CONFIG, else the nearest llmstack.yaml from the working directory upwards. Each field of Settings
+is a setting: its name is the key in the file, LLMSTACK_ and the name in capitals the variable.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NewType, get_type_hints
 
@@ -18,7 +18,7 @@ from llmstack.errors import UsageError
 
 FILE_NAME = "llmstack.yaml"
 FILE_VARIABLE = "LLMSTACK_CONFIG"
-# The images that are already on Docker Hub; read from when no namespace is set, never written to by default.
+# Existing images on Docker Hub: the default to read from, never a default to write to.
 DEFAULT_NAMESPACE = "docker.io/hgfkeep"
 
 Size = NewType("Size", int)
@@ -27,10 +27,10 @@ _SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(i?)B?")
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """What the building of images is set to.
+    """How images are built.
 
-    Where packages come from (addresses without credentials), the proxies of build steps, a PEM file of the site's
-    certificate authorities (in the file: relative to it), and Docker's network mode for build steps.
+    Package sources (URLs without credentials), the proxies of build steps, a PEM file with the certificate authorities
+    to trust (in llmstack.yaml: relative to that file), and Docker's network mode for build steps.
     """
 
     pip_index: str = ""
@@ -46,14 +46,14 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings(BuildSettings):
-    """What a command works with.
+    """All settings of a command.
 
-    `namespace` is where images go and come from (None: not set), `base` the base image of carried images, `jobs` how
-    many files move at a time, `plain_http` the registries (host or host:port) that are spoken to without TLS.
-    `timeout` is after how many seconds of silence a connection counts as lost, `retry_wait` how many seconds pass
-    before the second try; each further wait is twice as long. `max_layer` is the bytes that the target takes in one
-    layer (None: what is known of it), `split_large` whether larger files are carried in parts. `hub_refresh` is how
-    many seconds lie between two looks of the hub at what is there.
+    `namespace` is where images are written to and read from (None: not set), `base` the base image of carried images,
+    `jobs` the number of parallel transfers, `plain_http` the registries (host or host:port) to use without TLS.
+    `timeout` is the seconds without data after which a connection is lost, `retry_wait` the seconds before the second
+    try; each further wait is twice as long. `max_layer` is the largest layer in bytes that the destination accepts
+    (None: the registry's known limit); `split_large` carries larger files in parts. `hub_refresh` is the seconds
+    between two listings of the hub's source.
     """
 
     namespace: str | None = None
@@ -72,13 +72,13 @@ def load_settings(
     environ: Mapping[str, str] = os.environ,
     folder: Path | None = None,
 ) -> Settings:
-    """Return the settings for a command started in `folder` (the working folder by default).
+    """Return the settings for a command started in `folder` (default: the working directory).
 
-    A flag that is None or an empty tuple was not given; an empty variable is not set. Raises UsageError that names the
-    file, variable or flag and the key when a value is not allowed, a key is not known, or the file cannot be read.
+    Flags that are None or () were not given; an empty variable is not set. Raises UsageError that names the file,
+    variable or flag if a key is unknown, a value is invalid, or the file cannot be read.
     """
     values: dict[str, Any] = {}
-    path = _find_file(environ, folder or _working_folder())
+    path = _find_file(environ, folder or _working_directory())
     if path is not None:
         for key, value in _read_file(path).items():
             values[key] = _convert(key, value, f"{path}: {key}")
@@ -88,39 +88,43 @@ def load_settings(
         variable = f"LLMSTACK_{key.upper()}"
         if text := environ.get(variable):
             values[key] = _convert(key, _from_text(key, text, variable), variable)
-    for key, value in (flags or {}).items():
-        if value is not None and value != ():
-            values[key] = _convert(key, value, f"--{key.replace('_', '-')}")
-    return Settings(**values)
+    return override(Settings(**values), flags or {})
+
+
+def override(settings: Settings, options: Mapping[str, object]) -> Settings:
+    """Return `settings` with the options that were given: neither None nor an empty tuple; raises UsageError."""
+    given = {key: value for key, value in options.items() if value is not None and value != ()}
+    values: dict[str, Any] = {key: _convert(key, value, f"--{key.replace('_', '-')}") for key, value in given.items()}
+    return replace(settings, **values)
 
 
 def expand_home(path: str | Path, place: str) -> Path:
-    """Put in the home folder that a path may begin with (`~`); raises UsageError that names the path's place."""
+    """Replace `~` at the start of a path; raises UsageError, with `place` as where the path was written."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{place}: the home folder in {str(path)!r} is not known") from error
+        raise UsageError(f"{place}: unknown home directory in {str(path)!r}") from error
 
 
-def _working_folder() -> Path:
+def _working_directory() -> Path:
     try:
         return Path.cwd()
     except OSError as error:
-        raise UsageError("the working folder is not there any more", hint="change to one that is") from error
+        raise UsageError("the working directory no longer exists", hint="change to another directory") from error
 
 
 def _find_file(environ: Mapping[str, str], folder: Path) -> Path | None:
     if named := environ.get(FILE_VARIABLE):
         path = Path(named)
         if not _is_file(path):
-            raise UsageError(f"{FILE_VARIABLE} names {named!r}, which is not a file")
+            raise UsageError(f"{FILE_VARIABLE}: {named[:200]!r} is not a file")
         return path
     start = folder.resolve()
     return next((path for place in (start, *start.parents) if _is_file(path := place / FILE_NAME)), None)
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; in a folder that may not be looked into there is none for us."""
+    """Tell whether a file exists; one in an unreadable directory does not."""
     try:
         return path.is_file()
     except OSError:
@@ -134,18 +138,19 @@ def _read_file(path: Path) -> dict[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UsageError(f"{path}: it must hold keys and values, as in `namespace: registry.local:5000/llm`")
+        raise UsageError(f"{path}: must be a mapping", hint="for example: namespace: registry.local:5000/llm")
     for key in value:
         if key not in _TYPES:
             nearest = difflib.get_close_matches(str(key), _TYPES, n=1, cutoff=0.0)[0]
             raise UsageError(
-                f"{path}: {key!r} is not a setting", hint=f"did you mean {nearest}? There are: {', '.join(_TYPES)}"
+                f"{path}: {key!r} is not a setting",
+                hint=f"did you mean {nearest}? The settings are: {', '.join(_TYPES)}",
             )
     return value
 
 
 def _from_text(key: str, text: str, variable: str) -> object:
-    """Return a variable's text as a file would hold it; lists are separated by commas."""
+    """Return the value of a variable as it would be in the file; lists are separated by commas."""
     if (number := _TYPES[key]) in {int, float}:
         try:
             return number(text)
@@ -157,11 +162,13 @@ def _from_text(key: str, text: str, variable: str) -> object:
 
 
 def _convert(key: str, value: object, place: str) -> object:
+    if key not in _TYPES:
+        raise UsageError(f"{key!r} is not a setting", hint=f"the settings are: {', '.join(_TYPES)}")
     convert, expected = _CONVERSIONS[_TYPES[key]]
     try:
         converted = convert(value)
     except ValueError as error:
-        # The value itself is left out: a later setting may hold a password.
+        # Without the value: it may contain a password.
         raise UsageError(f"{place} must be {expected}") from error
     return expand_home(converted, place) if isinstance(converted, Path) else converted
 
@@ -209,13 +216,13 @@ def _seconds(value: object) -> float:
 
 
 _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
-    str: (_text, "text"),
-    str | None: (_text, "text"),
-    int: (_count, "a whole number, 1 or more"),
-    float: (_seconds, "a number of seconds, more than 0"),
+    str: (_text, "a string"),
+    str | None: (_text, "a string"),
+    int: (_count, "an integer of 1 or more"),
+    float: (_seconds, "a number of seconds greater than 0"),
     Path | None: (_path, "a path"),
-    tuple[str, ...]: (_texts, "a list of texts"),
-    Size | None: (_size, "a size in bytes, or one such as 5 GB or 20 GiB"),
+    tuple[str, ...]: (_texts, "a list of strings"),
+    Size | None: (_size, "a size in bytes, or a size such as 5 GB or 20 GiB"),
     bool: (_flag, "true or false"),
 }
 _TYPES: dict[str, Any] = {field.name: get_type_hints(Settings)[field.name] for field in fields(Settings)}

@@ -308,3 +308,24 @@ def test_paths_of_a_thousand_folders_take_no_time():
     began = time.process_time()
     check_paths("a/" * 2000 + str(number) for number in range(5000))
     assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"oid": "a" * 64}, {}),
+        ({}, {"sha256": "e" * 64}),
+        ({}, {"oid": "e" * 40}),
+        ({}, {"size": 3}),
+        ({"oid": "b" * 64}, {"size": 3}),
+    ],
+)
+def test_entries_that_contradict_each_other_are_refused(one: dict[str, Any], two: dict[str, Any]):
+    entry = json.loads(INDEX.to_bytes())["files"][0]
+    with pytest.raises(IntegrityError, match="contradicts"):
+        parse(files=[{**entry, **one}, {**entry, "path": "b", **two}])
+
+
+def test_equal_files_may_have_a_git_oid_and_a_sha256_oid():
+    entry = json.loads(INDEX.to_bytes())["files"][0]
+    assert len(parse(files=[entry, {**entry, "path": "b", "oid": "b" * 64}, {**entry, "path": "c"}]).files) == 3

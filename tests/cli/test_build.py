@@ -77,8 +77,8 @@ def test_images_lists_recipes_variants_and_tags():
     ("arguments", "message"),
     [
         (["nope"], "recipe 'nope': not found"),
-        (["hf", "--build-arg", "x"], "'x' has no value"),
-        (["hf", "--base", "a", "--base", "b"], "the base is given twice"),
+        (["hf", "--build-arg", "x"], "'x': no value"),
+        (["hf", "--base", "a", "--base", "b"], "--base: given twice"),
         (["model"], "model: cannot be built without a repo and a script"),
         (["pip-offline"], "pip-offline: needs a list of packages"),
         (["hf", "--requirements", "/nowhere"], "the requirements file /nowhere does not exist"),
@@ -88,14 +88,14 @@ def test_images_lists_recipes_variants_and_tags():
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
         (["hf", "--platform", "linux", "--dry-run"], "'linux' is not a platform"),
         (["hf", "--push"], "hf:cuda11.8: cannot push hf:cuda11.8: the name has no registry"),
-        (["pip-offline", "--python", "3.11"], "--python and --platform-tag go with --requirements"),
+        (["pip-offline", "--python", "3.11"], "--python and --platform-tag require --requirements"),
         (
             ["hf", "--ca-cert", "~nobody-here/ca.pem"],
-            "--ca-cert: the home folder in '~nobody-here/ca.pem' is not known",
+            "--ca-cert: unknown home directory in '~nobody-here/ca.pem'",
         ),
         (
             ["llama.cpp", "--build-arg", "source=~nobody-here/x"],
-            "llama.cpp: source: the home folder in '~nobody-here/x' is not known",
+            "llama.cpp: source: unknown home directory in '~nobody-here/x'",
         ),
         (["llama.cpp", "--build-arg", f"source=/{'x' * 300}"], f"llama.cpp: source: /{'x' * 300}: not found"),
     ],

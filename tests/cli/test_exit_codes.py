@@ -1,4 +1,4 @@
-"""Stdout that takes nothing, or not every sign: how the command ends, and what it says."""
+"""Exit codes and messages when stdout or stderr is closed, full, or of a limited encoding."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def carried(tmp_path_factory):
 
 
 def into(stdout, *arguments):
-    """Run llmstack with this stdout and return its exit code and what it says on stderr."""
+    """Run llmstack with this stdout and return its exit code and its stderr."""
     command = [sys.executable, "-m", "llmstack", *arguments]
-    # With a buffer, as people have it: what fits in there fails at the end alone.
+    # Buffered, as by default: small output fails at the end only.
     env = {**os.environ, "PYTHONUNBUFFERED": ""}
     home = os.environ["HOME"]
     done = subprocess.run(
@@ -50,19 +50,22 @@ READING = [["list"], ["list", "--json"], ["inspect", "org/model"], ["verify", "o
 
 
 @pytest.mark.parametrize("arguments", PRINTING + READING, ids=" ".join)
-def test_nobody_reads(carried, arguments):
+def test_a_broken_pipe_is_no_error(carried, arguments):
     source = ["--from", f"oci:{carried}"] if arguments in READING else []
     assert unread(*arguments, *source) == (0, "")
 
 
-def test_stdout_is_closed(tmp_path):
-    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "llmstack", "images"]
-    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("arguments", [["images"], ["inspect", "org/absent", "--from", "oci:absent"]], ids=" ".join)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_change_the_exit_code(tmp_path, arguments, closed):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "llmstack", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == (0 if arguments == ["images"] else 3)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", PRINTING + READING, ids=" ".join)
-def test_a_full_disk(carried, arguments):
+def test_a_full_disk_is_an_error(carried, arguments):
     source = ["--from", f"oci:{carried}"] if arguments in READING else []
     code, said = full(*arguments, *source)
     assert code == 6
@@ -71,7 +74,7 @@ def test_a_full_disk(carried, arguments):
 
 
 @pytest.mark.parametrize(("stdout", "errors"), [(unread, 1), (full, 2)])
-def test_what_failed_before_counts(tmp_path, stdout, errors):
+def test_an_earlier_failure_keeps_its_exit_code(tmp_path, stdout, errors):
     carry(Layout(tmp_path / "models"), "org--model", {"config.json": b"{}"})
     for blob in (tmp_path / "models/blobs/sha256").iterdir():
         blob.write_bytes(blob.read_bytes().replace(b"REPO/config.json", b"REPO/confih.json"))
@@ -88,7 +91,7 @@ def test_what_failed_before_counts(tmp_path, stdout, errors):
     ],
     ids=["latin-1", "ascii"],
 )
-def test_signs_that_stdout_does_not_have(tmp_path, env):
+def test_characters_that_stdout_cannot_encode_are_escaped(tmp_path, env):
     carry(Layout(tmp_path / "models"), "org--model", {"模型.json": b"{}"})
     done = run_llmstack("inspect", "org/model", "--from", f"oci:{tmp_path}", env=env)
     assert (done.code, done.stderr) == (0, "")

@@ -73,7 +73,7 @@ def test_annotations_and_the_summary_of_a_job(port: Port, tmp_path: Path):
     lines = summary.read_text().splitlines()
     assert lines[:3] == [
         "before",
-        "| Repo | Commit | Size | Moved | Reused | Seconds | Image | Error |",
+        "| Repo | Commit | Size | Uploaded | Reused | Seconds | Image | Error |",
         "|---|---|---:|---:|---:|---:|---|---|",
     ]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[3:6]]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,7 +16,10 @@ from llmstack.carried_image.naming import Namespace
 from llmstack.engine.credentials import lookup
 from llmstack.extraction.extract import ExtractRequest, ExtractResult, extract
 from llmstack.net import Client
+from llmstack.oci.layout import Layout
 from llmstack.oci.repository import Registries
+from llmstack.oci.spec import LAYER_TAR, Descriptor
+from tests.support.carried import carry, put_image
 
 _random = random.Random(7)
 
@@ -92,3 +97,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def git_oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def put_with_oids(layout: Path, files: Mapping[str, bytes], oids: Mapping[str, str]) -> None:
+    """Put an image into a layout whose file index lists these oids."""
+    store = Layout(layout / "models")
+    index = carry(store, "org--model", files)
+    false = replace(index, files=tuple(replace(file, oid=oids.get(file.path, file.oid)) for file in index.files))
+    layers = {layer for file in index.files for layer in file.layers}
+    sizes = {layer: (store.folder / "blobs/sha256" / layer.hex).stat().st_size for layer in layers}
+    put_image(store, "org--model", false, [Descriptor(LAYER_TAR, layer, size) for layer, size in sizes.items()])

@@ -15,7 +15,7 @@ from llmstack.errors import IntegrityError, UnavailableError
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor
-from tests.extraction.support import contents, run
+from tests.extraction.support import contents, git_oid, run
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.layers import file, folder, hardlink, image, special, symlink, tar, write_index
 
@@ -206,6 +206,9 @@ FALSE_ENTRIES = {
     "another size": {"size": 5},
     "another hash": {"sha256": "0" * 64},
     "an oid that climbs": {"oid": "../../evil"},
+    "a git oid of other bytes": {"oid": "0" * 40},
+    "a sha256 oid of other bytes": {"oid": "0" * 64},
+    "the oid of another file": {"oid": git_oid(b"bytes")},
     "a hash that is none": {"sha256": "x"},
 }
 
@@ -223,7 +226,7 @@ def test_false_file_index_entries_are_refused(refused, tmp_path, name, layout):
         run("org/model", tmp_path / "out", source=f"oci:{tmp_path}/carried", layout=layout)
         return
     repo = "models--org--model/blobs/"
-    written = {"empty", "other"} if layout == "dir" else {repo + file.oid for file in index.files}
+    written = {"empty", "other"} if layout == "dir" else {repo + git_oid(files[path]) for path in ("empty", "other")}
     refused("org/model", source=f"oci:{tmp_path}/carried", layout=layout, allowed=tuple(written))
 
 

@@ -39,7 +39,7 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny", "--base", "UPPER"], ["'library/UPPER' is not a repository name"]),
         (["org/tiny", "--base", "docker-daemon:busybox"], ["a base cannot be read from a Docker engine"]),
         ([], ["no wish list here", "get_hf/to_get_models.txt"]),
-        (["--include", "*.json"], ["--include, --exclude and --prepare go with a named repo"]),
+        (["--include", "*.json"], ["--include, --exclude and --prepare require a REPO_ID"]),
         (["org/tiny", "--jobs", "0"], ["--jobs"]),
         (["org/tiny", "--type", "space"], ["--type"]),
         (["org/tiny", "--nonsense"], ["--nonsense"]),
@@ -52,7 +52,7 @@ def test_a_wrong_command_line(port: Port, arguments: list[str], words: list[str]
 
 
 def test_without_a_target(port: Port):
-    check(run_llmstack("ferry", "org/tiny", cwd=port.folder), 2, "does not know where to carry to", "--to oci:FOLDER")
+    check(run_llmstack("ferry", "org/tiny", cwd=port.folder), 2, "no destination namespace", "--to oci:DIR")
 
 
 def test_what_the_hub_does_not_have(port: Port):

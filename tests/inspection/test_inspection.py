@@ -20,7 +20,15 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest, Platform
 from llmstack.oci.store import CHUNK, write_bytes
-from tests.extraction.support import FILES, CancelingReporter, RecordingReporter, registries, run
+from tests.extraction.support import (
+    FILES,
+    CancelingReporter,
+    RecordingReporter,
+    git_oid,
+    put_with_oids,
+    registries,
+    run,
+)
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
 from tests.support.layers import file, image, tar
@@ -287,7 +295,7 @@ def test_a_copy_for_one_platform(tmp_path):
     assert done.code == 5
     problem, error, hint = done.stderr.splitlines()[-3:]
     assert problem == f"linux/riscv64: oci:{tmp_path}/other: manifest {away.digest}: not found"
-    assert "1 of its manifests, layers and files are damaged or missing" in error
+    assert "1 manifests, layers or files are damaged or missing" in error
     assert "copy it again" in hint
 
 
@@ -297,3 +305,10 @@ def test_a_layer_that_is_missing(carried):
         place.unlink()
     result, _ = checked("org/model", f"oci:{carried}")
     assert [place.name in problem for problem in result.problems] == [True]
+
+
+@pytest.mark.parametrize("oid", [git_oid(b"other"), "0" * 40])
+def test_a_file_that_does_not_match_its_oid_is_found(tmp_path, oid):
+    put_with_oids(tmp_path, {"config.json": b"{}", "other.json": b"[]"}, {"config.json": oid})
+    result, _ = checked("org/model", f"oci:{tmp_path}")
+    assert list(result.problems) == ["'config.json' does not match its oid in the file index"]

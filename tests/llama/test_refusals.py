@@ -43,10 +43,6 @@ def empty_shard(folder):
     (folder / "consolidated.00.pth").write_bytes(b"")
 
 
-def put_text_for_a_shard(folder):
-    (folder / "consolidated.00.pth").write_text("<html>404 not found</html>")
-
-
 def put_no_tensors(folder):
     torch.save(["no", "tensors"], folder / "consolidated.00.pth")
 
@@ -76,6 +72,10 @@ def drop_params(folder):
     (folder / "params.json").unlink()
 
 
+def put_in_place_of(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
 def truncate_params(folder):
     (folder / "params.json").write_text('{"dim": 64')
 
@@ -94,6 +94,8 @@ def cut_tokenizer(folder):
     (folder / "tokenizer.model").write_bytes(b"".join(lines[:-2]))
 
 
+WEB_PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title></html>"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n"
 REFUSED = [
     ("v1-two-shards", drop_all_shards, {}, NotFoundError, "no consolidated.00.pth"),
     ("v1-two-shards", drop_first_shard, {}, NotFoundError, "1 of 2 shards found; missing: consolidated.00.pth"),
@@ -102,7 +104,16 @@ REFUSED = [
     ("v1-two-shards", break_nothing, {"num_shards": 1}, UsageError, "--num_shards is 1"),
     ("v1", truncate, {}, IntegrityError, "consolidated.00.pth: truncated"),
     ("v1", empty_shard, {}, IntegrityError, "consolidated.00.pth: truncated"),
-    ("v1", put_text_for_a_shard, {}, IntegrityError, "consolidated.00.pth: truncated"),
+    ("v1", put_in_place_of("consolidated.00.pth", b"404: Not Found"), {}, IntegrityError, "00.pth: truncated"),
+    ("v1", put_in_place_of("consolidated.00.pth", WEB_PAGE), {}, IntegrityError, "consolidated.00.pth: a web page"),
+    ("v1", put_in_place_of("params.json", WEB_PAGE), {}, IntegrityError, "params.json: a web page"),
+    ("v1", put_in_place_of("tokenizer.model", WEB_PAGE), {}, IntegrityError, "tokenizer.model: a web page"),
+    ("v1", put_in_place_of("params.json", LFS_POINTER), {}, IntegrityError, "params.json: a Git LFS pointer"),
+    ("v1", put_in_place_of("consolidated.00.pth", LFS_POINTER), {}, IntegrityError, "00.pth: a Git LFS pointer"),
+    ("v1", put_in_place_of("tokenizer.model", LFS_POINTER), {}, IntegrityError, "tokenizer.model: a Git LFS pointer"),
+    ("v1", put_in_place_of("params.json", b"[]"), {}, IntegrityError, "params.json: not a JSON object"),
+    ("v1", put_in_place_of("params.json", b"\xff\xfe{"), {}, IntegrityError, "params.json: not valid JSON"),
+    ("v1", put_in_place_of("params.json", b"[" * 100_000), {}, IntegrityError, "params.json: not valid JSON"),
     ("v1", put_no_tensors, {}, IntegrityError, "not a mapping of names to tensors"),
     ("v1", add_an_adapter, {}, IntegrityError, "lora_a.weight does not belong"),
     ("v1", drop_a_tensor, {}, IntegrityError, "layers.1.ffn_norm.weight is missing"),
@@ -112,11 +123,20 @@ REFUSED = [
     ("v1", with_params(n_layers=3), {}, IntegrityError, "layers.2.attention.wq.weight is missing"),
     ("v1", with_params(n_layers=1), {}, IntegrityError, "nor do 8 other tensors"),
     ("v1", with_params(n_heads=5), {}, IntegrityError, "contradict each other"),
-    ("v1", with_params(dim="64"), {}, IntegrityError, "dim is '64', must be a positive integer"),
+    ("v1", with_params(dim=10**400), {}, IntegrityError, "dim is 10+, must be an integer from 1 to"),
+    ("v1", with_params(n_layers=10**6), {}, IntegrityError, "n_layers is 1000000, must be an integer from 1 to 10,000"),
+    (
+        "v1",
+        with_params(ffn_dim_multiplier=float("inf")),
+        {},
+        IntegrityError,
+        "params.json: cannot convert float infinity",
+    ),
+    ("v1", with_params(dim="64"), {}, IntegrityError, "dim is '64', must be an integer from 1 to"),
     ("v2-grouped", with_params(n_kv_heads=1), {}, IntegrityError, "attention.wk.weight has shape"),
     ("v3-two-shards", with_params(n_kv_heads=1), {}, IntegrityError, "cannot be split over 2"),
     ("v1", drop_params, {}, NotFoundError, "no params.json"),
-    ("v1", truncate_params, {}, IntegrityError, "params.json: Expecting"),
+    ("v1", truncate_params, {}, IntegrityError, "params.json: not valid JSON: Expecting"),
     ("v1", drop_a_parameter, {}, IntegrityError, "'n_layers' is missing"),
     ("v1", drop_tokenizer, {}, NotFoundError, "no tokenizer.model"),
     ("v3", cut_tokenizer, {}, IntegrityError, "516 tokens, but the model has 518"),

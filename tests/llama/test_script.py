@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -139,14 +138,33 @@ def test_a_write_error_leaves_no_output(large, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+# Runs the script and stops it where it opens its third output file: it reports that on a pipe, then waits for a signal.
+STOPPED = """
+import os, runpy, signal, sys
+pipe, *sys.argv = sys.argv[1:]
+
+def stop(event, arguments):
+    if event == "open" and "/.part/model-00003-" in str(arguments[0]):
+        os.write(int(pipe), b"stopped")
+        signal.pause()
+
+sys.addaudithook(stop)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_interrupted_it_leaves_nothing_that_looks_finished_and_a_rerun_starts_clean(number, code, large, tmp_path):
+def test_an_interrupted_conversion_publishes_nothing_and_a_rerun_completes(number, code, large, tmp_path):
     output = tmp_path / "output"
     command = script("--input_dir", large, "--output_dir", output, "--max_shard_size", "20MB")
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not list(output.glob(".part/model-00003-*")):
-        assert process.poll() is None
-        time.sleep(0.002)
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(writer), *command[1:]], stderr=subprocess.DEVNULL, pass_fds=(writer,)
+    )
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read(7) == b"stopped"
+    assert (output / ".part/model-00002-of-00024.safetensors").is_file()
     process.send_signal(number)
     assert process.wait(timeout=60) == code
     left = [path.name for path in output.iterdir()] if output.exists() else []

@@ -1,6 +1,6 @@
-"""A runner of GitHub Actions, as far as our workflows need one: it runs a job's `run` steps in order, in their shell.
+"""A minimal GitHub Actions runner for our workflows: it runs the `run` steps of a job in order, in their shell.
 
-Expressions are looked up and never executed; one that is not known is an error, and so is any in a script.
+Expressions are looked up in a context. An unknown expression is an error, and so is any expression in a script.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import yaml
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 FORMAT = re.compile(r"format\('([^']*)', ([a-z_.]+)\)")
 BRANCH = "refs/heads/main"
-# What GitHub runs a script with: only where a workflow names bash does a failure within a pipe end it.
+# GitHub's shell commands: only an explicit `bash` sets pipefail.
 SHELLS = {None: ["bash", "-e"], "bash": ["bash", "--noprofile", "--norc", "-eo", "pipefail"]}
 
 
 @dataclass(frozen=True)
 class Step:
-    """How a step ended."""
+    """A finished step."""
 
     name: str
     code: int
@@ -35,7 +35,7 @@ class Step:
 
 @dataclass
 class Job:
-    """A job's run on a machine of its own: `context` has what expressions may name, `shell` runs the scripts."""
+    """A job on its own machine: `context` has the values of expressions, `shell` runs the scripts."""
 
     steps: list[dict[str, Any]]
     variables: dict[str, str]
@@ -53,14 +53,14 @@ class Job:
         return "\n".join(f"[{step.name}: {step.code}]\n{step.output}" for step in self.done)
 
     def run(self, until: str | None = None) -> Job:
-        """Run the steps that are left, those before the one named `until`."""
+        """Run the remaining steps, up to but excluding the step `until`."""
         while self.steps and (until is None or self.steps[0].get("name") != until):
             self._step(self.steps.pop(0))
         return self
 
     def _step(self, step: dict[str, Any]) -> None:
         if step.get("if") not in {None, "always()"}:
-            raise ValueError(f"cannot judge {step['if']!r}")
+            raise ValueError(f"unknown condition {step['if']!r}")
         if self.failed and step.get("if") is None:
             return
         if "uses" in step:
@@ -68,7 +68,7 @@ class Job:
             return
         script = step["run"]
         if EXPRESSION.search(script):
-            raise ValueError(f"an expression in a script is an injection: {script}")
+            raise ValueError(f"expression in a script (injection): {script}")
         given = {name: evaluate(str(value), self.context) for name, value in step.get("env", {}).items()}
         done = self.machine.run(script, {**self.variables, **given}, SHELLS[step.get("shell", self.shell)])
         if "id" in step:
@@ -78,7 +78,7 @@ class Job:
 
 
 class Machine:
-    """A fresh runner: a home, a checkout, a Python of its own."""
+    """A fresh runner with its own home, checkout and Python."""
 
     def __init__(self, folder: Path, remote: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
@@ -104,15 +104,15 @@ class Machine:
         }
 
     def use(self, action: str, settings: Mapping[str, Any]) -> None:
-        """Do what an action would do here."""
+        """Do what the action does."""
         if action == "actions/checkout":
             if settings.get("persist-credentials") is not False:
-                raise ValueError("a checkout that keeps the token where every later step can read it")
+                raise ValueError("checkout must not persist credentials")
             subprocess.run(["git", "clone", "-q", self._remote, self.workspace], check=True)
         elif action == "actions/setup-python":
             self._set_up_python()
         else:
-            raise ValueError(f"do not know {action}")
+            raise ValueError(f"unknown action {action}")
 
     def run(self, script: str, variables: Mapping[str, str], shell: Sequence[str]) -> subprocess.CompletedProcess[str]:
         path = self.folder / "step.sh"
@@ -132,7 +132,7 @@ class Machine:
         return dict(line.split("=", 1) for line in self.output.read_text().splitlines())
 
     def _set_up_python(self) -> None:
-        """Make a virtual environment that finds the dependencies, pip too, where this process has them."""
+        """Create a virtual environment that imports pip and all dependencies from this process's environment."""
         folder = self.folder / "python"
         venv.EnvBuilder(symlinks=True).create(folder)
         packages = next((folder / "lib").glob("python3*/site-packages"))
@@ -142,14 +142,14 @@ class Machine:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a workflow; YAML 1.1 takes its `on` for a truth value."""
+    """Read a workflow; in YAML 1.1, the key `on` is the value True."""
     workflow = dict(yaml.safe_load(path.read_text()))
     workflow["on"] = workflow.pop(True)
     return workflow
 
 
 def job(workflow: Mapping[str, Any], name: str, context: Mapping[str, str], machine: Machine) -> Job:
-    """Return a job that is to be run on a machine."""
+    """Return a job of a workflow, to run on a machine."""
     found = workflow["jobs"][name]
     variables = {key: evaluate(str(value), context) for key, value in found.get("env", {}).items()}
     defaults = {**workflow.get("defaults", {}).get("run", {}), **found.get("defaults", {}).get("run", {})}
@@ -157,7 +157,7 @@ def job(workflow: Mapping[str, Any], name: str, context: Mapping[str, str], mach
 
 
 def evaluate(text: str, context: Mapping[str, str]) -> str:
-    """Put in what expressions stand for: names, `format('…{0}…', name)`, and the first of several that is not empty."""
+    """Replace expressions: names, `format('…{0}…', name)`, and `||` (the first operand that is not empty)."""
 
     def term(word: str) -> str:
         if match := FORMAT.fullmatch(word):

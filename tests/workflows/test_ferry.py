@@ -1,4 +1,4 @@
-"""The ferry workflow, run step by step against a hub, a registry that wants a login, and a git remote."""
+"""The ferry workflow, run step by step against a Hub, a registry with authentication, and a git remote."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,35 +19,35 @@ from tests.support.registry import Registry
 from tests.workflows.actions import BRANCH, Job, Machine, job, load
 from tests.workflows.fork import Fork
 
-RECORD = "Record what was carried"
+COMMIT = "Commit the catalogue"
 TOKEN = "ghs_an0ther-secret"
 HF_TOKEN = "hf_an0ther-secret"
 
 
-class Site(Fork):
-    """A fork, and everything that its workflow talks to."""
+class FerryFork(Fork):
+    """A fork, and the servers that its workflow uses."""
 
     def __init__(self, root: Path, folder: Path, hub: Hub, registry: Registry, environment: Mapping[str, str]) -> None:
         super().__init__(root, folder)
         self.hub, self.registry, self.folder = hub, registry, folder
-        self.space = registry.namespace()
+        self.namespace = registry.namespace()
         self._workflow = load(root / ".github/workflows/ferry.yml")
         self._environment = environment
         self._machines = 0
         self.push(models="", datasets="")
 
     def push(self, **lists: str) -> None:
-        """Push as a person does who has edited the lists, with the newest main."""
-        if (self.person / ".git/refs/remotes/origin/main").exists():
+        """Edit the lists and push them on top of the newest main."""
+        if (self.clone / ".git/refs/remotes/origin/main").exists():
             self.git("pull", "-q", "--rebase", "origin", "main")
         for name, text in lists.items():
-            (self.person / f"get_hf/to_get_{name}.txt").write_text(text)
+            (self.clone / f"get_hf/to_get_{name}.txt").write_text(text)
         self.git("add", "-A")
         self.git("commit", "-qm", "Edit the lists")
         self.git("push", "-q", "origin", "main")
 
     def start(self, shard: str = "1/1", **inputs: str) -> Job:
-        """Start the job that carries, on a fresh machine, with the inputs of a run by hand if there are any."""
+        """Return the ferry job on a fresh machine; `inputs` are those of a manual run."""
         return job(self._workflow, "ferry", self._context(inputs, shard), self._machine())
 
     def plan(self, **inputs: str) -> list[str]:
@@ -55,7 +56,7 @@ class Site(Fork):
         return list(json.loads(planned.machine.outputs()["shards"]))
 
     def rows(self, name: str = "models") -> dict[str, str]:
-        """The catalogue as the remote has it."""
+        """Return the rows of the remote's catalogue."""
         command = ["git", "show", f"{BRANCH}:get_hf/{name}.md"]
         return parse(subprocess.run(command, cwd=self.remote, check=True, capture_output=True, text=True).stdout)
 
@@ -67,7 +68,7 @@ class Site(Fork):
         names = ("repo", "type", "revision", "include", "exclude", "target")
         return {
             **{f"inputs.{name}": inputs.get(name, "") for name in names},
-            "vars.LLMSTACK_NAMESPACE": self.space,
+            "vars.LLMSTACK_NAMESPACE": self.namespace,
             "vars.LLMSTACK_MAX_LAYER": "1 MB",
             "vars.LLMSTACK_SPLIT_LARGE": "true",
             "github.repository": "Octocat/Forked",
@@ -80,7 +81,7 @@ class Site(Fork):
 
 
 @pytest.fixture
-def site(
+def fork(
     hub: Hub,
     token_registry: Registry,
     engine: Engine,
@@ -88,12 +89,12 @@ def site(
     tmp_path: Path,
     pytestconfig: pytest.Config,
     monkeypatch: pytest.MonkeyPatch,
-) -> Site:
-    # Whoever runs the tests may have told git who they are; a runner has not.
+) -> FerryFork:
+    # A runner has no git identity.
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     hub.add_token(HF_TOKEN)
     environment = {"DOCKER_HOST": engine.host, "LLMSTACK_BASE": f"oci:{busybox_base}:latest"}
-    return Site(pytestconfig.rootpath, tmp_path, hub, token_registry, environment)
+    return FerryFork(pytestconfig.rootpath, tmp_path, hub, token_registry, environment)
 
 
 def no_secret_in(run: Job, registry: Registry) -> bool:
@@ -101,99 +102,99 @@ def no_secret_in(run: Job, registry: Registry) -> bool:
     return not any(secret in text for secret in (TOKEN, HF_TOKEN, registry.password or ""))
 
 
-def test_rows_are_added_and_updated_and_a_failure_is_shown(site: Site):
-    first = site.hub.add_repo("org/first", {"config.json": b"{}"}, license="mit")
-    site.hub.add_repo("org/data", {"train.csv": b"a,b\n"}, repo_type="dataset")
-    site.push(models="# ours\norg/first\n", datasets="org/data\n")
-    run = site.start().run()
+def test_catalogue_rows_are_added_and_updated_and_a_failure_is_shown(fork: FerryFork):
+    first = fork.hub.add_repo("org/first", {"config.json": b"{}"}, license="mit")
+    fork.hub.add_repo("org/data", {"train.csv": b"a,b\n"}, repo_type="dataset")
+    fork.push(models="# ours\norg/first\n", datasets="org/data\n")
+    run = fork.start().run()
     assert not run.failed, run.log
-    assert list(site.rows()) == ["org/first"]
-    assert list(site.rows("datasets")) == ["org/data"]
-    assert no_secret_in(run, site.registry)
-    assert site.hub.log.all("/api/models/org/first*")[0].token == f"Bearer {HF_TOKEN}"
+    assert list(fork.rows()) == ["org/first"]
+    assert list(fork.rows("datasets")) == ["org/data"]
+    assert no_secret_in(run, fork.registry)
+    assert fork.hub.log.all("/api/models/org/first*")[0].token == f"Bearer {HF_TOKEN}"
 
-    # A row is added, one is updated, one entry fails, and while all this is carried a person pushes something else.
-    before = site.rows()["org/first"]
+    # A row is added, one is updated, one entry fails, and another commit is pushed meanwhile.
+    before = fork.rows()["org/first"]
     first.commit({"config.json": b'{"new": 1}'})
     # Too large for one layer of this registry.
-    site.hub.add_repo("org/second", {"model.gguf": bytes(1_200_000)})
-    site.push(models="# ours\norg/first\norg/missing\norg/second\n")
-    run = site.start().run(until=RECORD)
-    (site.person / "note.txt").write_text("meanwhile")
-    site.push()
+    fork.hub.add_repo("org/second", {"model.gguf": bytes(1_200_000)})
+    fork.push(models="# ours\norg/first\norg/missing\norg/second\n")
+    run = fork.start().run(until=COMMIT)
+    (fork.clone / "note.txt").write_text("meanwhile")
+    fork.push()
     run.run()
     assert run.failed
     assert [step.code for step in run.done][-2:] == [1, 0]
     assert "::error file=get_hf/to_get_models.txt,line=3::org/missing: " in run.log
-    rows = site.rows()
+    rows = fork.rows()
     assert list(rows) == ["org/first", "org/second"]
     assert rows["org/first"] != before
     assert first.sha in rows["org/first"]
     summary = run.machine.summary.read_text()
     assert all(name in summary for name in ("| org/first |", "| org/missing |", "| org/second |", "| Repo | Commit |"))
-    files = subprocess.run(["git", "ls-tree", "--name-only", BRANCH], cwd=site.remote, capture_output=True, check=True)
+    files = subprocess.run(["git", "ls-tree", "--name-only", BRANCH], cwd=fork.remote, capture_output=True, check=True)
     assert b"note.txt" in files.stdout
-    assert no_secret_in(run, site.registry)
+    assert no_secret_in(run, fork.registry)
 
-    # Nothing is new: nothing is committed.
-    head = (site.git("fetch", "-q", "origin"), site.git("rev-parse", "origin/main"))[1]
-    site.hub.add_repo("org/missing", {"config.json": b"{}"})
-    site.push(models="org/first\n")
-    run = site.start().run()
-    assert "Nothing new to record." in run.log
-    assert site.git("rev-parse", "origin/main~1") == head
+    # Nothing changed: no commit.
+    head = (fork.git("fetch", "-q", "origin"), fork.git("rev-parse", "origin/main"))[1]
+    fork.hub.add_repo("org/missing", {"config.json": b"{}"})
+    fork.push(models="org/first\n")
+    run = fork.start().run()
+    assert "The catalogue is unchanged." in run.log
+    assert fork.git("rev-parse", "origin/main~1") == head
 
 
-def test_runs_that_end_at_the_same_time_lose_no_row(site: Site):
+def test_parallel_jobs_lose_no_row(fork: FerryFork):
     names = [f"org/model-{number}" for number in range(6)]
     for name in names:
-        site.hub.add_repo(name, {"config.json": name.encode()})
-    site.push(models="\n".join(names))
-    runs = [site.start(f"{number}/2").run(until=RECORD) for number in (1, 2)]
+        fork.hub.add_repo(name, {"config.json": name.encode()})
+    fork.push(models="\n".join(names))
+    runs = [fork.start(f"{number}/2").run(until=COMMIT) for number in (1, 2)]
     assert not any(run.failed for run in runs)
     with ThreadPoolExecutor() as threads:
         list(threads.map(Job.run, runs))
     assert not any(run.failed for run in runs), "\n".join(run.log for run in runs)
-    assert list(site.rows()) == names
+    assert list(fork.rows()) == names
 
 
-def test_a_run_by_hand(site: Site):
-    repo = site.hub.add_repo("org/data", {"a.csv": b"a", "b.csv": b"b", "c.txt": b"c"}, repo_type="dataset")
+def test_manual_run(fork: FerryFork):
+    repo = fork.hub.add_repo("org/data", {"a.csv": b"a", "b.csv": b"b", "c.txt": b"c"}, repo_type="dataset")
     repo.tags["v1"] = repo.sha
     inputs = {"repo": "org/data", "type": "dataset", "revision": "v1", "include": "*.csv *.json", "exclude": "b*"}
-    assert site.plan(**inputs) == ["1/1"]
-    space = site.registry.namespace()
-    run = site.start(**inputs, target=space.upper().replace(site.registry.host.upper(), site.registry.host)).run()
+    assert fork.plan(**inputs) == ["1/1"]
+    namespace = fork.registry.namespace()
+    run = fork.start(**inputs, target=namespace.upper().replace(fork.registry.host.upper(), fork.registry.host)).run()
     assert not run.failed, run.log
-    assert list(site.rows("datasets")) == ["org/data@v1"]
-    assert f"{space}/datasets:org--data--v1" in site.rows("datasets")["org/data@v1"]
-    assert {entry.path.rpartition("/")[2] for entry in site.hub.log.files()} == {"a.csv"}
+    assert list(fork.rows("datasets")) == ["org/data@v1"]
+    assert f"{namespace}/datasets:org--data--v1" in fork.rows("datasets")["org/data@v1"]
+    assert {entry.path.rpartition("/")[2] for entry in fork.hub.log.files()} == {"a.csv"}
 
 
-def test_inputs_are_words_and_no_commands(site: Site):
-    mark = site.folder / "executed"
+def test_inputs_are_not_executed(fork: FerryFork):
+    mark = fork.folder / "executed"
     evil = f"$(touch {mark}) `touch {mark}`; touch {mark} #"
     inputs = dict.fromkeys(("repo", "type", "revision", "include", "exclude", "target"), evil)
-    run = site.start(**inputs).run()
+    run = fork.start(**inputs).run()
     assert run.failed
-    site.plan(**inputs)
+    fork.plan(**inputs)
     assert not mark.exists()
 
 
-def test_the_matrix_grows_with_the_lists(site: Site):
+def test_number_of_shards_grows_with_the_lists(fork: FerryFork):
     for count, shards in {1: 1, 10: 1, 11: 2, 95: 10, 1000: 20}.items():
         names = [f"org/model-{number}  # wanted" for number in range(count)]
-        site.push(models="# models\n\n" + "\n".join(names[: count // 2]), datasets="\n".join(names[count // 2 :]))
-        assert site.plan() == [f"{number}/{shards}" for number in range(1, shards + 1)]
-    site.push(models="# none\n", datasets="")
-    assert site.plan() == ["1/1"]
+        fork.push(models="# models\n\n" + "\n".join(names[: count // 2]), datasets="\n".join(names[count // 2 :]))
+        assert fork.plan() == [f"{number}/{shards}" for number in range(1, shards + 1)]
+    fork.push(models="# none\n", datasets="")
+    assert fork.plan() == ["1/1"]
 
 
 def workflows(pytestconfig: pytest.Config) -> list[Path]:
     return sorted((pytestconfig.rootpath / ".github/workflows").glob("*.yml"))
 
 
-def test_what_the_workflow_may_do(pytestconfig: pytest.Config):
+def test_workflow_has_minimal_triggers_and_permissions(pytestconfig: pytest.Config):
     workflow = load(pytestconfig.rootpath / ".github/workflows/ferry.yml")
     assert workflow["on"]["push"]["branches"] == ["main"]
     assert "get_hf/to_get_models.txt" in workflow["on"]["push"]["paths"]
@@ -204,7 +205,7 @@ def test_what_the_workflow_may_do(pytestconfig: pytest.Config):
 
 
 @pytest.mark.parametrize("name", ["ferry", "images"])
-def test_no_run_ends_another_whether_it_runs_or_waits(pytestconfig: pytest.Config, name: str):
+def test_runs_wait_for_each_other(pytestconfig: pytest.Config, name: str):
     concurrency = load(pytestconfig.rootpath / f".github/workflows/{name}.yml")["concurrency"]
     assert (concurrency["cancel-in-progress"], concurrency["queue"]) == (False, "max")
 
@@ -221,6 +222,24 @@ def test_actions_are_pinned_by_commit(pytestconfig: pytest.Config):
     assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name) for name in used)
 
 
-def test_the_namespace_of_a_fork_that_has_set_nothing(site: Site):
-    site.space = ""
-    assert site.start().variables["NAMESPACE"] == "ghcr.io/Octocat/Forked"
+def test_namespace_without_configuration_is_ghcr_io(fork: FerryFork):
+    fork.namespace = ""
+    assert fork.start().variables["NAMESPACE"] == "ghcr.io/Octocat/Forked"
+
+
+def test_secret_goes_only_to_the_configured_registry(fork: FerryFork, registry: Registry):
+    fork.hub.add_repo("org/model", {"config.json": b"{}"})
+    registry.served()
+    run = fork.start(repo="org/model", type="model", target=registry.namespace()).run()
+    assert [(step.name, step.code) for step in run.done][-2:] == [("Log in to the registry", 1), (COMMIT, 0)]
+    assert f"::error::target: {registry.host} is not the configured registry." in run.log
+    assert fork.registry.host in run.log
+    assert registry.served() == []
+
+
+def test_destination_on_another_registry_needs_no_secret(fork: FerryFork, registry: Registry):
+    fork.hub.add_repo("org/model", {"config.json": b"{}"})
+    fork.registry = replace(fork.registry, user=None, password=None)
+    run = fork.start(repo="org/model", type="model", target=registry.namespace()).run()
+    assert not run.failed, run.log
+    assert f"pushing to {registry.host} without credentials" in run.log

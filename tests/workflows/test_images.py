@@ -1,4 +1,4 @@
-"""The images workflow, run step by step against an engine, a registry that wants a login, and a git remote."""
+"""The images workflow, run step by step against a Docker Engine, a registry with authentication, and a git remote."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.workflows.actions import Job, Machine, job, load
 from tests.workflows.fork import Fork
 
 
-class Site(Fork):
-    """A fork that has recipes of its own, and the registry that they go to."""
+class ImagesFork(Fork):
+    """A fork with its own recipes, and its registry."""
 
     def __init__(self, root: Path, folder: Path, registry: Registry, engine: Engine) -> None:
         super().__init__(root, folder)
         self.registry = registry
-        self.space = registry.namespace()
+        self.namespace = registry.namespace()
         self._workflow = load(root / ".github/workflows/images.yml")
         self._machine = Machine(folder / "machine", self.remote, {"DOCKER_HOST": engine.host})
-        for recipe in (self.person / "images").glob("*/image.yaml"):
+        for recipe in (self.clone / "images").glob("*/image.yaml"):
             shutil.rmtree(recipe.parent)
 
     def write(self, name: str, yaml: str) -> None:
-        folder = self.person / "images" / name
+        folder = self.clone / "images" / name
         folder.mkdir()
         (folder / "image.yaml").write_text(f"description: A test\n{yaml}")
         (folder / "Dockerfile.j2").write_text(
@@ -38,13 +38,13 @@ class Site(Fork):
         )
 
     def start(self) -> Job:
-        """Push, and start the job that builds the variants for the CPU."""
+        """Push, and return the job that builds the variants for the CPU."""
         self.git("add", "-A")
         self.git("commit", "-qm", "Change the recipes")
         self.git("push", "-q", "origin", "main")
         context = {
             "matrix.track": "cpu",
-            "vars.IMAGES_NAMESPACE": self.space,
+            "vars.IMAGES_NAMESPACE": self.namespace,
             "vars.IMAGES_REGISTRY": self.registry.host,
             "vars.IMAGES_USERNAME": self.registry.user or "",
             "secrets.IMAGES_PASSWORD": self.registry.password or "",
@@ -57,7 +57,7 @@ class Site(Fork):
 
 @pytest.fixture
 def runners_engine() -> Iterator[Engine]:
-    """An engine that may be emptied: nobody else uses it."""
+    """A Docker Engine for this test only, which the workflow may prune."""
     with (
         tempfile.TemporaryDirectory(prefix="llmstack-engine-") as folder,
         own_engine(Path(folder) / "engine") as engine,
@@ -66,26 +66,26 @@ def runners_engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def site(
+def fork(
     token_registry: Registry,
     engine: Engine,
     tmp_path: Path,
     pytestconfig: pytest.Config,
     monkeypatch: pytest.MonkeyPatch,
-) -> Site:
+) -> ImagesFork:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    return Site(pytestconfig.rootpath, tmp_path, token_registry, engine)
+    return ImagesFork(pytestconfig.rootpath, tmp_path, token_registry, engine)
 
 
-def test_a_recipe_that_cannot_be_read_fails_the_job(site: Site):
-    site.write("broken", "variants: none\n")
-    run = site.start().run()
+def test_invalid_recipe_fails_the_job(fork: ImagesFork):
+    fork.write("broken", "variants: none\n")
+    run = fork.start().run()
     assert run.failed, run.log
-    assert run.done[-1].name == "Find what changed"
+    assert run.done[-1].name == "List the affected recipes"
     assert "broken/image.yaml" in run.log
 
 
-def test_recipes_are_pushed_and_what_no_later_one_needs_is_removed(
+def test_recipes_are_pushed_and_images_that_no_later_recipe_needs_are_removed(
     token_registry: Registry,
     registry: Registry,
     runners_engine: Engine,
@@ -98,16 +98,16 @@ def test_recipes_are_pushed_and_what_no_later_one_needs_is_removed(
     base = f"{registry.namespace()}/base:latest"
     command = [need("skopeo", "skopeo"), "copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]
     subprocess.run([*command, f"oci:{busybox_base}:latest", f"docker://{base}"], check=True)
-    site = Site(pytestconfig.rootpath, tmp_path, token_registry, runners_engine)
+    fork = ImagesFork(pytestconfig.rootpath, tmp_path, token_registry, runners_engine)
     for name in ("box", "other"):
-        site.write(
+        fork.write(
             name, f"variants:\n  cpu:\n    base: {base}\n  cpu-dev:\n    base: {base}\n  cuda13:\n    base: {base}\n"
         )
-    site.write("tools", "parent: box\nvariants:\n  cpu:\n    parent: cpu\n")
-    run = site.start().run()
+    fork.write("tools", "parent: box\nvariants:\n  cpu:\n    parent: cpu\n")
+    run = fork.start().run()
     assert not run.failed, run.log
     built = ["box:cpu", "box:cpu-dev", "tools:cpu", "other:cpu", "other:cpu-dev"]
-    assert [line.split()[0] for line in run.log.splitlines() if f" is {site.space}/" in line] == built
-    assert [line for line in run.log.splitlines() if line.startswith(f"pushed {site.space}/")]
+    assert [line.split()[0] for line in run.log.splitlines() if f" is {fork.namespace}/" in line] == built
+    assert [line for line in run.log.splitlines() if line.startswith(f"pushed {fork.namespace}/")]
     left = runners_engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-    assert sorted(left) == sorted([base, f"{site.space}/other:cpu", f"{site.space}/other:cpu-dev"])
+    assert sorted(left) == sorted([base, f"{fork.namespace}/other:cpu", f"{fork.namespace}/other:cpu-dev"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmstack.carried_image.json_stream import parse_items
 from llmstack.errors import IntegrityError, UsageError
-from llmstack.hf.snapshot import REPO_TYPES, RepoType
+from llmstack.hf.snapshot import REPO_TYPES, FileHash, HubFile, RepoType
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
 
@@ -88,6 +88,16 @@ class IndexedFile:
     def part_path(self, number: int) -> str:
         """Return the path in the image of what holds a part: of the file itself, or of the part if it is split."""
         return part_path(self.oid, number) if self.is_split else f"{ROOT}/{self.path}"
+
+    def new_hash(self) -> FileHash:
+        """Return a hash to feed the file's bytes to, for `mismatch`."""
+        return FileHash(HubFile(self.path, self.size, self.oid))
+
+    def mismatch(self, content: FileHash) -> str | None:
+        """Return the name of the hash that the bytes do not match, None if they match both."""
+        if content.sha256 != self.sha256:
+            return "sha256"
+        return None if content.oid == self.oid else "oid"
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that the index lists."""
@@ -193,6 +203,7 @@ class FileIndex:
         if value["format"] == FORMAT != index.format:
             raise IntegrityError(f"file index: format {FORMAT} has no files in parts")
         check_paths(file.path for file in files)
+        _check_hashes(files)
         return index
 
 
@@ -220,6 +231,25 @@ def check_path(path: str) -> str:
     if wrong or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
         raise IntegrityError(f"{path[:200]!r} is not a path that a repo may hold")
     return path
+
+
+def _check_hashes(files: Iterable[IndexedFile]) -> None:
+    """Raise IntegrityError if no bytes can have the listed sizes and hashes."""
+    by_oid: dict[str, IndexedFile] = {}
+    by_sha256: dict[tuple[str, int], IndexedFile] = {}
+    sizes: dict[str, int] = {}
+    for file in files:
+        # The sha1 and the sha256 of the same bytes may both be an oid.
+        same_oid = by_oid.setdefault(file.oid, file)
+        same_sha256 = by_sha256.setdefault((file.sha256, len(file.oid)), file)
+        is_lfs = len(file.oid) == len(file.sha256)
+        if (
+            (is_lfs and file.oid != file.sha256)
+            or same_oid.sha256 != file.sha256
+            or same_sha256.oid != file.oid
+            or sizes.setdefault(file.sha256, file.size) != file.size
+        ):
+            raise IntegrityError(f"file index: {file.path[:200]!r} has an oid, sha256 or size that contradicts another")
 
 
 def _check_format(value: dict[str, Any]) -> None:

@@ -1,21 +1,20 @@
-"""The command line as a whole: which verbs there are, and the way in."""
+"""The command line: its commands and its entry point."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from llmstack import __version__
-from llmstack.cli.build import build
+from llmstack.cli.build import build, images
 from llmstack.cli.catalogue import catalogue
-from llmstack.cli.exit_codes import EDGE
+from llmstack.cli.exit_codes import Invocation, run
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
-from llmstack.cli.images import images
 from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.squash import squash
 
@@ -43,18 +42,25 @@ def _main(
     """Carry large language models to places the internet does not reach."""
 
 
-app.command()(ferry)
-app.command()(extract)
-app.command()(hub)
-app.command("list")(list_images)
-app.command()(inspect)
-app.command()(verify)
-app.command()(build)
-app.command()(images)
-app.command()(squash)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "ferry": ferry,
+    "extract": extract,
+    "hub": hub,
+    "list": list_images,
+    "inspect": inspect,
+    "verify": verify,
+    "build": build,
+    "images": images,
+    "squash": squash,
+}
+for _name, _command in _COMMANDS.items():
+    # One line a paragraph: Typer keeps the line breaks of a docstring, and a terminal has other widths.
+    _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
+    app.command(_name, help="\n\n".join(_paragraphs))(_command)
 app.add_typer(catalogue, name="catalogue")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (the process's own by default) and return its exit code."""
-    return EDGE.run(lambda: app(argv, prog_name="llmstack"))
+    """Run the command line `argv` (default: the arguments of this process) and return its exit code."""
+    invocation = Invocation()
+    return run(lambda: app(argv, prog_name="llmstack", obj=invocation), invocation)

@@ -1,4 +1,4 @@
-"""What `build` and `images` read from the command line and print."""
+"""The pairs that `build` takes, and the output of `build` and `images`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def parse_pairs(texts: Sequence[str], *, unnamed: bool = False) -> dict[str, str
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals and not unnamed:
-            raise UsageError(f"{text!r} has no value", hint="write it as NAME=VALUE")
+            raise UsageError(f"{text!r}: no value", hint="use NAME=VALUE")
         key, content = (name, value) if equals else ("", text)
         if key in pairs:
-            raise UsageError(f"{key or 'the base'} is given twice")
+            raise UsageError(f"{key or '--base'}: given twice")
         pairs[key] = content
     return pairs
 
 
 def print_built(results: Sequence[BuildResult], *, as_json: bool) -> None:
-    """Print one JSON document, or one name a line for the next command."""
+    """Print one JSON document, or one image name per line."""
     if as_json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=2) + "\n")
         return
@@ -40,7 +40,7 @@ def print_built(results: Sequence[BuildResult], *, as_json: bool) -> None:
 
 
 def print_recipes(recipes: Mapping[str, Recipe], environment: BuildEnvironment, *, as_json: bool) -> None:
-    """Print the recipes: a JSON document, or a paragraph for each."""
+    """Print the recipes: one JSON document, or a paragraph each."""
     tags = {
         recipe.name: {
             variant.name: list(image_names(recipe, variant, environment.namespace))

@@ -1,4 +1,4 @@
-"""Where errors, signals and bugs become an exit code and at most one screen of text."""
+"""Errors, signals and bugs as an exit code and at most one screen of text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came: end, tidying up on the way.
+@dataclass(slots=True)
+class Invocation:
+    """What one command line has set for the handling of its errors: `debug` adds tracebacks."""
 
-    No KeyboardInterrupt: Typer ends the process itself when it sees one, with one exit code for all.
+    debug: bool = False
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM was received: clean up and exit.
+
+    Not a KeyboardInterrupt: Typer catches that itself and knows one exit code only.
     """
 
     def __init__(self, number: int) -> None:
@@ -31,71 +39,67 @@ class Interrupted(BaseException):
 
 
 class _StdoutError(OSError):
-    """Stdout takes nothing more: its disk is full, say."""
+    """Writing to stdout failed, for example because its disk is full."""
 
 
 class _Stdout(io.FileIO):
-    """The file under stdout's buffer, told apart from all other files when it fails.
+    """The file under stdout's buffer, with errors of its own type.
 
-    Who has stopped reading has seen enough: the command goes on without, and ends with its own exit code. Typer and
-    Rich would end the process with 1.
+    After a broken pipe the command continues without output and keeps its own exit code; Typer and Rich would exit
+    with 1.
     """
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write what fits."""
+        """Write as much as fits."""
         try:
             return super().write(data)
         except BrokenPipeError:
-            _to_nowhere(self.fileno())
+            _discard_output(self.fileno())
             return super().write(data)
         except OSError as error:
             raise _StdoutError(error.errno, error.strerror) from error
 
 
-class Edge:
-    """Runs the command line once; `debug` adds tracebacks to errors."""
-
-    debug = False
-
-    def run(self, command: Callable[[], object]) -> int:
-        """Run `command` and return the exit code; nothing passes but SystemExit's own."""
-        for number in _SIGNALS:
-            signal.signal(number, _tidy_up)
-        _replace_stdout()
-        code = self._code_of(command)
-        # What is still in the buffer would go out at exit, where Python itself would complain.
-        flushed = self._code_of(sys.stdout.flush)
-        return code or flushed
-
-    def _code_of(self, command: Callable[[], object]) -> int:
-        try:
-            command()
-        except LlmstackError as error:
-            show_error(error, debug=self.debug)
-            return error.exit_code
-        except Interrupted as interrupt:
-            what = "terminated" if interrupt.terminated else "interrupted"
-            _say(what, "nothing half done carries a name; run the command again")
-            return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
-        except _StdoutError as error:
-            _to_nowhere(sys.stdout.fileno())
-            show_error(UnavailableError(f"stdout: {error.strerror}"), debug=self.debug)
-            return UnavailableError.exit_code
-        except SystemExit as exit_:
-            return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
-        except Exception:
-            traceback.print_exc()
-            _say("a bug in llmstack", "please report it, with the lines above and the command you ran")
-            return EXIT_BUG
-        return 0
+def run(command: Callable[[], object], invocation: Invocation) -> int:
+    """Run `command` and return the exit code; no exception passes."""
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    _replace_streams()
+    code = _exit_code(command, invocation)
+    # Flushed here: at exit, Python would print its own error about a full disk.
+    flushed = _exit_code(sys.stdout.flush, invocation)
+    return code or flushed
 
 
-def _replace_stdout() -> None:
-    """Put a stdout in place that tells its errors from others, and takes any text: a table may hold any sign."""
+def _exit_code(command: Callable[[], object], invocation: Invocation) -> int:
+    try:
+        command()
+    except LlmstackError as error:
+        show_error(error, debug=invocation.debug)
+        return error.exit_code
+    except Interrupted as interrupt:
+        _write_error("terminated" if interrupt.terminated else "interrupted", "rerun to resume")
+        return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
+    except _StdoutError as error:
+        _discard_output(sys.stdout.fileno())
+        show_error(UnavailableError(f"stdout: {error.strerror}"), debug=invocation.debug)
+        return UnavailableError.exit_code
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
+    except Exception:
+        traceback.print_exc()
+        _write_error("a bug in llmstack", "report it with the lines above and the command line")
+        return EXIT_BUG
+    return 0
+
+
+def _replace_streams() -> None:
+    """Make stdout report its own errors and accept every character; open /dev/null for streams that are closed."""
+    if sys.stderr is None:
+        sys.stderr = _null_stream()
     old = sys.stdout
     if old is None:
-        # It was closed before: nobody wants to read.
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
+        sys.stdout = _null_stream()
     elif isinstance(old, io.TextIOWrapper):
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Stdout(old.fileno(), "w", closefd=False)),
@@ -105,34 +109,35 @@ def _replace_stdout() -> None:
         )
 
 
-def _to_nowhere(stdout: int) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stdout)
-    os.close(nowhere)
+def _null_stream() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
 
 
-def _tidy_up(number: int, _frame: FrameType | None) -> None:
-    """Take the first signal: let everything end in order. A second one ends the process at once."""
+def _discard_output(stdout: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stdout)
+    os.close(null)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Handle the first signal by an exception; a second one ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, lambda again, _: os._exit(128 + again))
     raise Interrupted(number)
 
 
-EDGE = Edge()
-
-
 def show_error(error: LlmstackError, *, about: str = "", debug: bool = False) -> None:
-    """Print an error for a person: what happened, and what to do next."""
+    """Print an error and its hint, with the traceback if `debug`."""
     if debug:
         traceback.print_exception(error)
-    _say(f"{about}: {error}" if about else str(error), error.hint)
+    _write_error(f"{about}: {error}" if about else str(error), error.hint)
 
 
-def _say(what: str, hint: str | None) -> None:
-    # Imported here because --help must not pay for it.
+def _write_error(message: str, hint: str | None) -> None:
+    # Imported late: --help must not pay for it.
     from llmstack.reporting.text import printable
 
-    lines = "\n".join(map(printable, what.split("\n")))
+    lines = "\n".join(map(printable, message.split("\n")))
     sys.stderr.write(f"error: {lines}\n")
     if hint:
         sys.stderr.write(f"  hint: {printable(hint)}\n")

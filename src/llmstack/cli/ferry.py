@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,42 +15,44 @@ from llmstack.cli.options import (
     IncludeOption,
     JobsOption,
     JsonOption,
-    Kind,
     PlainHttpOption,
     ProgressOption,
     ProgressStyle,
     QuietOption,
+    RepoTypeChoice,
     TypeOption,
+    open_session,
 )
+
+if TYPE_CHECKING:
+    from llmstack.lists.wish_list import WishList
 
 
 def ferry(
     repos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REPO_ID[@REVISION]...]", help="What to carry; the wish lists in get_hf/ if none."),
+        typer.Argument(metavar="[REPO_ID[@REVISION]...]", help="Repos to carry; without any, the lists in get_hf/."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="NAMESPACE", help="Where to: registry/path, or oci:FOLDER.")
+        str | None, typer.Option("--to", metavar="NAMESPACE", help="Destination: registry/path, or oci:DIR.")
     ] = None,
-    kind: TypeOption = Kind.MODEL,
+    repo_type: TypeOption = RepoTypeChoice.MODEL,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     prepare: Annotated[
         Path | None,
-        typer.Option("--prepare", metavar="SCRIPT", help="Carry what this script makes of the repo, in a container."),
+        typer.Option("--prepare", metavar="SCRIPT", help="Run this script in a container and carry its output."),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base", metavar="REF|scratch", help="What the image stands on (default: busybox of Docker Hub)."
-        ),
+        typer.Option("--base", metavar="REF|scratch", help="Base image (default: busybox from Docker Hub)."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Carry again what is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Upload again even if up to date.")] = False,
     split_large: Annotated[
-        bool, typer.Option("--split-large", help="Carry a file that is too large for one layer of the target in parts.")
+        bool, typer.Option("--split-large", help="Split files that exceed the registry's layer limit into parts.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option("--shard", metavar="I/N", help="Only the Ith of N parts of the list, for N machines.")
+        str | None, typer.Option("--shard", metavar="I/N", help="Carry only the Ith of N shares of the list.")
     ] = None,
     jobs: JobsOption = None,
     dry_run: DryRunOption = False,
@@ -60,57 +62,70 @@ def ferry(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Carry models and datasets from the Hugging Face Hub into a registry, or onto a disk.
+    """Carry models and datasets from the Hugging Face Hub into a registry or a directory.
 
-    Each becomes an ordinary container image NAMESPACE/models:OWNER--NAME. Files stream through: nothing is kept on this
-    machine's disk, and what an earlier image holds does not move again. Registries are logged in to with docker login.
+    Each repo becomes a container image NAMESPACE/models:OWNER--NAME. Files are streamed and never stored on this
+    machine; layers that an earlier image has are reused. Log in to registries with docker login.
     """
     from llmstack.hf.hub_urls import check_endpoint
 
+    # Before huggingface_hub is imported: its import fails on an invalid one.
     check_endpoint(os.environ)
-    from llmstack.carried_image.file_index import Selection
-    from llmstack.carried_image.naming import Namespace
+    from functools import partial
+
     from llmstack.cli.ferry_output import print_results, show_failure, show_problem
     from llmstack.cli.github_actions import append_summary
-    from llmstack.cli.session import start
+    from llmstack.ferrying.ferry import exit_code, find_lists
+
+    lists = find_lists(Path.cwd())
+    wish_list = _wish_list(repos or [], repo_type, include, exclude, prepare, lists)
+    if shard is not None:
+        from llmstack.ferrying.shard import Shard
+
+        wish_list = Shard.parse(shard).of(wish_list)
+    with open_session(
+        progress,
+        quiet=quiet or as_json,
+        plain_http=plain_http,
+        namespace=to,
+        base=base,
+        jobs=jobs,
+        split_large=split_large or None,
+    ) as session:
+        for problem in wish_list.problems:
+            show_problem(problem)
+        results = session.ferry_all(
+            wish_list.entries,
+            force=force,
+            dry_run=dry_run,
+            lists=lists,
+            on_failure=partial(show_failure, debug=debug),
+        )
+    print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
+    append_summary(results, wish_list.problems)
+    raise typer.Exit(exit_code(results, len(wish_list.problems)))
+
+
+def _wish_list(
+    repos: list[str],
+    repo_type: RepoTypeChoice,
+    include: list[str],
+    exclude: list[str],
+    prepare: Path | None,
+    lists: Path | None,
+) -> WishList:
+    """Return the repos that were named, else the wish lists of the directory `lists`."""
+    from llmstack.carried_image.file_index import Selection
     from llmstack.errors import UsageError
-    from llmstack.ferrying.ferry import FerryOptions, exit_code, find_lists, read_lists
-    from llmstack.ferrying.ferry import ferry as run
-    from llmstack.ferrying.shard import Shard
-    from llmstack.image_builds.build_environment import BuildEnvironment
+    from llmstack.ferrying.ferry import read_lists
     from llmstack.lists.wish_list import WishList, named_entries
 
-    flags: dict[str, object] = {"namespace": to, "base": base, "jobs": jobs, "split_large": split_large or None}
-    session = start(flags, progress=progress.value, quiet=quiet or as_json, plain_http=plain_http, debug=debug)
-    settings = session.settings
-    if settings.namespace is None:
-        raise UsageError("ferry does not know where to carry to", hint="add --to registry/path or --to oci:FOLDER")
-    selection = Selection(tuple(include), tuple(exclude))
-    lists = find_lists(Path.cwd())
     if repos:
-        wish = WishList(tuple(named_entries(repos, kind.value, selection, str(prepare) if prepare else None)), ())
-    elif include or exclude or prepare:
+        selection = Selection(tuple(include), tuple(exclude))
+        return WishList(tuple(named_entries(repos, repo_type.value, selection, str(prepare) if prepare else None)), ())
+    if include or exclude or prepare:
         raise UsageError(
-            "--include, --exclude and --prepare go with a named repo", hint="write them behind the list's line"
+            "--include, --exclude and --prepare require a REPO_ID",
+            hint="to use them in a wish list, write them at the end of the line",
         )
-    else:
-        wish = read_lists(lists)
-    if shard is not None:
-        wish = Shard.parse(shard).of(wish)
-    for problem in wish.problems:
-        show_problem(problem)
-    options = FerryOptions(
-        target=Namespace.parse(settings.namespace),
-        base=settings.base,
-        jobs=settings.jobs,
-        max_layer=settings.max_layer,
-        split_large=settings.split_large,
-        force=force,
-        dry_run=dry_run,
-        lists=lists,
-        build_environment=BuildEnvironment.from_settings(settings),
-    )
-    results = run(wish.entries, options, session.client, session.registries, session.reporter, show_failure)
-    print_results(results, as_json=as_json, dry_run=dry_run, quiet=quiet)
-    append_summary(results, wish.problems)
-    raise typer.Exit(exit_code(results, len(wish.problems)))
+    return read_lists(lists)

@@ -1,4 +1,4 @@
-"""What `llmstack ferry` prints: a table or one JSON document on stdout, failures on stderr."""
+"""The output of `llmstack ferry`: a table or one JSON document on stdout, errors on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from llmstack.cli.exit_codes import EDGE, show_error
+from llmstack.cli.exit_codes import show_error
 from llmstack.cli.github_actions import annotate
 from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
@@ -18,20 +18,20 @@ from llmstack.reporting import human_size, human_time
 
 
 def show_problem(problem: ListProblem) -> None:
-    """Tell of a wrong line of a wish list."""
+    """Print an invalid line of a wish list."""
     show_error(UsageError(str(problem), hint=problem.hint))
     annotate(problem.message, problem.file, problem.line)
 
 
-def show_failure(entry: RepoRequest, error: LlmstackError) -> None:
-    """Tell of an entry that could not be carried, and which line of a list asked for it."""
+def show_failure(entry: RepoRequest, error: LlmstackError, *, debug: bool) -> None:
+    """Print the error of a failed entry, with the line of the list that it is in."""
     where = f"{entry.file}:{entry.line}: " if entry.file else ""
-    show_error(error, about=f"{where}{entry.repo_id}", debug=EDGE.debug)
+    show_error(error, about=f"{where}{entry.repo_id}", debug=debug)
     annotate(f"{entry.repo_id}: {error}", entry.file, entry.line)
 
 
 def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: bool, quiet: bool) -> None:
-    """Print what became of every entry."""
+    """Print the result of every entry."""
     if as_json:
         sys.stdout.write(json.dumps({"results": [result.to_json() for result in results]}, indent=2) + "\n")
         return
@@ -52,7 +52,7 @@ def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: boo
         )
         for result in results
     ]
-    print_table(("repo", "status", "size", "moved", "reused", "time", "image"), rows, right=(2, 3, 4, 5))
+    print_table(("repo", "status", "size", "uploaded", "reused", "time", "image"), rows, right=(2, 3, 4, 5))
 
 
 def _print_plan(result: FerryResult) -> None:
@@ -60,7 +60,7 @@ def _print_plan(result: FerryResult) -> None:
         return
     sys.stdout.write(f"{_name(result)} at commit {result.commit}:\n")
     rows = [_plan_row(entry) for entry in result.layers]
-    print_table(("file", "layer", "what"), rows, right=(1,))
+    print_table(("files", "size", "action"), rows, right=(1,))
     sys.stdout.write("\n")
 
 
@@ -68,7 +68,7 @@ def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:
     layer = entry.layer
     name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
     parts = f" in {len(layer.layer_sizes)} parts" if isinstance(layer, SplitFile) else ""
-    return name, human_size(layer.size), ("reuse" if entry.held else "carry") + parts
+    return name, human_size(layer.size), ("reuse" if entry.held else "upload") + parts
 
 
 def _some(files: Sequence[object]) -> str:

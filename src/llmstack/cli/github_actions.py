@@ -1,4 +1,4 @@
-"""What a run tells GitHub Actions: annotations of the lines that failed, and the table of a job's summary."""
+"""Output for GitHub Actions: annotations of lines that failed, and a table in the job summary."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from llmstack.lists.catalogue import escape
 from llmstack.lists.wish_list import ListProblem
 from llmstack.reporting import human_size, printable
 
-_HEADS = ("Repo", "Commit", "Size", "Moved", "Reused", "Seconds", "Image", "Error")
+_HEADS = ("Repo", "Commit", "Size", "Uploaded", "Reused", "Seconds", "Image", "Error")
 
 
 def annotate(message: str, file: str | None = None, line: int = 0) -> None:
-    """Mark a line of a list as wrong, where a workflow runs this (GitHub docs, "Workflow commands")."""
+    """Print an error annotation when running in a workflow (GitHub docs, "Workflow commands for GitHub Actions")."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
     place = f" file={_property(_in_workspace(file))},line={line}" if file else ""
-    # On stderr, since stdout may be a JSON document: the runner reads both.
+    # The runner reads both streams; stdout may be a JSON document.
     sys.stderr.write(f"::error{place}::{_data(printable(message))}\n")
     sys.stderr.flush()
 
 
 def append_summary(results: Sequence[FerryResult], problems: Sequence[ListProblem]) -> None:
-    """Append a table of what became of every entry to $GITHUB_STEP_SUMMARY, if it is set; raises UnavailableError."""
+    """Append a table of all results to the file $GITHUB_STEP_SUMMARY, if set; raises UnavailableError."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return
@@ -39,7 +39,7 @@ def append_summary(results: Sequence[FerryResult], problems: Sequence[ListProble
         with Path(path).open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n\n")
     except OSError as error:
-        raise UnavailableError(f"GITHUB_STEP_SUMMARY={path} cannot be written: {error.strerror}") from error
+        raise UnavailableError(f"GITHUB_STEP_SUMMARY={path}: cannot write: {error.strerror}") from error
 
 
 def _row(result: FerryResult) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _row(result: FerryResult) -> tuple[str, ...]:
 
 
 def _in_workspace(file: str) -> str:
-    """Return a path as GitHub knows it: from the checkout on."""
+    """Return a path relative to the checkout, as annotations need it."""
     workspace = os.environ.get("GITHUB_WORKSPACE")
     if workspace and Path(file).is_relative_to(workspace):
         return str(Path(file).relative_to(workspace))

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.exit_codes import EDGE, Interrupted
-from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption
+from llmstack.cli.exit_codes import Interrupted
+from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption, open_session
 from llmstack.errors import UnavailableError, UsageError
 
 
@@ -30,13 +30,12 @@ def hub(
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     quiet: QuietOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Serve carried images as a read-only Hugging Face Hub. Clients set HF_ENDPOINT=http://HOST:PORT.
 
     Requires the extra `hub`. Files are streamed from the registry and not stored. Each request is logged to stdout.
     """
-    EDGE.debug = debug
     host, port = _address(listen)
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key must be used together")
@@ -50,19 +49,12 @@ def hub(
             f"the package {error.name} is not installed: llmstack hub requires the extra `hub`",
             hint="in llmstack's folder: pip install '.[hub]'",
         ) from error
-    from llmstack.cli.session import namespace_of, start
 
-    session = start(
-        {"jobs": jobs},
-        quiet=quiet,
-        progress="none",
-        plain_http=plain_http,
-        debug=debug,
-        connections=CONNECTIONS,
-        retry_policy=RETRY_POLICY,
+    session = open_session(
+        quiet=quiet, plain_http=plain_http, jobs=jobs, connections=CONNECTIONS, retry_policy=RETRY_POLICY
     )
     address = Listen(host, port, _token(token_file), tls_cert, tls_key)
-    repo_index = open_repo_index(source, namespace_of(session), session.registries, session.settings.jobs, _note)
+    repo_index = open_repo_index(source, session.namespace, session.registries, session.settings.jobs, _note)
     refresher = Refresher(repo_index, session.settings.hub_refresh, _note)
     try:
         serve(repo_index, refresher, address, _no_line if quiet else _line, _note)

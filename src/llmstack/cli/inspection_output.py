@@ -1,4 +1,4 @@
-"""What `llmstack list` and `inspect` print: tables, or one JSON document."""
+"""The output of `llmstack list` and `inspect`: tables, or one JSON document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmstack.reporting import human_size, printable
 
 
 def print_list(images: Sequence[ListedImage], *, as_json: bool) -> None:
-    """Print what a namespace holds."""
+    """Print the images of a namespace."""
     if as_json:
         sys.stdout.write(json.dumps([asdict(image) for image in images], indent=2) + "\n")
         return
@@ -33,7 +33,7 @@ def print_list(images: Sequence[ListedImage], *, as_json: bool) -> None:
 
 
 def print_details(details: ImageDetails, *, as_json: bool) -> None:
-    """Print what one image is and holds."""
+    """Print one image."""
     if as_json:
         value = {**asdict(details), "labels": dict(details.labels)}
         if details.index:
@@ -59,12 +59,12 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
     facts.append(("platforms", ", ".join(details.platforms)))
     index = details.index
     if index is None:
-        return [*facts, ("files", "not known without reading the layers: llmstack did not write this image")]
+        return [*facts, ("files", "unknown: the image has no file index")]
     facts += [
         ("repo", f"{index.repo_id} ({index.repo_type})"),
         ("revision", index.revision),
         ("commit", f"{index.commit} of {index.created}"),
-        ("license", index.license or "not stated"),
+        ("license", index.license or "none"),
         ("files", f"{len(index.files)}, {human_size(index.size)}"),
     ]
     if index.selection.include or index.selection.exclude:

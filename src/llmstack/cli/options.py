@@ -1,27 +1,36 @@
-"""The options that several verbs share, each written once."""
+"""The options that several commands share, and the session that they configure."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from llmstack.net import RetryPolicy
+    from llmstack.session import Session
 
-class Kind(StrEnum):
-    """A repo type, as --type takes it."""
+
+class RepoTypeChoice(StrEnum):
+    """The values of --type."""
 
     MODEL = "model"
     DATASET = "dataset"
 
 
 class ProgressStyle(StrEnum):
-    """How progress is shown, as --progress takes it."""
+    """The values of --progress."""
 
     AUTO = "auto"
     RICH = "rich"
     PLAIN = "plain"
     NONE = "none"
+
+
+def _set_debug(context: typer.Context, value: bool) -> bool:
+    context.find_root().obj.debug = value
+    return value
 
 
 ImageArgument = Annotated[
@@ -32,18 +41,40 @@ FromOption = Annotated[
     typer.Option(
         "--from",
         metavar="SOURCE",
-        help="Where from: a namespace, oci:FOLDER, docker-daemon:, docker-archive:FILE, oci-archive:FILE.",
+        help="Source: a namespace, oci:DIR, docker-daemon:, docker-archive:FILE or oci-archive:FILE.",
     ),
 ]
-TypeOption = Annotated[Kind, typer.Option("--type", help="Which kind of repo.")]
-IncludeOption = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="Only these files. Repeatable.")]
-ExcludeOption = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="Not these files. Repeatable.")]
-JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="How many files move at a time (default: 4)")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout at the end.")]
-ProgressOption = Annotated[ProgressStyle, typer.Option("--progress", help="How progress is shown, on stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes; errors only.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-PlainHttpOption = Annotated[
-    bool, typer.Option("--plain-http", help="Speak to the registry without TLS (implied on this machine).")
+TypeOption = Annotated[RepoTypeChoice, typer.Option("--type", help="Repo type.")]
+IncludeOption = Annotated[
+    list[str], typer.Option("--include", metavar="GLOB", help="Only files that match. Repeatable.")
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ExcludeOption = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="No files that match. Repeatable.")]
+JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="Number of parallel transfers (default: 4).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout at the end.")]
+ProgressOption = Annotated[ProgressStyle, typer.Option("--progress", help="Style of the progress on stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Print the traceback of errors.", callback=_set_debug)]
+PlainHttpOption = Annotated[
+    bool, typer.Option("--plain-http", help="Use HTTP for all registries (default for localhost).")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+
+
+def open_session(
+    progress: ProgressStyle = ProgressStyle.NONE,
+    *,
+    quiet: bool = False,
+    plain_http: bool = False,
+    connections: int = 0,
+    retry_policy: RetryPolicy | None = None,
+    **settings: object,
+) -> Session:
+    """Return a session that reports to stderr; `settings` are options that are settings too. Raises UsageError."""
+    from llmstack.reporting import make_reporter
+    from llmstack.session import Session
+    from llmstack.settings import load_settings
+
+    reporter = make_reporter(progress.value, quiet=quiet)
+    return Session(
+        load_settings(settings), reporter, plain_http=plain_http, connections=connections, retry_policy=retry_policy
+    )

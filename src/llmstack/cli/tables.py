@@ -1,4 +1,4 @@
-"""Tables on stdout that fit the terminal, and lose nothing where stdout is no terminal."""
+"""Tables on stdout: folded to the width of a terminal, complete in a file or pipe."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Collection, Sequence
 
 from llmstack.reporting import printable
 
-# Wide enough that a file or a pipe gets every cell whole.
+# Wide enough for every row.
 _NO_TERMINAL = 100_000
 
 
 def stdout_width() -> int:
-    """Return how many columns a line on stdout may have."""
+    """Return the number of columns of stdout."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _NO_TERMINAL
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> None:
-    """Print rows under their heads; the columns numbered in `right` are set flush right."""
+    """Print rows under their heads; the columns numbered in `right` are right-aligned."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

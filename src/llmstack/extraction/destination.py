@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from llmstack.carried_image.file_index import IndexedFile
 from llmstack.disk import NO_LOCKS, disk_errors
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.oci.store import CHUNK
@@ -31,40 +32,45 @@ _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV,
 
 
 class PartialFile:
-    """A file being written and hashed. `Destination.publish` gives it its final path."""
+    """A file being written, and hashed if `file` is given. `Destination.publish` gives it its final path."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, file: IndexedFile | None) -> None:
         self._descriptor = descriptor
+        self._file = file
+        self._hash = file.new_hash() if file else None
         self.name = name
         self.size = 0
-        self._sha256 = hashlib.sha256()
 
     def resume(self, count_bytes: Callable[[int], None]) -> None:
         """Hash what an earlier run wrote and continue after it. `count_bytes` gets the size of each chunk."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         for chunk in _chunks(self._descriptor):
-            self._sha256.update(chunk)
-            self.size += len(chunk)
+            self._count(chunk)
             count_bytes(len(chunk))
 
     def restart(self) -> None:
         """Drop all bytes."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.size, self._sha256 = 0, hashlib.sha256()
+        self.size, self._hash = 0, self._file.new_hash() if self._file else None
 
     def write(self, data: memoryview | bytes) -> None:
         """Append bytes."""
-        self._sha256.update(data)
-        self.size += len(data)
+        self._count(data)
         left = memoryview(data)
         while left:
             left = left[os.write(self._descriptor, left[:_WRITE]) :]
 
-    @property
-    def sha256(self) -> str:
-        """The sha256 of all bytes."""
-        return self._sha256.hexdigest()
+    def mismatch(self) -> str | None:
+        """Return what the bytes do not match in the file index: "size", "sha256" or "oid". None if they match."""
+        if self._file is None or self._hash is None:
+            return None
+        return "size" if self.size != self._file.size else self._file.mismatch(self._hash)
+
+    def _count(self, data: memoryview | bytes) -> None:
+        self.size += len(data)
+        if self._hash:
+            self._hash.update(data)
 
 
 class Destination:
@@ -120,10 +126,10 @@ class Destination:
                 side="destination",
             )
 
-    def has_file(self, path: str, size: int, sha256: str, count_bytes: Callable[[int], None]) -> bool:
-        """Tell whether a file exists with this size and sha256.
+    def has_file(self, path: str, file: IndexedFile, count_bytes: Callable[[int], None]) -> bool:
+        """Tell whether a file exists with the size and the hashes of the file index.
 
-        `count_bytes` gets the size of each chunk read, and the negative total if the sha256 differs.
+        `count_bytes` gets the size of each chunk read, and the negative total if a hash differs.
         """
         with disk_errors(self.directory / path), contextlib.ExitStack() as stack:
             try:
@@ -137,14 +143,14 @@ class Destination:
                 raise
             stack.callback(os.close, descriptor)
             info = os.fstat(descriptor)
-            if not stat.S_ISREG(info.st_mode) or info.st_size != size:
+            if not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
                 return False
-            digest, read = hashlib.sha256(), 0
+            content, read = file.new_hash(), 0
             for chunk in _chunks(descriptor):
-                digest.update(chunk)
+                content.update(chunk)
                 read += len(chunk)
                 count_bytes(len(chunk))
-            if digest.hexdigest() == sha256:
+            if file.mismatch(content) is None:
                 return True
             count_bytes(-read)
             return False
@@ -184,7 +190,7 @@ class Destination:
             return 0
 
     @contextlib.contextmanager
-    def partial(self, key: str) -> Iterator[PartialFile]:
+    def partial(self, key: str, file: IndexedFile | None = None) -> Iterator[PartialFile]:
         """Open the partial file for `key`, new or as an earlier run left it. It stays until it is published."""
         name = _partial_name(key)
         with disk_errors(self.directory):
@@ -192,7 +198,7 @@ class Destination:
                 name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666, dir_fd=self._work
             )
             try:
-                yield PartialFile(descriptor, name)
+                yield PartialFile(descriptor, name, file)
             finally:
                 os.close(descriptor)
 

@@ -88,7 +88,7 @@ def _writing(file: PlannedFile, context: ExtractContext) -> Iterator[Callable[[T
     """Yield a function that writes a tar entry of a given size. Verify and publish the file at the end."""
     task = context.reporter.task(file.path, file.size)
     try:
-        with context.destination.partial(file.key) as partial:
+        with context.partial(file) as partial:
             partial.restart()
 
             def write(reader: TarReader, entry: TarEntry, size: int) -> None:

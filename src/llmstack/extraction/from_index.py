@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -54,14 +54,18 @@ class ExtractContext:
         if self.cancel.is_set():
             raise Cancelled("cancelled")
         count_bytes = unless_cancelled(task.advance, self.cancel)
-        return self.destination.has_file(file.path, file.size, file.file.sha256, count_bytes)
+        return self.destination.has_file(file.path, file.file, count_bytes)
+
+    def partial(self, file: PlannedFile) -> AbstractContextManager[PartialFile]:
+        """Open a file's partial file."""
+        return self.destination.partial(file.key, file.file)
 
     def publish(self, file: PlannedFile, partial: PartialFile) -> None:
         """Verify a complete file and publish it; raises IntegrityError."""
-        if partial.size != file.size or partial.sha256 != file.file.sha256:
+        if mismatch := partial.mismatch():
             self.destination.discard(partial)
             raise IntegrityError(
-                f"{file.file.path!r} does not match its sha256 in the file index",
+                f"{file.file.path!r} does not match its {mismatch} in the file index",
                 hint="the image is damaged or was tampered with: ferry it again with --force",
                 side="source",
             )
@@ -105,14 +109,14 @@ class _Fetcher:
 
     def _fetch_one(self, file: PlannedFile, task: Task) -> int:
         """Fetch a file and resume its partial file; start over if the sha256 differs at the end."""
-        with self._destination.partial(file.key) as partial:
+        with self._context.partial(file) as partial:
             if self._destination.partial_size(file.key) > file.size:
                 partial.restart()
             partial.resume(unless_cancelled(task.advance, self._context.cancel))
             reused = partial.size
             with self._open(file.file, reused) as stream:
                 self._copy(stream, file.size - reused, partial, task)
-            if reused and partial.sha256 != file.file.sha256:
+            if reused and partial.mismatch():
                 task.advance(-file.size)
                 reused = 0
                 partial.restart()
@@ -131,7 +135,7 @@ class _Fetcher:
             for file in group.files:
                 stream.skip(file.offset - start - stream.position)
                 if file.size > SMALL:
-                    with self._destination.partial(file.key) as partial:
+                    with self._context.partial(file) as partial:
                         partial.restart()
                         self._copy(stream, file.size, partial, task)
                         self._context.publish(file, partial)
@@ -148,7 +152,7 @@ class _Fetcher:
             for file, data in buffered:
                 if self._context.cancel.is_set():
                     raise Cancelled("cancelled")
-                with self._destination.partial(file.key) as partial:
+                with self._context.partial(file) as partial:
                     partial.restart()
                     partial.write(data)
                     self._context.publish(file, partial)

@@ -90,22 +90,31 @@ class FileHash:
         twin._git = self._git and self._git.copy()
         return twin
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         """Take in the next bytes."""
         self._sha256.update(chunk)
         if self._git:
             self._git.update(chunk)
 
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the bytes."""
+        return str(self._sha256.hexdigest())
+
+    @property
+    def oid(self) -> str:
+        """The hash by which the Hub lists these bytes: the git blob sha1, or the sha256 of an LFS file."""
+        return str(self._git.hexdigest()) if self._git else self.sha256
+
     def check(self) -> str:
         """Return the sha256 of a whole file; raises IntegrityError when the hub's hash is another one."""
-        sha256 = self._sha256.hexdigest()
-        if (self._git.hexdigest() if self._git else sha256) != self._file.oid:
+        if self.oid != self._file.oid:
             raise IntegrityError(
                 f"{self._file.path}: the bytes that the hub sent do not match the hash it lists",
                 hint="try again; if it stays so, the file on the hub is damaged",
                 side="source",
             )
-        return sha256
+        return self.sha256
 
 
 def verifying(

@@ -2,13 +2,13 @@
 
 from llmstack.inspection.image_details import ImageDetails, LayerDetails, inspect
 from llmstack.inspection.namespace_list import ListedImage, list_images
-from llmstack.inspection.verification import Verified, verify
+from llmstack.inspection.verification import VerifyResult, verify
 
 __all__ = [
     "ImageDetails",
     "LayerDetails",
     "ListedImage",
-    "Verified",
+    "VerifyResult",
     "inspect",
     "list_images",
     "verify",

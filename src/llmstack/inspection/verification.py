@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from llmstack.reporting import Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyResult:
     """What was read and what is wrong with it; `files` counts those that the file index vouches for."""
 
     image: str
@@ -39,7 +38,7 @@ class Verified:
         return not self.problems
 
 
-def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Verified:
+def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> VerifyResult:
     """Hash all layers of all platforms, and each file of the file index, at its place in its layer.
 
     Other layers need not even be tars: attestations and charts are kept in registries, too. Raises what reading raises;
@@ -62,7 +61,7 @@ def verify(source: Source, reporter: Reporter, cancel: Event, jobs: int) -> Veri
         found = run_all(verify_read, sorted(reads, key=lambda read: -size[read]), jobs, cancel)
     finally:
         reporter.end()
-    return Verified(
+    return VerifyResult(
         image=source.name,
         layers=len(blobs),
         files=len(source.index.files) if source.index else 0,
@@ -90,7 +89,7 @@ class _Checks:
     def __init__(self, files: Sequence[IndexedFile], cancel: Event) -> None:
         self._files = files
         self._cancel = cancel
-        self._hashes = {file.path: hashlib.sha256() for file in files}
+        self._hashes = {file.path: file.new_hash() for file in files}
         self._wrong: dict[str, str] = {}
 
     def layers(self, image: Image, blobs: Sequence[Descriptor], reporter: Reporter) -> list[str]:
@@ -121,7 +120,7 @@ class _Checks:
             for file in files:
                 part = file.ranges[number]
                 if entry.size != part.size:
-                    self._note(file, "does not match its sha256 in the file index")
+                    self._note(file, "does not match its size in the file index")
                 elif in_layer and tar.position != part.offset:
                     self._note(file, f"lies at byte {tar.position} of its layer, not {part.offset}")
             if files:
@@ -139,8 +138,8 @@ class _Checks:
     def problems(self) -> list[str]:
         """Return what is wrong with the files, when all has been read."""
         for file in self._files:
-            if self._hashes[file.path].hexdigest() != file.sha256:
-                self._note(file, "does not match its sha256 in the file index")
+            if mismatch := file.mismatch(self._hashes[file.path]):
+                self._note(file, f"does not match its {mismatch} in the file index")
         return list(self._wrong.values())
 
     def _at(self, number: int) -> Mapping[str, list[IndexedFile]]:
@@ -165,7 +164,7 @@ class _Checks:
         self._wrong.setdefault(file.path, f"{file.path!r} {what}")
 
 
-def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, cancel: Event) -> Verified:
+def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, cancel: Event) -> VerifyResult:
     if source.index is None:
         raise UsageError(
             f"{source.name} has no file index, so there is nothing to verify its files against",
@@ -185,7 +184,7 @@ def _verify_in_engine(source: Source, image: EngineImage, reporter: Reporter, ca
                 problems += _parts_in_engine(image, file, cancel)
     finally:
         reporter.end()
-    return Verified(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
+    return VerifyResult(source.name, 0, len(files), source.index.size, tuple(sorted(problems)))
 
 
 def _parts_in_engine(image: EngineImage, file: IndexedFile, cancel: Event) -> list[str]:

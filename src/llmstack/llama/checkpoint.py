@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmstack.errors import IntegrityError
+from llmstack.llama.checkpoint_files import HEAD, check_content
 from llmstack.llama.weights import EMBEDDINGS, OUTPUT, Shape
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ class Checkpoint:
         self._paths = paths
         self._loaded: dict[Path, dict[str, Tensor]] = {}
         for path in paths:
-            if not _is_zip(path):
+            with path.open("rb") as file:
+                head = file.read(HEAD)
+            check_content(path, head)
+            if not head.startswith(_ZIP):
                 # The format of torch before 1.6 cannot be mapped.
                 warn(f"{path}: an old checkpoint format, which must be loaded into memory completely")
                 self._loaded[path] = _load(path, mmap=False)
@@ -60,11 +64,6 @@ class Checkpoint:
         import torch
 
         return all(torch.equal(shard[EMBEDDINGS][start:stop], shard[OUTPUT][start:stop]) for shard in self.open())
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_ZIP)) == _ZIP
 
 
 def _load(path: Path, *, mmap: bool) -> dict[str, Tensor]:

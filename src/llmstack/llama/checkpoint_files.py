@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmstack.errors import NotFoundError, UsageError
+from llmstack.errors import IntegrityError, NotFoundError, UsageError
 
 PARAMS = "params.json"
 TOKENIZER = "tokenizer.model"
 _SHARD = re.compile(r"consolidated\.(\d{2,})\.pth")
+
+# How much of a file `check_content` needs.
+HEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +69,13 @@ def find_checkpoint(input_dir: Path, model_size: str | None, *, tokenizer_only: 
         f"{directory}: no {TOKENIZER}, nor in {input_dir}",
         hint=f"copy the {TOKENIZER} of the checkpoint next to {PARAMS}",
     )
+
+
+def check_content(path: Path, data: bytes) -> None:
+    """Raise IntegrityError if a file is a web page or a Git LFS pointer: a download that went wrong."""
+    head = data[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"<"):
+        hint = f"download {path.name} again; the server may require authentication"
+        raise IntegrityError(f"{path}: a web page (HTML or XML), not Meta's file", hint=hint)
+    if head.startswith(b"version https://git-lfs"):
+        raise IntegrityError(f"{path}: a Git LFS pointer, not the file itself", hint="run: git lfs pull")

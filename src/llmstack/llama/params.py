@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llmstack.errors import IntegrityError
+from llmstack.llama.checkpoint_files import check_content
+
+# Far above every Llama model, and small enough to plan with.
+_MAX_SIZE = 2**31 - 1
+_MAX_LAYERS = 10_000
 
 
 class Version(StrEnum):
@@ -58,14 +63,20 @@ class Params:
 
 def read_params(path: Path) -> Params:
     """Read a params.json; raises IntegrityError, naming the entry, if it is not of a Llama text model."""
+    data = path.read_bytes()
+    check_content(path, data)
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise TypeError("not a JSON object")
         # In some releases, the entries are nested under "model".
-        value = value.get("model", value)
-        return _parse(value)
+        return _parse(value.get("model", value))
     except KeyError as error:
         raise IntegrityError(f"{path}: entry {error} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "copy params.json again; it is damaged or truncated"
+        raise IntegrityError(f"{path}: not valid JSON: {error}", hint=hint) from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise IntegrityError(f"{path}: {error}") from error
 
 
@@ -92,9 +103,9 @@ def _parse(value: dict[str, Any]) -> Params:
 
 
 def _count(value: dict[str, Any], name: str) -> int:
-    number = value[name]
-    if type(number) is not int or number < 1:
-        raise ValueError(f"{name} is {number!r}, must be a positive integer")
+    number, limit = value[name], _MAX_LAYERS if name == "n_layers" else _MAX_SIZE
+    if type(number) is not int or not 0 < number <= limit:
+        raise ValueError(f"{name} is {repr(number)[:40]}, must be an integer from 1 to {limit:,}")
     return number
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstack.errors import IntegrityError, UsageError
+from llmstack.llama.checkpoint_files import check_content
 from llmstack.llama.params import Version
 from llmstack.llama.sentencepiece_bpe import SentencePieceModel
 from llmstack.llama.tiktoken_bpe import TiktokenModel, is_tiktoken
@@ -17,6 +18,7 @@ from llmstack.llama.vocabulary import SpecialTokens, Vocabulary
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read a tokenizer.model of either kind; raises IntegrityError if it is invalid."""
     data = path.read_bytes()
+    check_content(path, data)
     try:
         return TiktokenModel.parse(data) if is_tiktoken(data) else SentencePieceModel.parse(data)
     except IntegrityError as error:

@@ -1,0 +1,343 @@
+"""The Python API: a session for several calls, and a function for each single call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from llmstack.reporting.callback import CallbackReporter, ProgressEvent
+
+if TYPE_CHECKING:
+    from llmstack.carried_image.naming import Namespace
+    from llmstack.errors import LlmstackError
+    from llmstack.extraction.extract import ExtractResult
+    from llmstack.ferrying.ferry import FerryResult
+    from llmstack.hf.snapshot import RepoType
+    from llmstack.inspection import ImageDetails, ListedImage, VerifyResult
+    from llmstack.lists.wish_list import RepoRequest
+    from llmstack.net import RetryPolicy
+    from llmstack.reporting import Reporter
+    from llmstack.settings import Settings
+
+OnProgress = Callable[[ProgressEvent], None]
+OnFailure = Callable[["RepoRequest", "LlmstackError"], None]
+
+
+class Session:
+    """Settings, connections and registry credentials for several calls; use it from one thread at a time.
+
+    Options have the names of the command line's flags, with `source` for `--from`. None means the value of the
+    settings. Nothing is printed: messages go to the logger "llmstack", progress to a callback. All methods raise
+    LlmstackError or one of its subclasses. As a context manager, a session closes its connections at the end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reporter: Reporter,
+        *,
+        plain_http: bool = False,
+        connections: int = 0,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        """Open nothing yet; `connections` are kept in addition to those that `settings.jobs` needs."""
+        from llmstack.engine.credentials import lookup
+        from llmstack.net import DEFAULT_RETRY_POLICY, Client
+        from llmstack.oci.repository import Registries
+
+        self.settings = settings
+        self.reporter = reporter
+        # Small files are opened ahead, on connections of their own.
+        self.client = Client(
+            connections=settings.jobs + 10 + connections,
+            note=reporter.note,
+            timeout=settings.timeout,
+            retry_wait=settings.retry_wait,
+            retry_policy=retry_policy or DEFAULT_RETRY_POLICY,
+        )
+        self.registries = Registries(self.client, lookup, ("*",) if plain_http else settings.plain_http)
+
+    @classmethod
+    def from_settings(
+        cls, *, on_progress: OnProgress | None = None, plain_http: bool = False, **settings: object
+    ) -> Self:
+        """Read LLMSTACK_* variables and the nearest llmstack.yaml; `settings` override both."""
+        from llmstack.settings import load_settings
+
+        return cls(load_settings(settings), CallbackReporter(on_progress), plain_http=plain_http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept for further requests."""
+        self.client.close()
+
+    @property
+    def namespace(self) -> Namespace:
+        """The namespace that images are read from if no source is given."""
+        from llmstack.carried_image.naming import Namespace
+        from llmstack.settings import DEFAULT_NAMESPACE
+
+        return Namespace.parse(self.settings.namespace or DEFAULT_NAMESPACE)
+
+    def ferry(
+        self,
+        repo: str,
+        *,
+        to: str | None = None,
+        repo_type: RepoType = "model",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        prepare: str | Path | None = None,
+        base: str | None = None,
+        force: bool = False,
+        split_large: bool | None = None,
+        jobs: int | None = None,
+        dry_run: bool = False,
+    ) -> FerryResult:
+        """Carry one repo (`REPO_ID[@REVISION]`) from the Hugging Face Hub into the namespace `to`.
+
+        `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried instead of
+        the repo's files.
+        """
+        from llmstack.carried_image.file_index import Selection
+        from llmstack.lists.wish_list import named_entries
+
+        selection = Selection(tuple(include), tuple(exclude))
+        requests = named_entries([repo], repo_type, selection, str(prepare) if prepare else None)
+        errors: list[LlmstackError] = []
+        [result] = self.ferry_all(
+            requests,
+            to=to,
+            base=base,
+            force=force,
+            split_large=split_large,
+            jobs=jobs,
+            dry_run=dry_run,
+            on_failure=lambda _, error: errors.append(error),
+        )
+        if errors:
+            raise errors[0]
+        return result
+
+    def ferry_all(
+        self,
+        requests: Sequence[RepoRequest],
+        *,
+        to: str | None = None,
+        base: str | None = None,
+        force: bool = False,
+        split_large: bool | None = None,
+        jobs: int | None = None,
+        dry_run: bool = False,
+        lists: Path | None = None,
+        on_failure: OnFailure = lambda _request, _error: None,
+    ) -> list[FerryResult]:
+        """Carry several repos, one after the other; a failed one is a result with status "failed".
+
+        `lists` is the get_hf folder whose catalogue is updated. `on_failure` gets each error when it happens.
+        """
+        from llmstack.hf.hub_urls import check_endpoint
+
+        # Before huggingface_hub is imported: its import fails on an invalid one.
+        check_endpoint(os.environ)
+        from llmstack.carried_image.naming import Namespace
+        from llmstack.errors import UsageError
+        from llmstack.ferrying.ferry import FerryOptions, ferry
+        from llmstack.image_builds.build_environment import BuildEnvironment
+
+        settings = self._settings(namespace=to, base=base, split_large=split_large, jobs=jobs)
+        if settings.namespace is None:
+            raise UsageError("no destination namespace", hint="add --to registry/path or --to oci:DIR")
+        options = FerryOptions(
+            target=Namespace.parse(settings.namespace),
+            base=settings.base,
+            jobs=settings.jobs,
+            max_layer=settings.max_layer,
+            split_large=settings.split_large,
+            force=force,
+            dry_run=dry_run,
+            lists=lists,
+            build_environment=BuildEnvironment.from_settings(settings),
+        )
+        self.client.cancel.clear()
+        return ferry(requests, options, self.client, self.registries, self.reporter, on_failure)
+
+    def extract(
+        self,
+        image: str,
+        destination: str | Path | None = None,
+        *,
+        source: str | None = None,
+        repo_type: RepoType = "model",
+        layout: Literal["dir", "hf-cache"] = "dir",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        jobs: int | None = None,
+    ) -> ExtractResult:
+        """Write the files of a carried repo (`REPO_ID[@REVISION]`) or of any image into a folder, verified.
+
+        With layout "hf-cache" the destination is a Hugging Face cache, HF_HUB_CACHE if it is None.
+        """
+        from llmstack.carried_image.file_index import Selection
+        from llmstack.extraction.extract import ExtractRequest, extract
+
+        request = ExtractRequest(
+            argument=image,
+            destination=None if destination is None else Path(destination),
+            namespace=self.namespace,
+            source=source,
+            repo_type=repo_type,
+            selection=Selection(tuple(include), tuple(exclude)),
+            layout=layout,
+            jobs=self._settings(jobs=jobs).jobs,
+        )
+        self.client.cancel.clear()
+        return extract(request, self.registries, self.client.cancel, self.reporter)
+
+    def verify(
+        self, image: str, *, source: str | None = None, repo_type: RepoType = "model", jobs: int | None = None
+    ) -> VerifyResult:
+        """Read every byte of an image and compare it with its digests and its file index.
+
+        Look at `ok` and `problems` of the result: wrong bytes raise no error.
+        """
+        from llmstack.carried_image.locate import locate
+        from llmstack.carried_image.source import open_source
+        from llmstack.inspection import verify
+
+        self.client.cancel.clear()
+        request = locate(image, source, repo_type, self.namespace)
+        with open_source(request, self.registries, self.reporter.note) as opened:
+            return verify(opened, self.reporter, self.client.cancel, self._settings(jobs=jobs).jobs)
+
+    def inspect(self, image: str, *, source: str | None = None, repo_type: RepoType = "model") -> ImageDetails:
+        """Return what an image is: commit, license, layers and files."""
+        from llmstack.carried_image.locate import locate
+        from llmstack.carried_image.source import open_source
+        from llmstack.inspection import inspect
+
+        self.client.cancel.clear()
+        request = locate(image, source, repo_type, self.namespace)
+        with open_source(request, self.registries, self.reporter.note) as opened:
+            return inspect(opened)
+
+    def list_images(
+        self, source: str | None = None, *, repo_type: RepoType | None = None, jobs: int | None = None
+    ) -> list[ListedImage]:
+        """Return the images of a namespace, of both repo types if none is given, sorted by name."""
+        from llmstack.hf.snapshot import REPO_TYPES
+        from llmstack.inspection import list_images
+
+        self.client.cancel.clear()
+        types = (repo_type,) if repo_type else REPO_TYPES
+        jobs = self._settings(jobs=jobs).jobs
+        return list_images(source, self.namespace, types, self.registries, self.client.cancel, jobs)
+
+    def _settings(self, **options: object) -> Settings:
+        from llmstack.settings import override
+
+        return override(self.settings, options)
+
+
+def ferry(
+    repo: str,
+    *,
+    to: str | None = None,
+    repo_type: RepoType = "model",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    prepare: str | Path | None = None,
+    base: str | None = None,
+    force: bool = False,
+    split_large: bool | None = None,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    plain_http: bool = False,
+    on_progress: OnProgress | None = None,
+) -> FerryResult:
+    """Carry one repo into a namespace: Session.ferry with the settings of this machine."""
+    with Session.from_settings(on_progress=on_progress, plain_http=plain_http) as session:
+        return session.ferry(
+            repo,
+            to=to,
+            repo_type=repo_type,
+            include=include,
+            exclude=exclude,
+            prepare=prepare,
+            base=base,
+            force=force,
+            split_large=split_large,
+            jobs=jobs,
+            dry_run=dry_run,
+        )
+
+
+def extract(
+    image: str,
+    destination: str | Path | None = None,
+    *,
+    source: str | None = None,
+    repo_type: RepoType = "model",
+    layout: Literal["dir", "hf-cache"] = "dir",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    jobs: int | None = None,
+    plain_http: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ExtractResult:
+    """Write an image's files into a folder: Session.extract with the settings of this machine."""
+    with Session.from_settings(on_progress=on_progress, plain_http=plain_http) as session:
+        return session.extract(
+            image,
+            destination,
+            source=source,
+            repo_type=repo_type,
+            layout=layout,
+            include=include,
+            exclude=exclude,
+            jobs=jobs,
+        )
+
+
+def verify(
+    image: str,
+    *,
+    source: str | None = None,
+    repo_type: RepoType = "model",
+    jobs: int | None = None,
+    plain_http: bool = False,
+    on_progress: OnProgress | None = None,
+) -> VerifyResult:
+    """Read every byte of an image: Session.verify with the settings of this machine."""
+    with Session.from_settings(on_progress=on_progress, plain_http=plain_http) as session:
+        return session.verify(image, source=source, repo_type=repo_type, jobs=jobs)
+
+
+def inspect(
+    image: str, *, source: str | None = None, repo_type: RepoType = "model", plain_http: bool = False
+) -> ImageDetails:
+    """Return what an image is: Session.inspect with the settings of this machine."""
+    with Session.from_settings(plain_http=plain_http) as session:
+        return session.inspect(image, source=source, repo_type=repo_type)
+
+
+def list_images(
+    source: str | None = None,
+    *,
+    repo_type: RepoType | None = None,
+    jobs: int | None = None,
+    plain_http: bool = False,
+) -> list[ListedImage]:
+    """Return the images of a namespace: Session.list_images with the settings of this machine."""
+    with Session.from_settings(plain_http=plain_http) as session:
+        return session.list_images(source, repo_type=repo_type, jobs=jobs)
