@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from llmstack.errors import IntegrityError, NotFoundError
+from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from tests.extraction.support import RecordingReporter, contents, run
 from tests.support.layers import file, folder, hardlink, image, special, symlink, tar
 
@@ -156,6 +156,15 @@ def test_no_files_or_none_selected_is_not_found(extract_layers, tmp_path):
         extract_layers(tar(file("other", b"")))
     with pytest.raises(NotFoundError, match="selected"):
         extract_layers(tar(file("REPO/a", b"")), include=("b",))
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("obstacle", ["c", "linked"])
+def test_nothing_is_published_if_a_directory_occupies_a_path(extract_layers, tmp_path, obstacle):
+    (tmp_path / "out" / obstacle / "below").mkdir(parents=True)
+    lower = tar(file("REPO/c", b"c"), file("aside", b"aside"), hardlink("REPO/linked", "aside"))
+    with pytest.raises(UsageError, match=obstacle):
+        extract_layers(lower, tar(file("REPO/a", b"a")))
     assert contents(tmp_path / "out") == {}
 
 

@@ -229,10 +229,10 @@ def test_files_of_an_interrupted_run_are_replaced(checkpoints, tmp_path):
 def test_other_files_next_to_an_interrupted_run_are_not_removed(checkpoints, tmp_path):
     output = tmp_path / "output"
     (output / STAGING).mkdir(parents=True)
-    (output / "reporter.txt").write_text("precious")
+    (output / "notes.txt").write_text("precious")
     with pytest.raises(UsageError, match=r"notes\.txt"):
         run(checkpoints["v1"].folder, output)
-    assert (output / "reporter.txt").read_text() == "precious"
+    assert (output / "notes.txt").read_text() == "precious"
 
 
 def test_planned_sizes_equal_the_sizes_of_the_files(checkpoints, tmp_path):

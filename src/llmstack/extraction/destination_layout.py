@@ -65,7 +65,8 @@ class CacheLayout:
     """A repo's directory in a Hugging Face cache; see `llmstack.hf.cache_layout`."""
 
     def __init__(self, root: Path, index: FileIndex) -> None:
-        """Raise IntegrityError if the index's repo id is not valid: it becomes a directory name."""
+        """Raise IntegrityError if the index's repo id or revision is not valid: they become paths."""
+        check_path(index.revision)
         try:
             repo_type: RepoType = "dataset" if index.repo_type == "dataset" else "model"
             self.directory = root / cache.repo_folder(check_repo_id(index.repo_id), repo_type)
@@ -98,7 +99,7 @@ class CacheLayout:
             listed = (HubFile(file.path, file.size, file.oid) for file in index.files)
             destination.write(f"trees/{index.commit}.json", cache.tree_listing(listed))
         if index.revision != index.commit:
-            destination.write(f"refs/{check_path(index.revision)}", [index.commit.encode()])
+            destination.write(f"refs/{index.revision}", [index.commit.encode()])
         tag = self._root / cache.CACHEDIR_TAG
         with disk_errors(tag), contextlib.suppress(FileExistsError):
             descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

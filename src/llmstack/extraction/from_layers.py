@@ -62,10 +62,17 @@ class _LayerMerge:
             links = list(self._rootfs.links())
             if not self._rootfs.files and not links:
                 raise NotFoundError(f"the image holds no files under /{ROOT}", side="source")
-            self._publish_all(partials)
-        self._write_links([link for link in links if self._is_selected(link.path)])
-        if not self._sizes:
-            raise NotFoundError("no file of the image is selected by --include and --exclude", side="source")
+            hard_links = self._read_links([link for link in links if self._is_selected(link.path)], partials)
+            if not partials:
+                raise NotFoundError("no file of the image is selected by --include and --exclude", side="source")
+            for path in (*partials, *hard_links):
+                self._destination.check_path(path)
+            for path in list(partials):
+                self._destination.publish(partials[path], path)
+                self._sizes[path] = partials.pop(path).size
+        for path, existing in hard_links.items():
+            self._destination.hard_link(existing, path)
+            self._sizes[path] = self._sizes[existing]
         return MergeResult(tuple(self._sizes), sum(self._sizes.values()), tuple(self._rootfs.dangling))
 
     def _read(self, layer: LayerSource, partials: dict[str, PartialFile]) -> None:
@@ -84,31 +91,29 @@ class _LayerMerge:
             for partial in written.values():
                 self._destination.discard(partial)
 
-    def _write_links(self, links: Sequence[LinkedFile]) -> None:
-        """Write links as files: hard links to a written file, else the target's bytes from its layer."""
+    def _read_links(self, links: Sequence[LinkedFile], partials: dict[str, PartialFile]) -> dict[str, str]:
+        """Write the content of links that no written file has; return the hard links to make, and to which files."""
+        hard_links: dict[str, str] = {}
         unread: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for link in links:
-            if link.same_as in self._sizes:
-                self._hard_link(link.same_as, link.path)
+            if link.same_as in partials:
+                hard_links[link.path] = link.same_as
             else:
                 unread[link.content.layer][link.content.path].append(link.path)
         for number, contents in unread.items():
-            self._read_again(self._layers[number], contents)
+            self._read_again(self._layers[number], contents, partials)
+            hard_links |= {other: first for first, *others in contents.values() for other in others}
+        return hard_links
 
-    def _read_again(self, layer: LayerSource, contents: dict[str, list[str]]) -> None:
-        with self._partial_files() as partials:
-            with layer.open() as tar:
-                for entry in tar:
-                    paths = contents.get(entry.path) if entry.kind == "file" else None
-                    if paths:
-                        self._write(tar, entry.size, paths[0], partials)
-            for first, *_ in contents.values():
-                if first not in partials:
-                    raise IntegrityError(f"{layer.name}: the target of the link {first!r} was not found", side="source")
-            self._publish_all(partials)
-        for first, *others in contents.values():
-            for other in others:
-                self._hard_link(first, other)
+    def _read_again(self, layer: LayerSource, contents: dict[str, list[str]], partials: dict[str, PartialFile]) -> None:
+        with layer.open() as tar:
+            for entry in tar:
+                paths = contents.get(entry.path) if entry.kind == "file" else None
+                if paths:
+                    self._write(tar, entry.size, paths[0], partials)
+        for first, *_ in contents.values():
+            if first not in partials:
+                raise IntegrityError(f"{layer.name}: the target of the link {first!r} was not found", side="source")
 
     @contextmanager
     def _partial_files(self) -> Iterator[dict[str, PartialFile]]:
@@ -130,15 +135,6 @@ class _LayerMerge:
                 if self._context.cancel.is_set():
                     raise Cancelled("cancelled")
                 partial.write(piece)
-
-    def _publish_all(self, partials: dict[str, PartialFile]) -> None:
-        for path in list(partials):
-            self._destination.publish(partials[path], path)
-            self._sizes[path] = partials.pop(path).size
-
-    def _hard_link(self, existing: str, path: str) -> None:
-        self._destination.hard_link(existing, path)
-        self._sizes[path] = self._sizes[existing]
 
     def _is_selected(self, path: str) -> bool:
         return bool(select([path], self._selection, str))
