@@ -9,7 +9,7 @@ import pytest
 
 from llmstack.carried_image.file_index import NO_SELECTION, FileIndex
 from llmstack.ferrying.assemble import assemble, image_annotations
-from llmstack.ferrying.base_image import Base, BasePlatform, load_base
+from llmstack.ferrying.base_image import BaseImage, BasePlatform, load_base
 from llmstack.net import Client
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
@@ -34,14 +34,14 @@ LAYERS = (
 SCRATCH = load_base("scratch", Registries(Client(), lambda _: None))
 
 
-def base_of(config: dict, layers: int = 1) -> Base:
+def base_of(config: dict, layers: int = 1) -> BaseImage:
     diff_ids = [Digest.of(b"base%d" % number) for number in range(layers)]
     value = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}, **config}
     blobs = tuple(Descriptor(DOCKER_LAYER_GZIP, Digest.of(b"z%d" % n), 5, {"x": "y"}) for n in range(layers))
-    return Base("b", Digest.of(b"b"), (BasePlatform(Platform("linux", "amd64"), ImageConfig(value), blobs),), None)
+    return BaseImage("b", Digest.of(b"b"), (BasePlatform(Platform("linux", "amd64"), ImageConfig(value), blobs),), None)
 
 
-def config_of(index: FileIndex, base: Base) -> dict:
+def config_of(index: FileIndex, base: BaseImage) -> dict:
     return json.loads(assemble(index, base, LAYERS).configs[0])
 
 

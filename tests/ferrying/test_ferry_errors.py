@@ -37,8 +37,8 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny@"], ["names no revision"]),
         (["org/" + "n" * 80 + "@" + "r" * 60], ["a tag has at most 128", "name the commit"]),
         (["org/tiny", "--base", "UPPER"], ["'library/UPPER' is not a repository name"]),
-        (["org/tiny", "--base", "docker-daemon:busybox"], ["a base cannot be read from a Docker engine"]),
-        ([], ["no wish list here", "get_hf/to_get_models.txt"]),
+        (["org/tiny", "--base", "docker-daemon:busybox"], ["a base image cannot be read from Docker Engine"]),
+        ([], ["no wish list was found", "get_hf/to_get_models.txt"]),
         (["--include", "*.json"], ["--include, --exclude and --prepare require a REPO_ID"]),
         (["org/tiny", "--jobs", "0"], ["--jobs"]),
         (["org/tiny", "--type", "space"], ["--type"]),
@@ -68,7 +68,7 @@ def test_two_revisions_with_one_tag(port: Port):
     repo.commit({"config.json": b"1"}, branch="feature/x")
     repo.commit({"config.json": b"2"}, branch="feature_x")
     assert port.ferry("org/tiny@feature/x").code == 0
-    wrong = ["the tag org--tiny--feature_x holds org/tiny@feature/x", "name the commit instead", "--force"]
+    wrong = ["the tag org--tiny--feature_x holds org/tiny@feature/x", "use the commit as the revision", "--force"]
     check(port.ferry("org/tiny@feature_x"), 2, *wrong)
     assert port.files("org--tiny--feature_x")["config.json"] == b"1"
     assert port.ferry("org/tiny@feature_x", "--force").code == 0
@@ -210,7 +210,7 @@ def test_a_hub_that_lists_what_no_repo_holds(port: Port, path: str):
 
 def test_a_name_that_would_delete_files(port: Port):
     port.hub.add_repo("org/odd", {"config.json": b"{}", "a/.wh.config.json": b"x"})
-    check(port.ferry("org/odd"), 2, "'a/.wh.config.json' cannot be in an image", "--exclude it")
+    check(port.ferry("org/odd"), 2, "'a/.wh.config.json' cannot be stored in an image", "--exclude")
     assert port.results("org/odd", "--exclude", "*.wh.*")[0]["status"] == "carried"
 
 

@@ -104,7 +104,7 @@ def test_parts_leave_room_for_large_and_small_files_or_all_is_refused():
     files = [file("huge", 55_000_000), file("large", 17_000_000), file("small", 1)]
     limits = Limits(layer_size=20_000_000, split_large=True, layers=5)
     assert sum(len(layer.layer_sizes) for layer in plan(files, limits)) == 5
-    with pytest.raises(UsageError, match="do not fit 4 layers"):
+    with pytest.raises(UsageError, match="do not fit into 4 layers"):
         plan(files, replace(limits, layers=4))
 
 

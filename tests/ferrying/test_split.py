@@ -11,7 +11,8 @@ import pytest
 from llmstack.errors import IntegrityError
 from llmstack.ferrying.layer_plan import SplitFile
 from llmstack.ferrying.layer_stream import PartStream
-from llmstack.hf.snapshot import FileHash, HubFile
+from llmstack.hf.file_hash import FileHash
+from llmstack.hf.snapshot import HubFile
 from tests.support.cli import run_llmstack
 from tests.support.ferry import Port, moving, skopeo, wait_until
 from tests.support.listener import Listener
@@ -172,5 +173,5 @@ def test_a_part_whose_upload_starts_over_is_hashed_once():
                     list(stream())
             else:
                 assert sum(map(len, stream())) == split.layer_sizes[number]
-                seen = stream.seen
+                seen = stream.hash_after
         assert listener.tasks[0].moved == len(BIG)

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from llmstack.hf.hub_client import Hub
-from llmstack.hf.snapshot import RepoInfo, verifying
+from llmstack.hf.file_hash import hash_while_reading
+from llmstack.hf.hub_client import HubClient
+from llmstack.hf.snapshot import RepoInfo
 
 DATA = random.Random(3).randbytes(200_000)
 TOKEN = "hf_s3cr3tT0kenOfTheTest"
@@ -21,10 +22,10 @@ def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # it reads its variables at import
 
 
-def read(hub: Hub, info: RepoInfo, path: str) -> bytes:
+def read(hub: HubClient, info: RepoInfo, path: str) -> bytes:
     file = next(file for file in hub.snapshot(info).files if file.path == path)
     seen: dict[str, str] = {}
     chunks = hub.read(info, file, 0, file.size)
-    data = b"".join(verifying(file, chunks, lambda file, sha256: seen.update({file.path: sha256})))
+    data = b"".join(hash_while_reading(file, chunks, lambda file, sha256: seen.update({file.path: sha256})))
     assert seen == {path: hashlib.sha256(data).hexdigest()}
     return data

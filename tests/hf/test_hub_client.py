@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmstack.errors import NotAuthorizedError, NotFoundError, UnavailableError
-from llmstack.hf.hub_client import Hub
+from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoInfo
 from llmstack.net import Client
 from tests.hf.support import DATA, TOKEN, point_at, read
@@ -152,16 +152,16 @@ def test_a_token_stays_with_the_hub(hub: rig.Hub, ask):
 # What goes wrong for a while
 
 
-def test_a_busy_hub_is_waited_for_as_long_as_it_asks_and_the_person_is_told(hub: rig.Hub, ask, told: list[str]):
+def test_a_busy_hub_is_waited_for_as_long_as_it_asks_and_the_person_is_told(hub: rig.Hub, ask, notes: list[str]):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     hub.fault("/api/models/org/tiny/revision/*", status=429, retry_after=3)
     source = ask()
     info = source.info("org/tiny", "model", "main")
-    assert len(told) == 1
-    assert "it answers 429; retrying in 3 s" in told[0]
+    assert len(notes) == 1
+    assert "it answers 429; retrying in 3 s" in notes[0]
     hub.fault("*/config.json", status=429, headers={"RateLimit": '"resolvers";r=0;t=3'})
     assert read(source, info, "config.json") == b"{}"
-    assert "429 Too Many Requests; retrying in 3 s" in told[1]
+    assert "429 Too Many Requests; retrying in 3 s" in notes[1]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -198,7 +198,7 @@ def test_a_mirror_that_knows_no_commits_is_believed_about_the_repo(hub: rig.Hub,
 def test_a_hub_that_is_not_there(client: Client, monkeypatch: pytest.MonkeyPatch):
     point_at(monkeypatch, "http://127.0.0.1:1")
     with pytest.raises(UnavailableError, match="refused") as raised:
-        Hub(client).info("org/tiny", "model", "main")
+        HubClient(client).info("org/tiny", "model", "main")
     assert raised.value.exit_code == 6
     assert raised.value.side == "source"
 

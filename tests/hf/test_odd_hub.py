@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llmstack.errors import LlmstackError, UnavailableError
-from llmstack.hf.hub_client import Hub
+from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoInfo
 from llmstack.net import Client
 from tests.hf.support import TOKEN, point_at
@@ -26,7 +26,7 @@ def test_a_hub_that_names_no_commit(client: Client, monkeypatch: pytest.MonkeyPa
     point_at(monkeypatch, server.url)
     try:
         with pytest.raises(LlmstackError) as raised:
-            Hub(client).info("org/tiny", "model", "main")
+            HubClient(client).info("org/tiny", "model", "main")
     finally:
         server.stop()
     assert raised.value.exit_code == 6
@@ -53,7 +53,7 @@ def test_a_hub_whose_file_list_is_none(client: Client, monkeypatch: pytest.Monke
     info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
     try:
         with pytest.raises(UnavailableError, match="no file list") as raised:
-            Hub(client).snapshot(info)
+            HubClient(client).snapshot(info)
     finally:
         server.stop()
     assert raised.value.side == "source"
@@ -73,7 +73,7 @@ def test_a_file_list_whose_pages_go_in_a_circle(client: Client, monkeypatch: pyt
     info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
     try:
         with pytest.raises(UnavailableError, match="the same page of the file list again"):
-            Hub(client).snapshot(info)
+            HubClient(client).snapshot(info)
     finally:
         server.stop()
 
@@ -94,7 +94,7 @@ def test_the_next_page_of_another_host_gets_no_token(client: Client, monkeypatch
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
     try:
-        assert Hub(client).snapshot(info).files == ()
+        assert HubClient(client).snapshot(info).files == ()
     finally:
         server.stop()
         elsewhere.stop()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError, NotAuthorizedError, NotFoundError, UnavailableError
 from llmstack.hf import hub_client as api
-from llmstack.hf.snapshot import FileHash, HubFile
+from llmstack.hf.file_hash import FileHash
+from llmstack.hf.snapshot import HubFile
 from llmstack.net import Client
 from llmstack.net.retry import Cancelled
 from tests.hf.support import DATA, read

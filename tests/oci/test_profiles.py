@@ -10,7 +10,7 @@ import pytest
 from llmstack.errors import UsageError
 from llmstack.ferrying.base_image import scratch
 from llmstack.ferrying.layer_plan import Limits, SplitFile, plan
-from llmstack.ferrying.repo_ferry import Carrier
+from llmstack.ferrying.repo_ferry import RepoFerry
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
@@ -55,7 +55,9 @@ def files(*sizes: int) -> list[HubFile]:
 def test_a_file_larger_than_the_largest_layer_is_an_error():
     (layer,) = plan(files(100 * MB), Limits())
     assert len(plan(files(100 * MB), Limits(layer_size=layer.size))) == 1
-    with pytest.raises(UsageError, match=r"'001\.bin' has 100 MB, and the target takes at most 100 MB") as refused:
+    with pytest.raises(
+        UsageError, match=r"'001\.bin' has 100 MB, and the destination accepts at most 100 MB"
+    ) as refused:
         plan(files(50 * MB, 100 * MB), Limits(layer_size=layer.size - 1))
     assert "--split-large" in (refused.value.hint or "")
 
@@ -67,7 +69,7 @@ def test_grouped_layers_are_not_larger_than_the_largest_layer():
     layers = plan(repo, Limits(layers=10, layer_size=170 * MB))
     assert len(layers) <= 10
     assert max(layer.size for layer in layers) <= 170 * MB
-    with pytest.raises(UsageError, match="do not fit 10 layers of at most 95.0 MB".replace(".", r"\.")):
+    with pytest.raises(UsageError, match="do not fit into 10 layers of at most 95.0 MB".replace(".", r"\.")):
         plan(repo, Limits(layers=10, layer_size=95 * MB))
 
 
@@ -86,10 +88,10 @@ class Listed:
 
 def test_nothing_is_transferred_if_a_file_is_too_large(tmp_path):
     with closing(Client()) as client:
-        carrier = Carrier(client, make_reporter("none"), 2, layer_size=100_000)
+        repo_ferry = RepoFerry(client, make_reporter("none"), 2, layer_size=100_000)
         store = Layout(tmp_path / "models")
         with pytest.raises(UsageError, match=r"001\.bin"):
-            carrier.carry(RepoRequest("org/model", "model"), Listed(), store, scratch)
+            repo_ferry.ferry(RepoRequest("org/model", "model"), Listed(), store, scratch)
     assert not (tmp_path / "models").exists()
 
 
@@ -116,7 +118,7 @@ def test_a_part_of_more_than_eight_gigabytes_has_a_longer_header_and_fits_too():
 def test_each_part_is_a_layer():
     repo = files(950 * MB, 1000)
     assert len(plan(repo, Limits(layers=11, layer_size=100 * MB, split_large=True))) == 2
-    with pytest.raises(UsageError, match="do not fit 10 layers"):
+    with pytest.raises(UsageError, match="do not fit into 10 layers"):
         plan(repo, Limits(layers=10, layer_size=100 * MB, split_large=True))
-    with pytest.raises(UsageError, match="do not fit 10 layers"):
+    with pytest.raises(UsageError, match="do not fit into 10 layers"):
         plan(files(10**15), Limits(layers=10, layer_size=1, split_large=True))

@@ -1,4 +1,4 @@
-"""The reporters: what they write, where, and that counting stays cheap."""
+"""The reporters: their output, its stream, and the cost of counting."""
 
 import io
 import os
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstack.reporting import make_reporter
-from llmstack.reporting.plain import PlainReporter
-from llmstack.reporting.quiet import QuietReporter
+from llmstack.reporting.plain_reporter import PlainReporter
+from llmstack.reporting.progress import ProgressSnapshot, ProgressTracker
+from llmstack.reporting.reporter import QuietReporter
 from llmstack.reporting.rich_reporter import RichReporter, line
-from llmstack.reporting.tally import Standing, Tally
 from llmstack.reporting.text import clock_time, fit, human_progress, human_size, human_time, printable, width_of
 
 
@@ -28,17 +28,17 @@ class Clock:
 
 
 class Listener(io.StringIO):
-    """A stream that tells when a text has come by."""
+    """A stream that sets `found` when `text` was written."""
 
     def __init__(self, text):
         super().__init__()
         self._text = text
-        self.heard = threading.Event()
+        self.found = threading.Event()
 
     def write(self, text):
         written = super().write(text)
         if self._text in self.getvalue():
-            self.heard.set()
+            self.found.set()
         return written
 
 
@@ -82,13 +82,13 @@ def test_a_size_is_short(size):
     assert len(human_size(size)) <= len("99.9 GB")
 
 
-def test_progress_shares_the_greater_unit():
+def test_progress_uses_the_larger_unit():
     assert human_progress(1_200_000_000, 2_000_000_000) == "1.2 of 2.0 GB"
     assert human_progress(1_000, 2_000_000_000) == "0.0 of 2.0 GB"
     assert human_progress(500, 0) == "500 B"
 
 
-def test_printable_disarms_escapes_and_hidden_signs():
+def test_printable_escapes_control_and_invisible_characters():
     assert printable("a\x1b[2Jb\r\n\x07\u202egnp.\u200b\x9b\udcff") == (
         "a\\x1b[2Jb\\r\\n\\x07\\u202egnp.\\u200b\\x9b\\udcff"
     )
@@ -96,62 +96,62 @@ def test_printable_disarms_escapes_and_hidden_signs():
 
 
 @given(st.text(), st.integers(0, 200))
-def test_fit_is_exactly_as_wide_as_asked(text, width):
+def test_fit_returns_exactly_the_requested_width(text, width):
     assert width_of(fit(printable(text), width)) == width
 
 
-def test_fit_keeps_what_tells_shards_apart():
+def test_fit_keeps_the_number_of_a_shard():
     assert fit("model-00001-of-00004.safetensors", 20) == "model-00001-o…ensors"
 
 
-def test_rate_follows_the_last_seconds_and_a_stall_shows():
+def test_rate_covers_the_last_seconds_and_falls_to_zero_in_a_stall():
     clock = Clock()
-    tally = Tally("work", 1000, clock)
-    task = tally.task("file", 1000)
+    tracker = ProgressTracker("work", 1000, clock)
+    task = tracker.task("file", 1000)
     for second in range(1, 11):
         clock.now = float(second)
         task.advance(50 if second <= 2 else 10)
-        rate = tally.standing().rate
+        rate = tracker.snapshot().rate
     assert rate == 10
     clock.now = 20.0
-    tally.standing()
+    tracker.snapshot()
     clock.now = 26.0
-    assert tally.standing() == Standing("work", 180, 1000, 0.0)
-    assert tally.standing().seconds_left is None
+    assert tracker.snapshot() == ProgressSnapshot("work", 180, 1000, 0.0)
+    assert tracker.snapshot().seconds_left is None
 
 
-def test_bytes_moved_again_and_tasks_that_are_done():
+def test_retransmitted_bytes_and_finished_tasks():
     clock = Clock()
-    tally = Tally("work", 100, clock)
-    task = tally.task("file", 100)
+    tracker = ProgressTracker("work", 100, clock)
+    task = tracker.task("file", 100)
     task.advance(80)
     task.advance(-30)
     task.done()
     task.done()
     clock.now = 10.0
-    standing = tally.standing()
-    assert (standing.done, standing.rate, standing.seconds_left) == (50, 5.0, 10.0)
-    assert tally.running(8, 0.0, 0) == ([], 0)
+    progress = tracker.snapshot()
+    assert (progress.done, progress.rate, progress.seconds_left) == (50, 5.0, 10.0)
+    assert tracker.running(8, 0.0, 0) == ([], 0)
 
 
-def test_short_tasks_get_no_line_and_lines_are_capped():
+def test_short_tasks_have_no_line_and_lines_are_limited():
     clock = Clock()
-    tally = Tally("work", 0, clock)
-    tally.task("big", 10_000)
-    small = [tally.task(f"small-{number}", 10) for number in range(20)]
-    assert [shown.name for shown in tally.running(8, 0.3, 1000)[0]] == ["big"]
+    tracker = ProgressTracker("work", 0, clock)
+    tracker.task("big", 10_000)
+    small = [tracker.task(f"small-{number}", 10) for number in range(20)]
+    assert [shown.name for shown in tracker.running(8, 0.3, 1000)[0]] == ["big"]
     clock.now = 0.5
     small[0].done()
-    shown, more = tally.running(8, 0.3, 1000)
+    shown, more = tracker.running(8, 0.3, 1000)
     assert [task.name for task in shown] == ["big", *(f"small-{number}" for number in range(1, 8))]
     assert more == 12
 
 
-def test_many_threads_lose_no_byte_and_counting_is_cheap():
-    tally = Tally("work", 0)
+def test_counting_is_thread_safe_and_cheap():
+    tracker = ProgressTracker("work", 0)
 
     def work():
-        task = tally.task("file", 0)
+        task = tracker.task("file", 0)
         for _ in range(10_000):
             task.advance(1)
 
@@ -161,19 +161,19 @@ def test_many_threads_lose_no_byte_and_counting_is_cheap():
         thread.start()
     for thread in threads:
         thread.join()
-    assert tally.standing().done == 80_000
-    # 80,000 chunks of 1 MiB are 80 GB; a second for them is 80 GB/s. The bound leaves room for a busy machine.
+    assert tracker.snapshot().done == 80_000
+    # 80,000 chunks of 1 MiB are 80 GB. The limit allows for a busy machine.
     assert time.process_time() - before < 4
 
 
-def test_plain_says_begin_now_and_then_and_end():
+def test_plain_writes_lines_at_the_start_at_intervals_and_at_the_end():
     stream = Listener(" MB/s, ")
     reporter = PlainReporter(stream=stream, interval=0.01)
     reporter.begin("facebook/opt-125m", 2_000_000_000)
     task = reporter.task("model\x1b.bin", 2_000_000_000)
-    while not stream.heard.is_set():
+    while not stream.found.is_set():
         task.advance(1_000_000)
-        stream.heard.wait(0.005)
+        stream.found.wait(0.005)
     task.done()
     reporter.note("a note\x1b[2J")
     reporter.warn("take care")
@@ -188,7 +188,7 @@ def test_plain_says_begin_now_and_then_and_end():
     assert sum(" in " in text for text in lines) == 1
 
 
-def test_plain_ends_silently_when_nothing_moved():
+def test_plain_writes_no_summary_without_bytes():
     stream = io.StringIO()
     reporter = PlainReporter(stream=stream)
     reporter.begin("gpt2", 0)
@@ -196,28 +196,28 @@ def test_plain_ends_silently_when_nothing_moved():
     assert stream.getvalue() == "gpt2\n"
 
 
-def test_a_closed_stream_does_not_end_the_work():
+def test_a_closed_stream_raises_no_error():
     stream = io.StringIO()
     reporter = PlainReporter(stream=stream)
     stream.close()
     reporter.begin("gpt2", 10)
     reporter.task("a", 10).advance(10)
     reporter.end()
-    reporter.warn("unheard")
+    reporter.warn("no error")
 
 
-def test_quiet_still_warns():
+def test_quiet_reporter_shows_only_the_requested_messages():
     stream = io.StringIO()
-    for notes in (False, True):
-        reporter = QuietReporter(notes=notes, stream=stream)
+    for notes, warnings in ((False, False), (False, True), (True, True)):
+        reporter = QuietReporter(notes=notes, warnings=warnings, stream=stream)
         reporter.begin("gpt2", 10)
         task = reporter.task("a", 10)
         task.advance(10)
         task.done()
         reporter.end()
-        reporter.note(f"notes={notes}")
+        reporter.note("a note")
         reporter.warn("care")
-    assert stream.getvalue() == "warning: care\nnotes=True\nwarning: care\n"
+    assert stream.getvalue() == "warning: care\na note\nwarning: care\n"
 
 
 @given(
@@ -229,18 +229,18 @@ def test_quiet_still_warns():
     st.booleans(),
 )
 def test_a_progress_line_never_wraps(name, done, total, rate, width, ascii_only):
-    text = line(Standing(name, done, total, rate), width, ascii_only=ascii_only).plain
+    text = line(ProgressSnapshot(name, done, total, rate), width, ascii_only=ascii_only).plain
     assert width_of(text) < width
     assert not ascii_only or text.isascii()
 
 
-def test_rich_draws_prints_above_and_clears():
+def test_rich_draws_progress_prints_messages_above_and_clears():
     stream = Listener("model.bin")
     reporter = RichReporter(stream=stream)
     reporter.begin("facebook/opt-125m", 2_000_000_000)
     task = reporter.task("model.bin", 2_000_000_000)
     task.advance(1_000_000_000)
-    assert stream.heard.wait(30)
+    assert stream.found.wait(30)
     reporter.note("[bold]a note[/bold]\x1b[2J")
     reporter.warn("take care")
     task.done()
@@ -270,7 +270,7 @@ print("rich" in sys.modules, type(reporter).__name__)
 """
 
 
-def test_auto_is_plain_without_a_terminal_and_rich_stays_unimported():
+def test_auto_is_plain_without_a_terminal_and_does_not_import_rich():
     run = _run(WORK, subprocess.PIPE)
     assert run.stdout == b"False PlainReporter\n"
     assert run.stderr == b"gpt2: 10 B\ngpt2: 10 B in 0 s\n"
@@ -286,8 +286,19 @@ def test_auto_on_a_terminal(term, kind):
         os.close(ours)
 
 
-def test_make_reporter_quiet_and_none(capsys):
-    make_reporter("rich", quiet=True).note("unheard")
-    make_reporter("none").note("heard")
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ({"progress": "rich", "quiet": True}, ""),
+        ({"progress": "none", "quiet": True}, ""),
+        ({"progress": "plain", "quiet": True, "warnings_only": True}, ""),
+        ({"progress": "rich", "warnings_only": True}, "warning: care\n"),
+        ({"progress": "none"}, "a note\nwarning: care\n"),
+    ],
+)
+def test_messages_without_progress(capsys, options, messages):
+    reporter = make_reporter(**options)
+    reporter.note("a note")
+    reporter.warn("care")
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "heard\n")
+    assert (captured.out, captured.err) == ("", messages)

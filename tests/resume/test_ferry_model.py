@@ -15,8 +15,8 @@ from llmstack.carried_image.image import open_image
 from llmstack.errors import LlmstackError, NotFoundError
 from llmstack.ferrying.base_image import scratch
 from llmstack.ferrying.layer_plan import Limits
-from llmstack.ferrying.repo_ferry import Carrier
-from llmstack.hf.hub_client import Hub as HubClient
+from llmstack.ferrying.repo_ferry import RepoFerry
+from llmstack.hf.hub_client import HubClient
 from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
 from llmstack.oci.reference import Reference
@@ -119,15 +119,15 @@ class Ferrying(RuleBasedStateMachine):
             store = registries(client).repository(place, write=True)
             before = self.held(store)
             try:
-                carrier = Carrier(client, reporter or RecordingReporter(), jobs=2)
-                carried = carrier.carry(ENTRY, HubClient(client), store, scratch, force=force)
+                repo_ferry = RepoFerry(client, reporter or RecordingReporter(), jobs=2)
+                result = repo_ferry.ferry(ENTRY, HubClient(client), store, scratch, force=force)
             except LlmstackError:
                 assert may_fail
                 self.check_as_before(store, before)
             except Stopped:
                 self.check_as_before(store, before)
             else:
-                self.lost = self.lost and carried.status == "up-to-date"
+                self.lost = self.lost and result.status == "up-to-date"
                 if not self.lost:
                     assert self.held(store) == self.listed()
                     self.whole.append(self.listed())

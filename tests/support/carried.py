@@ -62,7 +62,7 @@ def carry(
     info = RepoInfo(repo_id, repo_type, revision, commit, "", "mit", gated=False)
     with ThreadPoolExecutor(1) as ahead:
         upload = Upload(_InMemory(files), info, store, make_reporter("none"), ahead, lambda _: None)
-        complete = [CompleteLayer(planned, upload.move(planned)) for planned in plan(hub_files, limits)]
+        complete = [CompleteLayer(planned, upload.upload(planned)) for planned in plan(hub_files, limits)]
     index = FileIndex(
         repo_id=repo_id,
         repo_type=repo_type,

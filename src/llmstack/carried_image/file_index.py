@@ -13,7 +13,8 @@ from typing import Any
 
 from llmstack.carried_image.json_stream import parse_items
 from llmstack.errors import IntegrityError, UsageError
-from llmstack.hf.snapshot import REPO_TYPES, FileHash, HubFile, RepoType
+from llmstack.hf.file_hash import FileHash
+from llmstack.hf.snapshot import REPO_TYPES, HubFile, RepoType
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
 

@@ -61,7 +61,7 @@ def extract(
     """
     from llmstack.reporting import human_size, human_time
 
-    with open_session(progress, quiet=quiet or as_json, plain_http=plain_http, jobs=jobs) as session:
+    with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
         result = session.extract(
             image,
             dest,

@@ -82,10 +82,11 @@ def ferry(
     if shard is not None:
         from llmstack.ferrying.shard import Shard
 
-        wish_list = Shard.parse(shard).of(wish_list)
+        wish_list = Shard.parse(shard).select(wish_list)
     with open_session(
         progress,
-        quiet=quiet or as_json,
+        quiet=quiet,
+        warnings_only=as_json,
         plain_http=plain_http,
         namespace=to,
         base=base,

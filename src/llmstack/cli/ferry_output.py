@@ -68,7 +68,7 @@ def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:
     layer = entry.layer
     name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
     parts = f" in {len(layer.layer_sizes)} parts" if isinstance(layer, SplitFile) else ""
-    return name, human_size(layer.size), ("reuse" if entry.held else "upload") + parts
+    return name, human_size(layer.size), ("reuse" if entry.reused else "upload") + parts
 
 
 def _some(files: Sequence[object]) -> str:

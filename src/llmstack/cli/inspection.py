@@ -37,7 +37,7 @@ def list_images(
     """List the carried repos of a namespace with commit, size and license."""
     from llmstack.cli.inspection_output import print_list
 
-    with open_session(quiet=True, plain_http=plain_http, jobs=jobs) as session:
+    with open_session(warnings_only=True, plain_http=plain_http, jobs=jobs) as session:
         found = session.list_images(source, repo_type=repo_type.value if repo_type else None)
     print_list(found, as_json=as_json)
 
@@ -53,7 +53,7 @@ def inspect(
     """Show an image: commit, license, files and layers."""
     from llmstack.cli.inspection_output import print_details
 
-    with open_session(quiet=True, plain_http=plain_http) as session:
+    with open_session(warnings_only=True, plain_http=plain_http) as session:
         details = session.inspect(image, source=source, repo_type=repo_type.value)
     print_details(details, as_json=as_json)
 
@@ -75,7 +75,7 @@ def verify(
     from llmstack.errors import IntegrityError
     from llmstack.reporting import human_size, printable
 
-    with open_session(progress, quiet=quiet or as_json, plain_http=plain_http, jobs=jobs) as session:
+    with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
         found = session.verify(image, source=source, repo_type=repo_type.value)
     if as_json:
         sys.stdout.write(json.dumps({**asdict(found), "ok": found.ok}, indent=2) + "\n")

@@ -64,6 +64,7 @@ def open_session(
     progress: ProgressStyle = ProgressStyle.NONE,
     *,
     quiet: bool = False,
+    warnings_only: bool = False,
     plain_http: bool = False,
     connections: int = 0,
     retry_policy: RetryPolicy | None = None,
@@ -74,7 +75,7 @@ def open_session(
     from llmstack.session import Session
     from llmstack.settings import load_settings
 
-    reporter = make_reporter(progress.value, quiet=quiet)
+    reporter = make_reporter(progress.value, quiet=quiet, warnings_only=warnings_only)
     return Session(
         load_settings(settings), reporter, plain_http=plain_http, connections=connections, retry_policy=retry_policy
     )

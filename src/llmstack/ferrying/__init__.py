@@ -1,1 +1,1 @@
-"""Carrying a repo from the hub into a registry or an OCI layout."""
+"""Copy models and datasets from the Hub into a registry or an OCI layout, as carried images."""

@@ -1,4 +1,4 @@
-"""From layers to documents: configs, manifests and the index of a carried image. Pure, and the same every time."""
+"""Build the configs, manifests and index of a carried image from its layers; pure and deterministic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FileIndex
-from llmstack.ferrying.base_image import Base, BasePlatform
+from llmstack.ferrying.base_image import BaseImage, BasePlatform
 from llmstack.hf.hub_urls import repo_url
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
@@ -28,37 +28,37 @@ _OCI_LAYER = {DOCKER_LAYER_GZIP: LAYER_GZIP, DOCKER_LAYER_TAR: LAYER_TAR}
 
 
 @dataclass(frozen=True, slots=True)
-class Assembled:
-    """The documents of a carried image: per platform a config blob and a manifest, and the index over them."""
+class AssembledImage:
+    """The config blob and manifest of each platform, and the image index that lists the manifests."""
 
     configs: tuple[bytes, ...]
     manifests: tuple[RawManifest, ...]
     index: RawManifest
 
 
-def assemble(index: FileIndex, base: Base, layers: Sequence[Descriptor]) -> Assembled:
-    """Return the documents of the image that has these data layers, the file index last, on `base`."""
-    notes = image_annotations(index, base)
+def assemble(index: FileIndex, base: BaseImage, layers: Sequence[Descriptor]) -> AssembledImage:
+    """Return the image of `layers` on `base`; the last layer holds the file index."""
+    annotations = image_annotations(index, base)
     configs, manifests = [], []
     for entry in base.platforms:
-        config = canonical_json(_config(entry, index, layers, notes))
-        below = tuple(replace(layer, media_type=_oci_type(layer), annotations={}) for layer in entry.layers)
-        manifest = Manifest(Descriptor(CONFIG, Digest.of(config), len(config)), (*below, *layers), notes)
+        config = canonical_json(_config(entry, index, layers, annotations))
+        base_layers = tuple(replace(layer, media_type=_oci_type(layer), annotations={}) for layer in entry.layers)
+        manifest = Manifest(Descriptor(CONFIG, Digest.of(config), len(config)), (*base_layers, *layers), annotations)
         configs.append(config)
         manifests.append(manifest.to_raw())
-    listed = tuple(
-        replace(document.descriptor, platform=entry.platform)
-        for entry, document in zip(base.platforms, manifests, strict=True)
+    descriptors = tuple(
+        replace(manifest.descriptor, platform=entry.platform)
+        for entry, manifest in zip(base.platforms, manifests, strict=True)
     )
-    return Assembled(tuple(configs), tuple(manifests), Index(listed, notes).to_raw())
+    return AssembledImage(tuple(configs), tuple(manifests), Index(descriptors, annotations).to_raw())
 
 
-def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
-    """Return what manifests, the index and the config's labels say of a carried image (image-spec annotations.md).
+def image_annotations(index: FileIndex, base: BaseImage) -> dict[str, str]:
+    """Return the annotations of manifests and index, which are also the config's labels (image-spec annotations.md).
 
-    The source is always the public hub's page: the same commit fetched through a mirror gives the same image.
+    The source is always the page on huggingface.co: a commit fetched from a mirror gives the same image.
     """
-    notes = {
+    annotations = {
         annotation_keys.TITLE: index.repo_id,
         annotation_keys.SOURCE: repo_url(index.repo_id, index.repo_type),
         annotation_keys.COMMIT: index.commit,
@@ -69,49 +69,52 @@ def image_annotations(index: FileIndex, base: Base) -> dict[str, str]:
         annotation_keys.FORMAT: index.format,
     }
     if index.incomplete:
-        notes[annotation_keys.INCOMPLETE] = "true"
+        annotations[annotation_keys.INCOMPLETE] = "true"
     if index.license:
-        notes[annotation_keys.LICENSES] = index.license
+        annotations[annotation_keys.LICENSES] = index.license
     if base.name:
-        notes[annotation_keys.BASE_NAME] = base.name
+        annotations[annotation_keys.BASE_NAME] = base.name
     if base.digest:
-        notes[annotation_keys.BASE_DIGEST] = base.digest
-    return notes
+        annotations[annotation_keys.BASE_DIGEST] = base.digest
+    return annotations
 
 
 def _config(
     entry: BasePlatform, index: FileIndex, layers: Sequence[Descriptor], labels: dict[str, str]
 ) -> dict[str, Any]:
     raw = entry.config.raw
-    run: dict[str, Any] = dict(raw.get("config") or {})
-    run["Labels"] = dict(sorted({**entry.config.labels, **labels}.items()))
-    kept = {name: raw[name] for name in ("os.version", "os.features") if name in raw}
+    container: dict[str, Any] = dict(raw.get("config") or {})
+    container["Labels"] = dict(sorted({**entry.config.labels, **labels}.items()))
+    os_details = {name: raw[name] for name in ("os.version", "os.features") if name in raw}
     return {
         "created": index.created,
         **entry.platform.to_json(),
-        **kept,
-        "config": run,
+        **os_details,
+        "config": container,
         "rootfs": {"type": "layers", "diff_ids": [*entry.config.diff_ids, *(layer.digest for layer in layers)]},
         "history": [*_base_history(entry), *(_history(index, layer) for layer in layers)],
     }
 
 
 def _base_history(entry: BasePlatform) -> list[dict[str, Any]]:
-    """Return the base's history where it agrees with its layers, else a line per layer: readers pair them up."""
+    """Return the base's history if it matches its layers, else one entry per layer: Docker pairs them up."""
     history = entry.config.raw.get("history")
     if isinstance(history, list):
-        lines = [line for line in history if isinstance(line, dict)]
-        if sum(1 for line in lines if not line.get("empty_layer")) == len(entry.layers):
-            return lines
+        steps = [step for step in history if isinstance(step, dict)]
+        if sum(1 for step in steps if not step.get("empty_layer")) == len(entry.layers):
+            return steps
     return [{"created_by": "base image"} for _ in entry.layers]
 
 
 def _history(index: FileIndex, layer: Descriptor) -> dict[str, Any]:
-    notes = layer.annotations
-    what = "file index" if annotation_keys.LAYER in notes else notes.get(annotation_keys.FILEPATH, "small files")
-    if annotation_keys.PART_OF in notes:
-        what = f"part of {notes[annotation_keys.PART_OF]}"
-    return {"created": index.created, "created_by": f"llmstack ferry {index.repo_id}@{index.commit[:12]}: {what}"}
+    annotations = layer.annotations
+    if annotation_keys.LAYER in annotations:
+        content = "file index"
+    elif annotation_keys.PART_OF in annotations:
+        content = f"part of {annotations[annotation_keys.PART_OF]}"
+    else:
+        content = annotations.get(annotation_keys.FILEPATH, "small files")
+    return {"created": index.created, "created_by": f"llmstack ferry {index.repo_id}@{index.commit[:12]}: {content}"}
 
 
 def _oci_type(layer: Descriptor) -> str:

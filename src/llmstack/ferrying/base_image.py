@@ -1,4 +1,4 @@
-"""The base image that a carried image stands on, so that it can be run and not only read."""
+"""Load the base image of carried images, from a registry, an OCI layout or an archive."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from llmstack.oci.spec import (
 from llmstack.oci.store import BlobReader, read_verified
 
 SCRATCH = "scratch"
-# What models are served on. A base may have more platforms; each would only add manifests that nobody pulls.
+# The platforms that models are served on. Others of a base are left out: each would add a manifest.
 ARCHITECTURES = ("amd64", "arm64")
 
 
 @dataclass(frozen=True, slots=True)
 class BasePlatform:
-    """A base's image for one platform: its config, and its layers from the lowest up."""
+    """The base image for one platform: its config, and its layers from the lowest up."""
 
     platform: Platform
     config: ImageConfig
@@ -36,11 +36,11 @@ class BasePlatform:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """A base image: one entry per platform, and where its layers are copied from (None: it has none).
+class BaseImage:
+    """A base image: one entry per platform, and the source of its layers (None for `scratch`).
 
-    `name` and `digest` are what the image's annotations say of it; a file's name means nothing elsewhere, so a base
-    that is not from a registry has none.
+    `name` and `digest` are for the annotations of carried images. Only a base from a registry has a name: a file name
+    is meaningless on other machines.
     """
 
     name: str | None
@@ -49,35 +49,38 @@ class Base:
     source: BlobReader | None
 
     @property
-    def depth(self) -> int:
-        """The most layers that any platform has."""
+    def layer_count(self) -> int:
+        """The number of layers of the platform with the most."""
         return max(len(entry.layers) for entry in self.platforms)
 
 
-def load_base(text: str, registries: Registries) -> Base:
-    """Resolve `scratch`, a reference, or an image in a layout or an archive.
+def load_base(text: str, registries: Registries) -> BaseImage:
+    """Load `scratch`, an image reference, or an image in an OCI layout or an archive.
 
-    Raises what reading an image raises, with `source` as the side, and IntegrityError where it is not a usable image.
+    Raises the errors of reading an image, with `base image` as the side, and IntegrityError for an unusable image.
     """
     if text == SCRATCH:
         return scratch()
     location = parse_location(text)
     if location.transport == "docker-daemon":
-        raise UsageError(f"--base {text}: a base cannot be read from a Docker engine", hint="push it, or save it first")
+        raise UsageError(
+            f"--base {text}: a base image cannot be read from Docker Engine",
+            hint="push it to a registry, or save it with: docker save",
+        )
     try:
         source, locator = open_reader(location, registries)
-        document = source.manifest(locator)
-        platforms = tuple(_load_platform(source, item) for item in _manifests(source, document))
+        raw = source.manifest(locator)
+        platforms = tuple(_load_platform(source, manifest) for manifest in _platform_manifests(source, raw))
     except LlmstackError as error:
         error.side = "base image"
         raise
     name = str(Reference.parse(location.place)) if location.transport == "docker" else None
-    return Base(name, document.digest, platforms, source)
+    return BaseImage(name, raw.digest, platforms, source)
 
 
-def scratch(platforms: int = len(ARCHITECTURES)) -> Base:
-    """Return the base without a layer, for the first so many platforms."""
-    return Base(None, None, tuple(map(_empty, ARCHITECTURES[:platforms])), None)
+def scratch(platforms: int = len(ARCHITECTURES)) -> BaseImage:
+    """Return the base without layers, for the first `platforms` platforms."""
+    return BaseImage(None, None, tuple(map(_empty, ARCHITECTURES[:platforms])), None)
 
 
 def _empty(architecture: str) -> BasePlatform:
@@ -85,21 +88,21 @@ def _empty(architecture: str) -> BasePlatform:
     return BasePlatform(platform, ImageConfig(dict(platform.to_json())), ())
 
 
-def _manifests(source: BlobReader, document: RawManifest) -> list[RawManifest]:
-    """Return the manifests of the platforms that are kept; all of a base that is for none of the usual ones."""
-    if document.media_type not in INDEX_TYPES:
-        return [document]
-    # Build attestations are listed beside images, for the platform unknown/unknown.
-    images = [item for item in Index.parse(document).manifests if item.platform and item.platform.os == "linux"]
-    usual = [item for item in images if item.platform and item.platform.architecture in ARCHITECTURES]
+def _platform_manifests(source: BlobReader, raw: RawManifest) -> list[RawManifest]:
+    """Return the manifests for ARCHITECTURES, or all Linux manifests if there are none."""
+    if raw.media_type not in INDEX_TYPES:
+        return [raw]
+    # Build attestations are listed as images for the platform unknown/unknown.
+    images = [item for item in Index.parse(raw).manifests if item.platform and item.platform.os == "linux"]
+    preferred = [item for item in images if item.platform and item.platform.architecture in ARCHITECTURES]
     if not images:
-        raise IntegrityError(f"{source.name}@{document.digest} holds no image for Linux")
-    return [source.manifest(item.digest) for item in usual or images]
+        raise IntegrityError(f"{source.name}@{raw.digest}: no image for Linux")
+    return [source.manifest(item.digest) for item in preferred or images]
 
 
-def _load_platform(source: BlobReader, document: RawManifest) -> BasePlatform:
-    manifest = Manifest.parse(document)
+def _load_platform(source: BlobReader, raw: RawManifest) -> BasePlatform:
+    manifest = Manifest.parse(raw)
     config = ImageConfig.parse(read_verified(source, manifest.config, MAX_CONFIG_SIZE))
     if len(config.diff_ids) != len(manifest.layers):
-        raise IntegrityError(f"{source.name}@{document.digest}: its config and its manifest list different layers")
+        raise IntegrityError(f"{source.name}@{raw.digest}: config and manifest list different numbers of layers")
     return BasePlatform(config.platform, config, manifest.layers)

@@ -1,4 +1,4 @@
-"""What earlier images of a repo hold already, so that no byte of it moves twice."""
+"""Find the layers of a repo's earlier images that the next image can reuse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from llmstack.oci.store import BlobReader
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """A carried image that is there already: what its tag names, and its file index."""
+class EarlierImage:
+    """A carried image in the destination: its manifest or index, and its file index."""
 
     raw_manifest: RawManifest
     index: FileIndex
@@ -28,39 +28,38 @@ class Earlier:
         return self.raw_manifest.digest
 
 
-def read_earlier(store: BlobReader, tag: str) -> Earlier | None:
-    """Return the carried image under `tag`; None where there is none, or one that this version cannot build upon."""
+def read_earlier_image(store: BlobReader, tag: str) -> EarlierImage | None:
+    """Return the carried image under `tag`, or None if there is none or this version cannot read it."""
     try:
         image = open_image(store, tag)
     except (NotFoundError, IntegrityError):
-        # Whatever it is, it is not in our way: a whole image is going to replace it.
+        # A complete image will replace it.
         return None
-    return Earlier(image.raw_manifest, image.index) if image.index else None
+    return EarlierImage(image.raw_manifest, image.index) if image.index else None
 
 
-class HeldLayers:
-    """The layers of earlier images of a repo, found by what they hold: path and oid of each file, in order.
+class ReusableLayers:
+    """The layers of earlier images, by their content: path and oid of each file, in order.
 
-    An index lists a file in parts only when all of them were there and the whole had proved right.
+    A file index lists a split file only if all its parts were uploaded and the hash of the file was verified.
     """
 
-    def __init__(self, earlier: Iterable[Earlier]) -> None:
+    def __init__(self, images: Iterable[EarlierImage]) -> None:
         self._layers: dict[tuple[tuple[str, str], ...], tuple[IndexedFile, ...]] = {}
-        for image in earlier:
-            files: dict[Digest, list[IndexedFile]] = defaultdict(list)
+        for image in images:
+            files_by_layer: dict[Digest, list[IndexedFile]] = defaultdict(list)
             for file in image.index.files:
                 if file.is_split:
                     self._layers[((file.path, file.oid),)] = (file,)
                 else:
-                    files[file.layers[0]].append(file)
-            for group in files.values():
-                group.sort(key=lambda file: file.ranges[0].offset)
-                self._layers[tuple((file.path, file.oid) for file in group)] = tuple(group)
+                    files_by_layer[file.layers[0]].append(file)
+            for files in files_by_layer.values():
+                files.sort(key=lambda file: file.ranges[0].offset)
+                self._layers[tuple((file.path, file.oid) for file in files)] = tuple(files)
 
     def find(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...] | None:
-        """Return the files of earlier layers that hold just what is planned, or None."""
-        held = self._layers.get(planned.content)
-        # Where the bytes lie depends on how the tar was written, and another program may have written that one; how
-        # large parts are, on what the target took then.
-        places = [tuple((part.offset, part.size) for part in file.ranges) for file in held or ()]
-        return held if places == planned.places else None
+        """Return the files of earlier layers with exactly the planned content, or None."""
+        files = self._layers.get(planned.content)
+        # Offsets depend on the program that wrote the tar, and part sizes on the layer limit at that time.
+        ranges = [tuple((part.offset, part.size) for part in file.ranges) for file in files or ()]
+        return files if ranges == planned.file_ranges else None

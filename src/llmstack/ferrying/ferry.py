@@ -1,4 +1,4 @@
-"""A whole run of ferry: every entry in turn, failures noted and passed by, the catalogue kept."""
+"""Ferry several repos one after another, report each failure, and record the images in the catalogue."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 from llmstack.carried_image.naming import Namespace, tag_for
 from llmstack.carried_image.stores import open_store
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.ferrying.base_image import Base, load_base
-from llmstack.ferrying.file_source import FileSource
-from llmstack.ferrying.repo_ferry import Carried, Carrier, LayerPlan
-from llmstack.hf.hub_client import Hub
+from llmstack.ferrying.base_image import BaseImage, load_base
+from llmstack.ferrying.repo_ferry import LayerPlan, RepoFerry, RepoFerryResult
+from llmstack.ferrying.upload import FileSource
+from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoType
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.lists.catalogue import FILE_NAMES, CatalogueRow, record
 from llmstack.lists.wish_list import RepoRequest, WishList, read_wishlist
 from llmstack.net import Client
 from llmstack.oci.profiles import profile_of
+from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
 
@@ -32,11 +33,11 @@ LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_d
 
 @dataclass(frozen=True, slots=True)
 class FerryOptions:
-    """How a run carries: where to, on which base, how many layers at a time.
+    """Destination and options of a run.
 
-    `max_layer` is how many bytes a layer may have there, None for what is known of the registry; with `split_large`
-    larger files are carried in parts. `lists` is the folder of the wish lists and the catalogue, None where there is
-    none. `build_environment` is for the images in which scripts prepare repos.
+    `jobs` is the number of parallel uploads. `max_layer` is the largest layer of the destination in bytes, by default
+    what is known of the registry; with `split_large`, larger files are split into parts. `lists` is the folder of the
+    catalogue (None: no catalogue). `build_environment` is for the images that run --prepare scripts.
     """
 
     target: Namespace
@@ -52,7 +53,7 @@ class FerryOptions:
 
 @dataclass(frozen=True, slots=True)
 class FerryResult:
-    """What became of one entry; the fields of `ferry --json`. Sizes are bytes of files."""
+    """The result for one repo, with the fields of `ferry --json`. Sizes are bytes of files."""
 
     repo_id: str
     repo_type: RepoType
@@ -70,90 +71,87 @@ class FerryResult:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `ferry --json` lists."""
+        """Return the object for `ferry --json`."""
         return {name: value for name, value in asdict(self).items() if name not in {"layers", "exit_code"}}
 
 
 def find_lists(start: Path) -> Path | None:
-    """Return the nearest get_hf folder from `start` upwards."""
+    """Return the folder get_hf in `start` or in its nearest parent that has one."""
     return next((path / "get_hf" for path in (start, *start.parents) if (path / "get_hf").is_dir()), None)
 
 
 def read_lists(folder: Path | None) -> WishList:
-    """Read both wish lists of a get_hf folder; raises UsageError where there is none."""
-    lists = (
-        [read_wishlist(folder / name, kind) for kind, name in LISTS.items() if (folder / name).exists()]
-        if folder
-        else []
-    )
+    """Read the wish lists in a get_hf folder; raises UsageError if there are none."""
+    paths = {repo_type: folder / name for repo_type, name in LISTS.items()} if folder else {}
+    lists = [read_wishlist(path, repo_type) for repo_type, path in paths.items() if path.exists()]
     if not lists:
         raise UsageError(
-            "no repo is named and there is no wish list here",
-            hint="name a repo, or list some in get_hf/to_get_models.txt or get_hf/to_get_datasets.txt",
+            "no repo is given, and no wish list was found",
+            hint="give a repo id, or write repo ids to get_hf/to_get_models.txt or get_hf/to_get_datasets.txt",
         )
     return WishList(
-        tuple(entry for found in lists for entry in found.entries),
-        tuple(problem for found in lists for problem in found.problems),
+        tuple(entry for wish_list in lists for entry in wish_list.entries),
+        tuple(problem for wish_list in lists for problem in wish_list.problems),
     )
 
 
 def ferry(
-    entries: Sequence[RepoRequest],
+    requests: Sequence[RepoRequest],
     options: FerryOptions,
     client: Client,
     registries: Registries,
     reporter: Reporter,
-    failed: Callable[[RepoRequest, LlmstackError], None],
+    on_failure: Callable[[RepoRequest, LlmstackError], None],
 ) -> list[FerryResult]:
-    """Carry every entry in turn; `failed` hears of an entry's error at once, and the next entry goes on."""
-    hub = Hub(client)
-    most = options.max_layer or profile_of(options.target.registry or "").max_layer
-    carrier = Carrier(client, reporter, options.jobs, most, split_large=options.split_large)
+    """Ferry all requests; after a failure, call `on_failure` and continue with the next request."""
+    hub = HubClient(client)
+    max_layer = options.max_layer or profile_of(options.target.registry or "").max_layer
+    repo_ferry = RepoFerry(client, reporter, options.jobs, max_layer, split_large=options.split_large)
 
     @lru_cache(maxsize=1)
-    def base() -> Base:
+    def base() -> BaseImage:
         return load_base(options.base, registries)
 
-    def carry(entry: RepoRequest) -> FerryResult:
-        began = time.monotonic()
+    def ferry_one(request: RepoRequest) -> FerryResult:
+        started = time.monotonic()
         try:
-            tag = tag_for(entry.repo_id, entry.revision)
-            image = options.target.image(entry.repo_type, tag)
-            store = open_store(options.target, entry.repo_type, registries)
-            with _source(entry, hub, options.build_environment, reporter) as (source, wanted):
-                carried = carrier.carry(wanted, source, store, base, force=options.force, dry_run=options.dry_run)
-            if options.lists and carried.digest:
-                record(options.lists / FILE_NAMES[entry.repo_type], _row(carried, image))
+            tag = tag_for(request.repo_id, request.revision)
+            image = options.target.image(request.repo_type, tag)
+            store = open_store(options.target, request.repo_type, registries)
+            with _open_source(request, hub, options.build_environment, reporter) as (source, resolved):
+                result = repo_ferry.ferry(resolved, source, store, base, force=options.force, dry_run=options.dry_run)
+            if options.lists and result.digest:
+                record(options.lists / FILE_NAMES[request.repo_type], _catalogue_row(result, image, result.digest))
         except LlmstackError as error:
-            failed(entry, error)
-            return _failure(entry, error, time.monotonic() - began)
-        return _success(carried, image, time.monotonic() - began)
+            on_failure(request, error)
+            return _failure(request, error, time.monotonic() - started)
+        return _success(result, image, time.monotonic() - started)
 
-    return [carry(entry) for entry in entries]
+    return [ferry_one(request) for request in requests]
 
 
 @contextmanager
-def _source(
-    entry: RepoRequest, hub: Hub, environment: BuildEnvironment, reporter: Reporter
+def _open_source(
+    request: RepoRequest, hub: HubClient, environment: BuildEnvironment, reporter: Reporter
 ) -> Iterator[tuple[FileSource, RepoRequest]]:
-    """Open where an entry's files come from; what is to be carried names the script too, where there is one."""
-    if entry.prepare is None:
-        yield hub, entry
+    """Open the source of a request's files; with --prepare, the digest of the script joins the selection."""
+    if request.prepare is None:
+        yield hub, request
         return
     from llmstack.ferrying.prepared_repo import PreparedRepo, script_digest
 
-    # A list names scripts from the folder that get_hf/ is in; a person from where they are.
-    folder = Path(entry.file).resolve().parent.parent if entry.file else Path.cwd()
-    script = folder / entry.prepare
-    selection = replace(entry.selection, prepare=script_digest(script))
+    # Paths in a wish list are relative to the parent of get_hf/; on the command line, to the current directory.
+    folder = Path(request.file).resolve().parent.parent if request.file else Path.cwd()
+    script = folder / request.prepare
+    selection = replace(request.selection, prepare=script_digest(script))
     with PreparedRepo(hub, script, environment, reporter) as prepared:
-        yield prepared, replace(entry, selection=selection)
+        yield prepared, replace(request, selection=selection)
 
 
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:
-    """Return a run's exit code: its error's own when a single entry failed, 1 when some of several did.
+    """Return the exit code of a run: that of the error if the only repo failed, or 1 if any of several failed.
 
-    `problems` is how many lines of the wish lists are wrong; 2 where there was nothing else.
+    `problems` is the number of invalid lines in the wish lists; 2 if there were no other lines.
     """
     failed = [result for result in results if result.status == "failed"]
     if len(failed) == 1 and len(results) == 1 and not problems:
@@ -163,29 +161,29 @@ def exit_code(results: Sequence[FerryResult], problems: int) -> int:
     return 1 if failed or problems else 0
 
 
-def _success(carried: Carried, image: str, seconds: float) -> FerryResult:
+def _success(result: RepoFerryResult, image: str, seconds: float) -> FerryResult:
     return FerryResult(
-        repo_id=carried.info.repo_id,
-        repo_type=carried.info.repo_type,
-        revision=carried.info.revision,
-        commit=carried.info.commit,
+        repo_id=result.info.repo_id,
+        repo_type=result.info.repo_type,
+        revision=result.info.revision,
+        commit=result.info.commit,
         image=image,
-        digest=carried.digest,
-        status=carried.status,
-        bytes_total=carried.bytes_total,
-        bytes_transferred=carried.bytes_transferred,
-        bytes_reused=carried.bytes_total - carried.bytes_transferred,
+        digest=result.digest,
+        status=result.status,
+        bytes_total=result.bytes_total,
+        bytes_transferred=result.bytes_transferred,
+        bytes_reused=result.bytes_total - result.bytes_transferred,
         seconds=round(seconds, 3),
         error=None,
-        layers=carried.layers,
+        layers=result.layers,
     )
 
 
-def _failure(entry: RepoRequest, error: LlmstackError, seconds: float) -> FerryResult:
+def _failure(request: RepoRequest, error: LlmstackError, seconds: float) -> FerryResult:
     return FerryResult(
-        repo_id=entry.repo_id,
-        repo_type=entry.repo_type,
-        revision=entry.revision,
+        repo_id=request.repo_id,
+        repo_type=request.repo_type,
+        revision=request.revision,
         commit=None,
         image=None,
         digest=None,
@@ -199,17 +197,15 @@ def _failure(entry: RepoRequest, error: LlmstackError, seconds: float) -> FerryR
     )
 
 
-def _row(carried: Carried, image: str) -> CatalogueRow:
-    if carried.digest is None:
-        raise ValueError("a planned repo has no row")
+def _catalogue_row(result: RepoFerryResult, image: str, digest: Digest) -> CatalogueRow:
     return CatalogueRow(
-        repo_id=carried.info.repo_id,
-        repo_type=carried.info.repo_type,
-        revision=carried.info.revision,
-        commit=carried.info.commit,
-        created=carried.created,
-        size=carried.bytes_total,
-        license=carried.info.license,
+        repo_id=result.info.repo_id,
+        repo_type=result.info.repo_type,
+        revision=result.info.revision,
+        commit=result.info.commit,
+        created=result.created,
+        size=result.bytes_total,
+        license=result.info.license,
         image=image,
-        digest=carried.digest,
+        digest=digest,
     )

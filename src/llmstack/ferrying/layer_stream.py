@@ -1,4 +1,4 @@
-"""A layer's bytes on their way: from the hub, through the hashes, into a tar."""
+"""Build the bytes of a layer while its files are read: files from the source, in a tar."""
 
 from __future__ import annotations
 
@@ -9,104 +9,108 @@ from concurrent.futures import Executor, Future
 from itertools import islice
 
 from llmstack.ferrying.layer_plan import PlannedLayer
-from llmstack.hf.snapshot import FileHash, HubFile
+from llmstack.hf.file_hash import FileHash
+from llmstack.hf.snapshot import HubFile
 from llmstack.oci import tar_writer
 from llmstack.reporting import Task
 
 Chunks = Generator[bytes, None, None]
 ReadFile = Callable[[HubFile], Chunks]
 
-# How many files of a bundle are asked for before their turn: hides the hub's latency for small files.
-AHEAD = 8
+# Files of a bundle requested in advance: hides the Hub's latency for small files.
+READ_AHEAD = 8
 
 
 class LayerStream:
-    """Makes a layer's bytes, as often as an upload has to start over; tells `task` what has passed."""
+    """Builds a layer, again from the start whenever an upload restarts; counts its bytes in `task`."""
 
-    def __init__(self, layer: PlannedLayer, read: ReadFile, ahead: Executor, task: Task) -> None:
+    def __init__(self, layer: PlannedLayer, read: ReadFile, read_ahead: Executor, task: Task) -> None:
         self._layer = layer
         self._read = read
-        self._ahead = ahead
+        self._read_ahead = read_ahead
         self._task = task
-        self._passed = 0
+        self._counted = 0
 
     def __call__(self) -> Chunks:
-        """Yield the layer from its beginning; raises what reading a file raises."""
-        self._task.advance(-self._passed)
-        self._passed = 0
+        """Yield the layer; raises the errors of reading a file."""
+        self._task.advance(-self._counted)
+        self._counted = 0
         files = self._layer.files
-        contents = map(self._read, files) if self._layer.is_single else _opened_ahead(files, self._read, self._ahead)
-        return tar_writer.layer(self._layer.tar_files, (self._counted(chunks) for chunks in contents))
+        if self._layer.is_single:
+            contents: Iterator[Chunks] = map(self._read, files)
+        else:
+            contents = _open_ahead(files, self._read, self._read_ahead)
+        return tar_writer.layer(self._layer.tar_files, (self._count(chunks) for chunks in contents))
 
-    def _counted(self, chunks: Chunks) -> Chunks:
+    def _count(self, chunks: Chunks) -> Chunks:
         with contextlib.closing(chunks):
             for chunk in chunks:
-                self._passed += len(chunk)
+                self._counted += len(chunk)
                 self._task.advance(len(chunk))
                 yield chunk
 
 
 class PartStream:
-    """Makes the layer of one part of a file, as often as an upload has to start over.
+    """Builds the layer of one part of a split file, again from the start whenever an upload restarts.
 
-    `before` has hashed what comes before the part; when the stream has ended, `seen` has hashed the part as well.
+    `hash_before` covers the file up to this part; after the stream has ended, `hash_after` includes the part.
     """
 
     def __init__(
-        self, part: tar_writer.TarFile, read: Callable[[], Chunks], before: FileHash, task: Task, *, is_last: bool
+        self, part: tar_writer.TarFile, read: Callable[[], Chunks], hash_before: FileHash, task: Task, *, is_last: bool
     ) -> None:
         self._part = part
         self._read = read
-        self._before = before
+        self._hash_before = hash_before
         self._task = task
         self._is_last = is_last
-        self._passed = 0
-        self.seen = before
+        self._counted = 0
+        self.hash_after = hash_before
 
     def __call__(self) -> Chunks:
-        """Yield the layer from its beginning.
+        """Yield the layer.
 
-        Raises what reading raises, and IntegrityError at the end of the last part if the file is not the hub's.
+        Raises the errors of reading, and IntegrityError at the end of the last part if the file's hash is wrong.
         """
-        self._task.advance(-self._passed)
-        self._passed = 0
-        return tar_writer.layer([self._part], [self._hashed()])
+        self._task.advance(-self._counted)
+        self._counted = 0
+        return tar_writer.layer([self._part], [self._hash()])
 
-    def _hashed(self) -> Chunks:
-        seen = self._before.copy()
+    def _hash(self) -> Chunks:
+        file_hash = self._hash_before.copy()
         with contextlib.closing(self._read()) as chunks:
             for chunk in chunks:
-                seen.update(chunk)
-                self._passed += len(chunk)
+                file_hash.update(chunk)
+                self._counted += len(chunk)
                 self._task.advance(len(chunk))
                 yield chunk
         if self._is_last:
-            seen.check()
-        self.seen = seen
+            file_hash.check()
+        self.hash_after = file_hash
 
 
-def _opened_ahead(files: Sequence[HubFile], read: ReadFile, executor: Executor) -> Iterator[Chunks]:
-    """Yield each file's chunks in turn, the first chunk of the next few already on its way.
-
-    Holds at most AHEAD chunks.
-    """
-    left = iter(files)
-    waiting: deque[Future[Chunks]] = deque(executor.submit(_started, read(file)) for file in islice(left, AHEAD))
+def _open_ahead(files: Sequence[HubFile], read: ReadFile, executor: Executor) -> Iterator[Chunks]:
+    """Yield each file's chunks in order, with the first chunk of the next READ_AHEAD files already requested."""
+    remaining = iter(files)
+    opened: deque[Future[Chunks]] = deque(
+        executor.submit(_read_first, read(file)) for file in islice(remaining, READ_AHEAD)
+    )
     try:
-        while waiting:
-            chunks = waiting.popleft().result()
-            waiting.extend(executor.submit(_started, read(file)) for file in islice(left, 1))
+        while opened:
+            chunks = opened.popleft().result()
+            opened.extend(executor.submit(_read_first, read(file)) for file in islice(remaining, 1))
             yield chunks
     finally:
-        for future in waiting:
+        for future in opened:
             future.cancel()
-        for future in waiting:
+        for future in opened:
             if not future.cancelled():
                 with contextlib.suppress(Exception):
                     future.result().close()
 
 
-def _started(chunks: Chunks) -> Chunks:
+def _read_first(chunks: Chunks) -> Chunks:
+    """Read the first chunk now, and return a generator of all chunks."""
     first = next(chunks, b"")
 
     def rest() -> Chunks:

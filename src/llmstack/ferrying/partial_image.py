@@ -1,9 +1,8 @@
-"""Naming what is complete of a repo while the rest is on its way, so that a killed run loses only what was in flight.
+"""Keep the completed layers of an unfinished ferry as a partial image, `<tag>--partial`.
 
-What no manifest names a registry may clean away, and nobody could find it again. So the complete layers are kept as an
-image of their own, `<tag>--partial`, whose file index says that it is incomplete: the next run, on whatever machine,
-finds them there. A worker takes its next layer when its last one has been named: what a kill costs is never more than
-one layer for each worker.
+A registry may delete blobs that no manifest refers to. The partial image refers to them, and its file index is marked
+as incomplete, so that the next run reuses its layers on any machine. A worker starts its next layer only after the
+partial image includes the last one: a killed run loses at most one layer per worker.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from llmstack.carried_image.file_index import FileIndex
 from llmstack.carried_image.naming import partial_tag
 from llmstack.errors import LlmstackError
 from llmstack.ferrying.base_image import scratch
-from llmstack.ferrying.earlier_images import Earlier, read_earlier
+from llmstack.ferrying.earlier_images import EarlierImage, read_earlier_image
 from llmstack.ferrying.publish import CompleteLayer, publish
 from llmstack.net import Cancelled
 from llmstack.oci.spec import Descriptor, RawManifest
@@ -25,116 +24,116 @@ from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
 
 
-class Checkpoint:
-    """Keeps `<tag>--partial`; safe in threads.
+class PartialImage:
+    """Writes and removes `<tag>--partial`; safe in threads.
 
-    `found` is what that tag names already, `complete` the layers that are there from the beginning, `moving` how many
-    more there will be.
+    `existing` is the image under that tag, `complete` the layers already in the store, and `remaining` the number of
+    layers to upload.
     """
 
     def __init__(
         self,
-        head: FileIndex,
+        index: FileIndex,
         store: BlobStore,
         tag: str,
-        found: Earlier | None,
+        existing: EarlierImage | None,
         complete: Sequence[CompleteLayer],
-        moving: int,
+        remaining: int,
         reporter: Reporter,
     ) -> None:
-        self._head = replace(head, incomplete=True)
+        self._index = replace(index, incomplete=True)
         self._store = store
         self._tag = partial_tag(tag)
         self._reporter = reporter
         self._layers = list(complete)
-        self._missing = moving
+        self._remaining = remaining
         self._parts: list[Descriptor] = []
-        # Another repo's whole image may happen to have that name: `gpt2/partial` beside `gpt2`.
-        self._free = found is None or _is_of(found, head)
-        self._digest = found.digest if found and self._free and found.index.incomplete else None
-        self._outdated = found is not None and self._free
+        # The tag may belong to another repo's complete image: `gpt2/partial` is stored beside `gpt2`.
+        self._may_write = existing is None or _is_same_repo(existing, index)
+        self._digest = existing.digest if existing and self._may_write and existing.index.incomplete else None
+        self._replace_existing = existing is not None and self._may_write
         self._lock = threading.Lock()
-        self._news = 0
-        # Held by whoever writes; what came meanwhile is written by the next one, at once for all that wait.
-        self._writing = threading.Lock()
-        self._written = 0
+        self._version = 0
+        # Held while writing. Changes made meanwhile are written together by the next thread.
+        self._write_lock = threading.Lock()
+        self._written_version = 0
         self._warned = False
 
     def add(self, layer: CompleteLayer) -> None:
-        """Take note of a layer that is in the store; return when it has been named, or was the last one."""
+        """Add an uploaded layer; return when the partial image includes it, or at once if it is the last layer."""
         with self._lock:
             self._layers.append(layer)
-            self._missing -= 1
-            self._news += 1
-            news, is_last = self._news, not self._missing
+            self._remaining -= 1
+            self._version += 1
+            version, is_last = self._version, not self._remaining
         if not is_last:
-            self._write(news)
+            self._write(version)
 
     def add_part(self, part: Descriptor) -> None:
-        """Name a layer with a part of a file that is not whole yet, so that the registry keeps it.
+        """Add the layer of one part of an unfinished file, so that the registry keeps it.
 
-        The file index does not list it: nobody may rely on it before the file's hash has proved right.
+        The file index does not list it, because the hash of the file is not verified yet.
         """
         with self._lock:
             self._parts.append(part)
-            self._news += 1
-            news = self._news
-        self._write(news)
+            self._version += 1
+            version = self._version
+        self._write(version)
 
     def save(self) -> None:
-        """Name all that is complete now, if anything is new."""
-        self._write(self._news)
+        """Write the partial image unless it is up to date."""
+        self._write(self._version)
 
     def remove(self, finished: RawManifest) -> None:
-        """Delete the partial image; where the registry does not allow it, let its tag name the finished one."""
-        with _warned(self._store, self._tag, self._reporter):
+        """Delete the partial image; if the registry does not allow it, point the tag at the finished image."""
+        with _removal_warning(self._store, self._tag, self._reporter):
             if self._digest and self._store.delete_manifest(self._digest):
                 return
-            if self._digest or self._outdated:
+            if self._digest or self._replace_existing:
                 self._store.put_manifest(finished, self._tag)
 
-    def _write(self, news: int) -> None:
-        """Write what is known at the latest, unless that has been done since `news`; what goes wrong is passed by."""
-        with self._writing:
-            if self._written >= news or not self._free:
+    def _write(self, version: int) -> None:
+        """Write the current state unless `version` or a later one is written; report errors as a warning."""
+        with self._write_lock:
+            if self._written_version >= version or not self._may_write:
                 return
             with self._lock:
-                layers, parts, news = list(self._layers), list(self._parts), self._news
+                layers, parts, version = list(self._layers), list(self._parts), self._version
             try:
-                self._digest = publish(self._head, layers, self._store, scratch(1), self._tag, parts).digest
+                self._digest = publish(self._index, layers, self._store, scratch(1), self._tag, parts).digest
             except Cancelled:
                 return
             except LlmstackError as error:
                 if not self._warned:
-                    self._reporter.warn(f"what is complete of {self._head.repo_id} could not be named: {error}")
+                    self._reporter.warn(f"{self._index.repo_id}: the partial image could not be saved: {error}")
                 self._warned = True
-            self._written = news
+            self._written_version = version
 
 
-def remove_leftover(finished: Earlier, store: BlobStore, tag: str, reporter: Reporter) -> None:
-    """Remove the partial image beside a finished one: a run that ends just after it wrote the tag leaves it."""
+def remove_partial_image(finished: EarlierImage, store: BlobStore, tag: str, reporter: Reporter) -> None:
+    """Remove the partial image that a run leaves if it is stopped directly after writing `tag`."""
     tag = partial_tag(tag)
-    with _warned(store, tag, reporter):
-        found = read_earlier(store, tag)
+    with _removal_warning(store, tag, reporter):
+        partial = read_earlier_image(store, tag)
         if (
-            found
-            and found.index.incomplete
-            and _is_of(found, finished.index)
-            and (found.index.commit, found.index.selection) == (finished.index.commit, finished.index.selection)
-            and not store.delete_manifest(found.digest)
+            partial
+            and partial.index.incomplete
+            and _is_same_repo(partial, finished.index)
+            and (partial.index.commit, partial.index.selection) == (finished.index.commit, finished.index.selection)
+            and not store.delete_manifest(partial.digest)
         ):
             store.put_manifest(finished.raw_manifest, tag)
 
 
 @contextlib.contextmanager
-def _warned(store: BlobStore, tag: str, reporter: Reporter) -> Iterator[None]:
-    """Let a partial image that cannot be removed be no more than a warning: the finished one is there."""
+def _removal_warning(store: BlobStore, tag: str, reporter: Reporter) -> Iterator[None]:
+    """Report an error as a warning: the finished image is published already."""
     try:
         yield
     except LlmstackError as error:
-        reporter.warn(f"{store.name}:{tag} could not be removed: {error}")
+        reporter.warn(f"{store.name}:{tag}: the partial image could not be removed: {error}")
 
 
-def _is_of(earlier: Earlier, head: FileIndex) -> bool:
-    found = earlier.index
-    return (found.repo_type, found.repo_id, found.revision) == (head.repo_type, head.repo_id, head.revision)
+def _is_same_repo(image: EarlierImage, index: FileIndex) -> bool:
+    other = image.index
+    return (other.repo_type, other.repo_id, other.revision) == (index.repo_type, index.repo_id, index.revision)

@@ -1,4 +1,4 @@
-"""The Docker road: a repo's files as a script has prepared them, read out of the image that holds them."""
+"""Read the files that a script has prepared from a repo, out of the image that Docker Engine built with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmstack.engine.container_script import remove_image
 from llmstack.engine.docker_engine import Engine
 from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import IntegrityError, UsageError
-from llmstack.hf.hub_client import Hub
+from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
@@ -21,12 +21,12 @@ from llmstack.reporting import Reporter
 
 
 class PreparedRepo:
-    """A repo prepared by a script; implements FileSource. As a context it removes its container and its image.
+    """A repo prepared by a script; implements FileSource. On exit it removes its container and image.
 
-    The script runs when the files are listed for the first time, so a repo that is up to date costs one request.
+    The script runs when the files are first listed: an up-to-date repo needs no container.
     """
 
-    def __init__(self, hub: Hub, script: Path, environment: BuildEnvironment, reporter: Reporter) -> None:
+    def __init__(self, hub: HubClient, script: Path, environment: BuildEnvironment, reporter: Reporter) -> None:
         self._hub = hub
         self._script = script
         self._environment = environment
@@ -35,30 +35,30 @@ class PreparedRepo:
         self._image: EngineImage | None = None
 
     def __enter__(self) -> PreparedRepo:
-        """Return the repo itself."""
+        """Return self."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what was made in the engine."""
+        """Remove container and image from the engine."""
         self._cleanup.close()
 
     def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
-        """Resolve a revision to its commit, as the hub has it."""
+        """Resolve a revision to its commit on the Hub."""
         return self._hub.info(repo_id, repo_type, revision)
 
     def snapshot(self, info: RepoInfo) -> Snapshot:
-        """Run the script and list what it left, hashing every byte; the hash is the sha256, as for LFS files."""
+        """Run the script and list its output; the oid of each file is its sha256, as for LFS files."""
         image = self._prepare(info)
         with image.open_tar(f"/{ROOT}") as tar:
             files = tuple(sorted(_files(tar), key=lambda file: file.path.encode(errors="surrogateescape")))
         return Snapshot(info, self._hub.commit_date(info), files)
 
     def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
-        """Yield a file's bytes from `start` up to `stop`; the engine knows no ranges, what comes before is skipped."""
+        """Yield a file's bytes from `start` up to `stop`; without ranges in the engine, earlier bytes are skipped."""
         with self._prepare(info).open_tar(f"/{ROOT}/{file.path}") as tar:
             for entry in tar:
                 if entry.kind != "file" or entry.size != file.size:
-                    raise IntegrityError(f"{file.path} is not in the image as it was listed", side="source")
+                    raise IntegrityError(f"{file.path}: the image no longer holds the file as listed", side="source")
                 position = 0
                 for piece in tar.content():
                     chunk = bytes(piece[max(start - position, 0) : stop - position])
@@ -87,11 +87,11 @@ class PreparedRepo:
 
 
 def script_digest(script: Path) -> str:
-    """Return the sha256 of a script: another script makes another image of the same commit. Raises UsageError."""
+    """Return the sha256 of a script, which is part of the selection of an image. Raises UsageError."""
     try:
         return hashlib.sha256(script.read_bytes()).hexdigest()
     except OSError as error:
-        raise UsageError(f"--prepare {script}: it cannot be read: {error.strerror}") from error
+        raise UsageError(f"--prepare {script}: cannot be read: {error.strerror}") from error
 
 
 def _files(tar: TarReader) -> Iterator[HubFile]:
@@ -100,20 +100,20 @@ def _files(tar: TarReader) -> Iterator[HubFile]:
         path = entry.name.rstrip("/").removeprefix(ROOT).lstrip("/")
         if entry.kind == "directory":
             continue
-        known[path] = _listed(tar, entry, path, known)
+        known[path] = _hub_file(tar, entry, path, known)
         yield known[path]
 
 
-def _listed(tar: TarReader, entry: TarEntry, path: str, known: dict[str, HubFile]) -> HubFile:
+def _hub_file(tar: TarReader, entry: TarEntry, path: str, known: dict[str, HubFile]) -> HubFile:
     if entry.kind == "file":
         digest = hashlib.sha256()
         for piece in tar.content():
             digest.update(piece)
         return HubFile(path, entry.size, digest.hexdigest())
-    twin = known.get(entry.target.removeprefix(ROOT).lstrip("/")) if entry.kind == "hardlink" else None
-    if twin is None:
+    hardlinked = known.get(entry.target.removeprefix(ROOT).lstrip("/")) if entry.kind == "hardlink" else None
+    if hardlinked is None:
         raise UsageError(
-            f"the script left {path!r}, which is neither a file nor a folder",
-            hint="have it copy what a link points to (cp -L), and leave nothing else in /x",
+            f"the script wrote {path!r}, which is neither a file nor a directory",
+            hint="copy the target of a symlink instead (cp -L), and write nothing else below /x",
         )
-    return HubFile(path, twin.size, twin.oid)
+    return HubFile(path, hardlinked.size, hardlinked.oid)

@@ -1,4 +1,4 @@
-"""Making an image of layers that are in the store: what names them is written from the bottom up, the tag last."""
+"""Publish an image whose data layers are in the store: write base, file index and manifests, and the tag last."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, FileIndex, IndexedFile
 from llmstack.errors import on_side
 from llmstack.ferrying.assemble import assemble
-from llmstack.ferrying.base_image import Base
+from llmstack.ferrying.base_image import BaseImage
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
 from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
@@ -19,7 +19,7 @@ from llmstack.oci.store import BlobStore, copy_blob, write_bytes
 
 @dataclass(frozen=True, slots=True)
 class CompleteLayer:
-    """A data layer that is in the store, whole, or all layers of a split file, and what the file index says of it."""
+    """A planned layer or split file that is in the store, with its entries of the file index."""
 
     layer: PlannedLayer | SplitFile
     files: tuple[IndexedFile, ...]
@@ -32,42 +32,42 @@ class CompleteLayer:
 
 
 def layer_annotations(planned: PlannedLayer | SplitFile) -> dict[str, str]:
-    """Return what a manifest says of a layer of what is planned."""
+    """Return the annotations of a layer in the manifest."""
     if isinstance(planned, SplitFile):
         return {annotation_keys.PART_OF: planned.file.path}
     return {annotation_keys.FILEPATH: planned.files[0].path} if planned.is_single else {}
 
 
 def publish(
-    head: FileIndex,
+    index: FileIndex,
     layers: Sequence[CompleteLayer],
     store: BlobStore,
-    base: Base,
+    base: BaseImage,
     tag: str,
-    others: Sequence[Descriptor] = (),
+    unlisted_parts: Sequence[Descriptor] = (),
 ) -> RawManifest:
-    """Write what makes an image of the layers: base, file index, configs, manifests, index; return the last, tagged.
+    """Write everything that the image consists of besides its data layers, then the tag; return the image index.
 
-    `head` is the file index without its files; `others` are layers that it does not speak of. Raises LlmstackError, and
-    then the tag is what it was.
+    `index` has no files yet. `unlisted_parts` are layers of the image that the file index does not list. If it raises
+    LlmstackError, the tag is unchanged.
     """
     files = sorted((file for layer in layers for file in layer.files), key=lambda file: file.path.encode())
-    index = replace(head, files=tuple(files))
-    # Split files of the same bytes have the same layers.
+    index = replace(index, files=tuple(files))
+    # Split files with equal content share their layers.
     data: dict[Digest, Descriptor] = {}
-    for descriptor in (*(found for layer in layers for found in layer.descriptors), *others):
+    for descriptor in (*(item for layer in layers for item in layer.descriptors), *unlisted_parts):
         data.setdefault(descriptor.digest, descriptor)
     with on_side("destination"):
         if base.source:
             for blob in {layer.digest: layer for entry in base.platforms for layer in entry.layers}.values():
                 copy_blob(blob, base.source, store)
-        assembled = assemble(index, base, [*data.values(), _write_index(index, store)])
-        for config in assembled.configs:
+        image = assemble(index, base, [*data.values(), _write_index(index, store)])
+        for config in image.configs:
             write_bytes(store, config)
-        for document in assembled.manifests:
-            store.put_manifest(document)
-        store.put_manifest(assembled.index, tag)
-    return assembled.index
+        for manifest in image.manifests:
+            store.put_manifest(manifest)
+        store.put_manifest(image.index, tag)
+    return image.index
 
 
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:

@@ -1,4 +1,4 @@
-"""Carrying one repo: resolve, plan, move what is not there yet, and only then name it."""
+"""Ferry one repo: resolve its commit, plan the layers, upload the missing ones, and write the tag last."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from llmstack.carried_image.file_index import FileIndex, IndexedFile, Selection,
 from llmstack.carried_image.naming import is_leftover, partial_tag, tag_for
 from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError, NotFoundError, UsageError, on_side
-from llmstack.ferrying.base_image import Base
-from llmstack.ferrying.earlier_images import Earlier, HeldLayers, read_earlier
-from llmstack.ferrying.file_source import FileSource
+from llmstack.ferrying.base_image import BaseImage
+from llmstack.ferrying.earlier_images import EarlierImage, ReusableLayers, read_earlier_image
 from llmstack.ferrying.layer_plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
-from llmstack.ferrying.layer_stream import AHEAD
-from llmstack.ferrying.partial_image import Checkpoint, remove_leftover
+from llmstack.ferrying.layer_stream import READ_AHEAD
+from llmstack.ferrying.partial_image import PartialImage, remove_partial_image
 from llmstack.ferrying.publish import CompleteLayer, publish
-from llmstack.ferrying.upload import Upload
+from llmstack.ferrying.upload import FileSource, Upload
 from llmstack.hf.snapshot import HubFile, RepoInfo, Snapshot
 from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
@@ -29,23 +28,23 @@ from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
 
-# How long the checkpoint of a failed ferry may take. An interrupted one has less: somebody is waiting.
+# Seconds for saving the partial image of a failed ferry. An interrupted ferry has less time: the user waits for it.
 SAVE_TIME = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """A planned layer or split file, and what an earlier index says of it where it need not move."""
+    """What will be done with a planned layer or split file: reuse these files of an earlier image, or upload (None)."""
 
     layer: PlannedLayer | SplitFile
-    held: tuple[IndexedFile, ...] | None
+    reused: tuple[IndexedFile, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What became of a repo; sizes are bytes of files, `created` is the commit's date.
+class RepoFerryResult:
+    """The result for one repo; sizes are bytes of files, `created` is the commit's date.
 
-    `layers` is the plan, empty where none was needed; `digest` is None after a dry run.
+    `layers` is the plan, empty if the image was up to date; `digest` is None after a dry run.
     """
 
     status: Literal["carried", "up-to-date", "planned"]
@@ -57,11 +56,11 @@ class Carried:
     layers: tuple[LayerPlan, ...] = ()
 
 
-class Carrier:
-    """Carries repos to one place after another; holds what they share.
+class RepoFerry:
+    """Ferries repos one after another, with a shared client and the same options.
 
-    `layer_size` is how many bytes a layer may have there, None where nothing is known of a limit. With `split_large`
-    larger files are carried in parts.
+    `layer_size` is the largest layer of the destination in bytes (None: no known limit). With `split_large`, larger
+    files are split into parts.
     """
 
     def __init__(
@@ -79,100 +78,103 @@ class Carrier:
         self._layer_size = layer_size
         self._split_large = split_large
 
-    def carry(
+    def ferry(
         self,
-        wanted: RepoRequest,
+        request: RepoRequest,
         source: FileSource,
         store: BlobStore,
-        get_base: Callable[[], Base],
+        load_base: Callable[[], BaseImage],
         *,
         force: bool = False,
         dry_run: bool = False,
-    ) -> Carried:
-        """Carry one repo into `store`, under the tag of its id and revision.
+    ) -> RepoFerryResult:
+        """Ferry one repo into `store`, under the tag of its id and revision.
 
-        The tag is written last, when everything that it names is there. `get_base` is asked only when something is to
-        be carried. With `force` nothing that is there already is trusted. Raises LlmstackError, and then there is no
-        new tag, but what is complete is under `<tag>--partial`, where the next run finds it.
+        `load_base` is called only if a new image is needed. With `force`, earlier images are ignored. If it raises
+        LlmstackError, the tag is unchanged, and the completed layers are kept as the partial image.
         """
-        tag, main = tag_for(wanted.repo_id, wanted.revision), tag_for(wanted.repo_id)
-        info = source.info(wanted.repo_id, wanted.repo_type, wanted.revision)
+        tag, main_tag = tag_for(request.repo_id, request.revision), tag_for(request.repo_id)
+        info = source.info(request.repo_id, request.repo_type, request.revision)
         with on_side("destination"):
-            own = None if force else read_earlier(store, tag)
-            _check_tag(own, info, tag)
-        if own and _is_current(own.index, info, wanted.selection):
+            current = None if force else read_earlier_image(store, tag)
+            _check_tag(current, info, tag)
+        if current and _is_up_to_date(current.index, info, request.selection):
             if not dry_run:
-                remove_leftover(own, store, tag, self._reporter)
-            return Carried("up-to-date", info, own.index.created, own.digest, own.index.size, 0)
+                remove_partial_image(current, store, tag, self._reporter)
+            return RepoFerryResult("up-to-date", info, current.index.created, current.digest, current.index.size, 0)
         snapshot = source.snapshot(info)
-        files = select(snapshot.files, wanted.selection, lambda file: file.path)
+        files = select(snapshot.files, request.selection, lambda file: file.path)
         _check_files(files, snapshot)
-        base = get_base()
+        base = load_base()
         with on_side("destination"):
-            newest = None if force or tag == main else read_earlier(store, main)
-            unfinished = None if force else read_earlier(store, partial_tag(tag))
-            held = HeldLayers(image for image in (unfinished, newest, own) if image)
+            main = None if force or tag == main_tag else read_earlier_image(store, main_tag)
+            partial = None if force else read_earlier_image(store, partial_tag(tag))
+            reusable = ReusableLayers(image for image in (partial, main, current) if image)
             layers = [
-                _if_still_there(LayerPlan(layer, held.find(layer)), store) for layer in plan(files, self._limits(base))
+                _without_lost_layers(LayerPlan(layer, reusable.find(layer)), store)
+                for layer in plan(files, self._limits(base))
             ]
-        moving = sum(file.size for entry in layers if not entry.held for file in entry.layer.files)
+        to_upload = sum(file.size for entry in layers if not entry.reused for file in entry.layer.files)
         total = sum(file.size for file in files)
         if dry_run:
-            return Carried("planned", info, snapshot.created, None, total, moving, tuple(layers))
-        self._reporter.begin(wanted.repo_id, moving)
-        complete = [CompleteLayer(entry.layer, entry.held) for entry in layers if entry.held]
-        head = _head(snapshot, wanted.selection)
-        checkpoint = Checkpoint(head, store, tag, unfinished, complete, len(layers) - len(complete), self._reporter)
+            return RepoFerryResult("planned", info, snapshot.created, None, total, to_upload, tuple(layers))
+        self._reporter.begin(request.repo_id, to_upload)
+        complete = [CompleteLayer(entry.layer, entry.reused) for entry in layers if entry.reused]
+        index = _empty_index(snapshot, request.selection)
+        partial_image = PartialImage(index, store, tag, partial, complete, len(layers) - len(complete), self._reporter)
         try:
-            moved = self._move(source, info, layers, store, checkpoint)
-            document = publish(head, moved, store, base, tag)
-            checkpoint.remove(document)
+            uploaded = self._upload(source, info, layers, store, partial_image)
+            image = publish(index, uploaded, store, base, tag)
+            partial_image.remove(image)
         except BaseException as error:
-            self._keep(checkpoint, SAVE_TIME if isinstance(error, LlmstackError) else GRACE)
+            self._save(partial_image, SAVE_TIME if isinstance(error, LlmstackError) else GRACE)
             raise
         finally:
             self._reporter.end()
-        return Carried("carried", info, snapshot.created, document.digest, total, moving, tuple(layers))
+        return RepoFerryResult("carried", info, snapshot.created, image.digest, total, to_upload, tuple(layers))
 
-    def _keep(self, checkpoint: Checkpoint, seconds: float) -> None:
-        """Name what is complete when the rest has failed; the next repo needs the same client."""
-        # All that was told to end has ended. A registry that did not hear of that would not hear of this either.
-        silent = self._client.cancel.expired
+    def _save(self, partial_image: PartialImage, seconds: float) -> None:
+        """Save the completed layers after a failure, and make the client usable for the next repo."""
+        # A registry that did not react to the cancellation in time would not answer now either.
+        unresponsive = self._client.cancel.expired
         self._client.cancel.clear()
-        if not silent:
+        if not unresponsive:
             with self._client.cancel.time_limit(seconds):
-                checkpoint.save()
+                partial_image.save()
 
-    def _limits(self, base: Base) -> Limits:
-        room = MAX_LAYERS - base.depth - 1
-        if room < 2:
-            raise UsageError(f"the base has {base.depth} layers, which leaves no room for files", hint="use another")
-        return Limits(layers=room, layer_size=self._layer_size, split_large=self._split_large)
+    def _limits(self, base: BaseImage) -> Limits:
+        layers = MAX_LAYERS - base.layer_count - 1
+        if layers < 2:
+            raise UsageError(
+                f"base image: its {base.layer_count} layers leave no room for files",
+                hint="choose a base image with fewer layers",
+            )
+        return Limits(layers=layers, layer_size=self._layer_size, split_large=self._split_large)
 
-    def _move(
+    def _upload(
         self,
         source: FileSource,
         info: RepoInfo,
         layers: Sequence[LayerPlan],
         store: BlobStore,
-        checkpoint: Checkpoint,
+        partial_image: PartialImage,
     ) -> list[CompleteLayer]:
-        """Upload the layers that have to move, the largest first, and return all layers in order."""
-        moving = sorted((entry.layer for entry in layers if not entry.held), key=lambda layer: -layer.size)
-        with ThreadPoolExecutor(AHEAD, "ahead") as ahead:
-            upload = Upload(source, info, store, self._reporter, ahead, checkpoint.add_part)
+        """Upload the layers that are not reused, the largest first; return all layers in order."""
+        missing = sorted((entry.layer for entry in layers if not entry.reused), key=lambda layer: -layer.size)
+        with ThreadPoolExecutor(READ_AHEAD, "read-ahead") as read_ahead:
+            upload = Upload(source, info, store, self._reporter, read_ahead, partial_image.add_part)
 
-            def move(layer: PlannedLayer | SplitFile) -> CompleteLayer:
-                complete = CompleteLayer(layer, upload.move(layer))
-                checkpoint.add(complete)
+            def upload_layer(layer: PlannedLayer | SplitFile) -> CompleteLayer:
+                complete = CompleteLayer(layer, upload.upload(layer))
+                partial_image.add(complete)
                 return complete
 
-            moved = dict(zip(moving, run_all(move, moving, self._jobs, self._client.cancel), strict=True))
-        return [CompleteLayer(entry.layer, entry.held) if entry.held else moved[entry.layer] for entry in layers]
+            uploaded = dict(zip(missing, run_all(upload_layer, missing, self._jobs, self._client.cancel), strict=True))
+        return [CompleteLayer(entry.layer, entry.reused) if entry.reused else uploaded[entry.layer] for entry in layers]
 
 
-def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
-    """Return the file index of a snapshot, yet without files."""
+def _empty_index(snapshot: Snapshot, selection: Selection) -> FileIndex:
+    """Return the file index of a snapshot, without files."""
     info = snapshot.info
     return FileIndex(
         repo_id=info.repo_id,
@@ -188,7 +190,7 @@ def _head(snapshot: Snapshot, selection: Selection) -> FileIndex:
 
 
 def _check_files(files: Sequence[HubFile], snapshot: Snapshot) -> None:
-    """Refuse no files at all, what the hub may not list, and what no image can hold."""
+    """Raise an error if there are no files, or paths that a repo or an image cannot contain."""
     with on_side("source"):
         if not snapshot.files:
             raise NotFoundError(f"{snapshot.info.repo_type} {snapshot.info.repo_id} has no files")
@@ -196,29 +198,33 @@ def _check_files(files: Sequence[HubFile], snapshot: Snapshot) -> None:
     if not files:
         raise UsageError("no file of the repo is selected", hint="check --include and --exclude")
     for file in files:
-        if any(part.startswith(WHITEOUT) for part in file.path.split("/")):
-            raise UsageError(f"{file.path!r} cannot be in an image, where such names delete files", hint="--exclude it")
+        if any(name.startswith(WHITEOUT) for name in file.path.split("/")):
+            raise UsageError(
+                f"{file.path!r} cannot be stored in an image: {WHITEOUT}* marks a deleted file",
+                hint="leave it out with --exclude",
+            )
 
 
-def _if_still_there(entry: LayerPlan, store: BlobStore) -> LayerPlan:
-    """Return the plan with the layer to be moved again where the registry has lost it."""
-    if entry.held and not all(store.has_blob(layer) for layer in entry.held[0].layers):
+def _without_lost_layers(entry: LayerPlan, store: BlobStore) -> LayerPlan:
+    """Return the plan, with an upload instead of a reuse if the registry has lost a layer."""
+    if entry.reused and not all(store.has_blob(layer) for layer in entry.reused[0].layers):
         return LayerPlan(entry.layer, None)
     return entry
 
 
-def _check_tag(own: Earlier | None, info: RepoInfo, tag: str) -> None:
-    """Refuse to put a revision in the place of another one whose name gives the same tag."""
-    if own is None or own.index.incomplete or is_leftover(tag, own.index.repo_id, own.index.revision):
+def _check_tag(current: EarlierImage | None, info: RepoInfo, tag: str) -> None:
+    """Raise UsageError if the tag holds another revision whose name maps to the same tag."""
+    if current is None or current.index.incomplete:
         return
-    if own.index.revision != info.revision:
+    index = current.index
+    if index.revision != info.revision and not is_leftover(tag, index.repo_id, index.revision):
         raise UsageError(
-            f"the tag {tag} holds {own.index.repo_id}@{own.index.revision}, and {info.revision} would get the same",
-            hint="name the commit instead, or replace it with --force",
+            f"the tag {tag} holds {index.repo_id}@{index.revision}; {info.revision} has the same tag",
+            hint="use the commit as the revision, or replace the image with --force",
         )
 
 
-def _is_current(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
+def _is_up_to_date(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
     return (
         not index.incomplete
         and index.commit == info.commit

@@ -1,4 +1,4 @@
-"""Sharing a long list between machines, none of which knows of the others."""
+"""Divide a wish list between machines that do not communicate."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The `number`th of `count` parts of a list."""
+    """Shard `number` of `count` of a wish list."""
 
     number: int
     count: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `I/N`; raises UsageError."""
+        """Parse `I/N`; raises UsageError."""
         match = _SHARD.fullmatch(text)
         shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
         if not 1 <= shard.number <= shard.count:
             raise UsageError(
-                f"--shard {text}: this is not I/N", hint="write 1/3, 2/3 and 3/3 for a list in three parts"
+                f"--shard {text}: must be I/N, with I from 1 to N", hint="for three machines, use 1/3, 2/3 and 3/3"
             )
         return shard
 
-    def of(self, wish: WishList) -> WishList:
-        """Return this part of a list: each entry is in one, and always the same, whatever else the list holds.
+    def select(self, wish_list: WishList) -> WishList:
+        """Return this shard's entries; an entry's shard does not depend on other entries.
 
-        Lines that are wrong are told of by the first.
+        The first shard has the invalid lines.
         """
-        entries = tuple(entry for entry in wish.entries if self._holds(entry))
-        return WishList(entries, wish.problems if self.number == 1 else ())
+        entries = tuple(entry for entry in wish_list.entries if self._contains(entry))
+        return WishList(entries, wish_list.problems if self.number == 1 else ())
 
-    def _holds(self, entry: RepoRequest) -> bool:
-        name = f"{entry.repo_type}s/{entry.repo_id}@{entry.revision}"
+    def _contains(self, request: RepoRequest) -> bool:
+        name = f"{request.repo_type}s/{request.repo_id}@{request.revision}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % self.count == self.number - 1

@@ -1,59 +1,75 @@
-"""Moving what is planned as one: a layer of whole files, or one file in several layers."""
+"""Upload the planned layers: files are read from their source, hashed, and written as layers into the destination."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from llmstack.carried_image.file_index import BlobRange, IndexedFile
 from llmstack.errors import on_side
-from llmstack.ferrying.file_source import FileSource
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
 from llmstack.ferrying.layer_stream import Chunks, LayerStream, PartStream
 from llmstack.ferrying.publish import layer_annotations
-from llmstack.hf.snapshot import FileHash, HubFile, RepoInfo, verifying
+from llmstack.hf.file_hash import FileHash, hash_while_reading
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter, Task
 
 
+class FileSource(Protocol):
+    """Where a repo's files come from: the Hub, or the result of a script. Methods may be called from any thread."""
+
+    def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
+        """Resolve a revision to its commit; raises LlmstackError."""
+
+    def snapshot(self, info: RepoInfo) -> Snapshot:
+        """List the files of a commit, with the expected hashes."""
+
+    def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
+        """Yield a file's bytes from `start` up to `stop`, not verified."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """From where to where; `ahead` opens small files before their turn.
+    """Uploads the layers of one repo.
 
-    `part_done` hears of each part of a file that is in the store before the whole file is.
+    `read_ahead` opens small files in advance. `on_part` is called with each uploaded part of a file except the last.
     """
 
     source: FileSource
     info: RepoInfo
     store: BlobStore
     reporter: Reporter
-    ahead: Executor
-    part_done: Callable[[Descriptor], None]
+    read_ahead: Executor
+    on_part: Callable[[Descriptor], None]
 
-    def move(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...]:
-        """Upload the bytes and return what the file index says of the files.
+    def upload(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...]:
+        """Upload a layer or a split file, and return the entries of the file index.
 
-        Raises what reading and writing raise, and then no file's last byte is in the store.
+        If it raises, the store has no complete copy of any of the files: the last byte is written after verification.
         """
         task = self.reporter.task(planned.name, sum(file.size for file in planned.files))
         try:
-            return (self._parts(planned, task),) if isinstance(planned, SplitFile) else self._layer(planned, task)
+            if isinstance(planned, SplitFile):
+                return (self._upload_parts(planned, task),)
+            return self._upload_layer(planned, task)
         finally:
             task.done()
 
-    def _layer(self, layer: PlannedLayer, task: Task) -> tuple[IndexedFile, ...]:
+    def _upload_layer(self, layer: PlannedLayer, task: Task) -> tuple[IndexedFile, ...]:
         sha256: dict[str, str] = {}
 
-        def verified(file: HubFile, digest: str) -> None:
+        def on_verified(file: HubFile, digest: str) -> None:
             sha256[file.path] = digest
 
         def read(file: HubFile) -> Chunks:
-            return verifying(file, self.source.read(self.info, file, 0, file.size), verified)
+            return hash_while_reading(file, self.source.read(self.info, file, 0, file.size), on_verified)
 
-        stream = LayerStream(layer, read, self.ahead, task)
+        stream = LayerStream(layer, read, self.read_ahead, task)
         with on_side("destination", layer.name):
             digest, _ = self.store.write_blob(stream)
         return tuple(
@@ -61,21 +77,18 @@ class Upload:
             for file, start in zip(layer.files, layer.offsets, strict=True)
         )
 
-    def _parts(self, split: SplitFile, task: Task) -> IndexedFile:
-        """Upload a file's parts in order, for one hash goes through all of them.
-
-        The last part is not whole before the file's hash has proved right.
-        """
-        file, parts, start = split.file, [], 0
-        seen = FileHash(file)
-        for layer, offset in zip(split.tar_files, split.offsets, strict=True):
-            stop = start + layer.size
+    def _upload_parts(self, split: SplitFile, task: Task) -> IndexedFile:
+        """Upload a file's parts in order, because one hash covers all of them."""
+        file, ranges, start = split.file, [], 0
+        file_hash = FileHash(file)
+        for part, offset in zip(split.tar_files, split.offsets, strict=True):
+            stop = start + part.size
             read = partial(self.source.read, self.info, file, start, stop)
-            stream = PartStream(layer, read, seen, task, is_last=stop == file.size)
+            stream = PartStream(part, read, file_hash, task, is_last=stop == file.size)
             with on_side("destination", split.name):
                 digest, size = self.store.write_blob(stream)
             if stop < file.size:
-                self.part_done(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))
-            seen, start = stream.seen, stop
-            parts.append(BlobRange(digest, offset, layer.size))
-        return IndexedFile(file.path, file.size, file.oid, seen.check(), tuple(parts))
+                self.on_part(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))
+            file_hash, start = stream.hash_after, stop
+            ranges.append(BlobRange(digest, offset, part.size))
+        return IndexedFile(file.path, file.size, file.oid, file_hash.check(), tuple(ranges))

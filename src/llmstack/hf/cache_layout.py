@@ -1,12 +1,12 @@
-"""The Hugging Face cache as huggingface_hub lays it out, so that it reads it offline (0.36, 1.x and 2.x).
+"""File names and contents of the Hugging Face cache, as huggingface_hub 0.36, 1.x and 2.x read it offline.
 
     HF_HUB_CACHE/CACHEDIR.TAG
     HF_HUB_CACHE/models--owner--name/blobs/<oid>
                                      refs/<revision>                 the commit, without a newline
-                                     snapshots/<commit>/<path>       a link to ../../blobs/<oid>
+                                     snapshots/<commit>/<path>       a symlink to ../../blobs/<oid>
                                      trees/<commit>.json             2.x: the list of files
 
-Names and contents only, as values; who writes them is not this module's business.
+This module writes nothing: it returns paths and bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ CACHEDIR_TAG = "CACHEDIR.TAG"
 # The signature is fixed by the Cache Directory Tagging Specification.
 CACHEDIR_TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of Hugging Face files.\n"
 _TREE_FORMAT = 1
-# The variables that say where the cache is, the first that is set, and where it lies below what they name.
-_CACHES = (
+# Variables that name the cache, by precedence, and the cache's path below their value.
+_CACHE_VARIABLES = (
     ("HF_HUB_CACHE", ""),
     ("HUGGINGFACE_HUB_CACHE", ""),
     ("HF_HOME", "/hub"),
@@ -34,28 +34,28 @@ _CACHES = (
 
 
 def default_cache() -> Path:
-    """Return HF_HUB_CACHE, found as huggingface_hub does (`constants.py`), without importing it.
+    """Return HF_HUB_CACHE, resolved as in huggingface_hub's `constants.py`, without importing it.
 
-    Raises UsageError that names the variable if it begins with the home folder of nobody.
+    Raises UsageError if a variable's value begins with `~` and there is no such home directory.
     """
-    for variable, below in _CACHES:
+    for variable, path_below in _CACHE_VARIABLES:
         if value := os.environ.get(variable):
-            return expand_home(os.path.expandvars(f"{value}{below}"), variable)
+            return expand_home(os.path.expandvars(f"{value}{path_below}"), variable)
     return expand_home("~/.cache/huggingface/hub", "HOME")
 
 
 def repo_folder(repo_id: str, repo_type: RepoType) -> str:
-    """Return the name of a repo's folder in the cache."""
+    """Return the name of a repo's directory in the cache."""
     return "--".join([f"{repo_type}s", *repo_id.split("/")])
 
 
 def blob_path(oid: str) -> str:
-    """Return where a file's bytes lie in its repo's folder."""
+    """Return the path of a file's bytes in its repo's directory."""
     return f"blobs/{oid}"
 
 
 def snapshot_link(commit: str, path: str, oid: str) -> tuple[str, str]:
-    """Return the link of one file in its repo's folder: its target, and its own path."""
+    """Return a file's symlink in its repo's directory: target, and path of the symlink itself."""
     up = "../" * (2 + path.count("/"))
     return f"{up}blobs/{oid}", f"snapshots/{commit}/{path}"
 

@@ -60,7 +60,7 @@ _COMMIT = _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _DISABLED = "Access to this resource is disabled."
 
 
-class Hub:
+class HubClient:
     """The hub that HF_ENDPOINT names, with the token of the environment; safe in threads."""
 
     def __init__(self, client: Client) -> None:

@@ -1,4 +1,4 @@
-"""What a running command tells the person who started it: one Protocol, and an implementation per kind of listener."""
+"""Progress, notes and warnings of a running command: the Reporter protocol and its implementations."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 import sys
 from typing import Literal
 
-from llmstack.reporting.base import Reporter, Task
-from llmstack.reporting.plain import PlainReporter
-from llmstack.reporting.quiet import QuietReporter
+from llmstack.reporting.plain_reporter import PlainReporter
+from llmstack.reporting.reporter import QuietReporter, Reporter, Task
 from llmstack.reporting.text import human_size, human_time, printable, write_line, write_traceback
 
 Progress = Literal["auto", "rich", "plain", "none"]
 
 __all__ = [
     "Progress",
+    "QuietReporter",
     "Reporter",
     "Task",
     "human_size",
@@ -26,16 +26,16 @@ __all__ = [
 ]
 
 
-def make_reporter(progress: Progress, *, quiet: bool = False) -> Reporter:
-    """Return the reporter for --progress and --quiet; all of them write to stderr.
+def make_reporter(progress: Progress, *, quiet: bool = False, warnings_only: bool = False) -> Reporter:
+    """Return the reporter for --progress and --quiet. It writes to stderr.
 
-    `auto` draws bars on a terminal and writes plain lines anywhere else. Quiet leaves only warnings.
+    `auto` draws bars on a terminal and writes plain lines anywhere else. `quiet` shows nothing.
     """
-    if quiet or progress == "none":
-        return QuietReporter(notes=not quiet)
+    if quiet or warnings_only or progress == "none":
+        return QuietReporter(notes=not (quiet or warnings_only), warnings=not quiet)
     if progress == "auto":
-        drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        progress = "rich" if drawable else "plain"
+        can_draw = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        progress = "rich" if can_draw else "plain"
     if progress == "plain":
         return PlainReporter()
     from llmstack.reporting.rich_reporter import RichReporter

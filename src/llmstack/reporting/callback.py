@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmstack.reporting.base import Task
+from llmstack.reporting.reporter import Task
 
 _LOGGER = logging.getLogger("llmstack")
 

@@ -1,4 +1,4 @@
-"""The reporter for terminals: a line per running task and one for the whole, drawn at most ten times a second."""
+"""The reporter for terminals: a progress line per running task and one for the operation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from llmstack.reporting.base import Task
-from llmstack.reporting.tally import Standing, Tally
+from llmstack.reporting.progress import ProgressSnapshot, ProgressTracker
+from llmstack.reporting.reporter import Task
 from llmstack.reporting.text import clock_time, fit, human_progress, human_size, printable
 
 FRAMES_PER_SECOND = 8
@@ -19,29 +19,29 @@ MAX_LINES = 8
 MIN_AGE = 0.3
 MIN_SIZE = 16_000_000
 
-# The widest: `99.9/99.9 GB`, `99.9 MB/s`, `9:59:59`.
+# The widest values: `99.9/99.9 GB`, `99.9 MB/s`, `9:59:59`.
 _SIZE_WIDTH, _RATE_WIDTH, _TIME_WIDTH = 12, 9, 7
 _MAX_NAME, _MAX_BAR, _MIN_BAR = 48, 40, 6
 _MIN_NAME = 12
 
 
 class RichReporter:
-    """Draws progress below what is printed; notes and warnings scroll by above it."""
+    """Draws progress lines at the bottom; notes and warnings scroll above them."""
 
     def __init__(self, *, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream, stderr=stream is None, force_terminal=True, highlight=False)
-        self._tally = Tally("", 0)
+        self._tracker = ProgressTracker("", 0)
         self._live: Live | None = None
         self._lock = threading.RLock()
-        # A command that is cut short must not leave the terminal without its cursor.
+        # An interrupted command must restore the cursor.
         atexit.register(self.end)
 
     def begin(self, title: str, total: int) -> None:
         """Start drawing."""
         with self._lock:
             self.end()
-            self._tally = Tally(title, total)
-            # stdout is left alone: it carries results.
+            self._tracker = ProgressTracker(title, total)
+            # stdout is for results.
             self._live = Live(
                 console=self._console,
                 get_renderable=self._draw,
@@ -52,44 +52,45 @@ class RichReporter:
             self._live.start()
 
     def task(self, name: str, size: int) -> Task:
-        """Start a task; it gets a line when it turns out to be worth one."""
-        return self._tally.task(name, size)
+        """Start a task; it gets a line if it is large or slow."""
+        return self._tracker.task(name, size)
 
     def end(self) -> None:
-        """Stop drawing and clear what was drawn."""
+        """Stop drawing and clear the progress lines."""
         with self._lock:
             live, self._live = self._live, None
             if live is not None:
                 live.stop()
 
     def note(self, message: str) -> None:
-        """Print the note above the bars."""
+        """Print the note above the progress lines."""
         self._console.print(Text(printable(message)), soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        """Print the warning above the bars."""
+        """Print the warning above the progress lines."""
         self._console.print(Text.assemble(("warning: ", "yellow"), printable(message)), soft_wrap=True)
 
     def _draw(self) -> Text:
         width, height = self._console.size
         ascii_only = not self._console.encoding.lower().startswith("utf")
-        tasks, more = self._tally.running(min(MAX_LINES, max(1, height - 4)), MIN_AGE, MIN_SIZE)
+        tasks, more = self._tracker.running(min(MAX_LINES, max(1, height - 4)), MIN_AGE, MIN_SIZE)
         lines = [line(task, width, ascii_only=ascii_only) for task in tasks]
         if more:
             lines.append(Text(fit(f"+{more} more", width), style="dim"))
-        lines.append(line(self._tally.standing(), width, ascii_only=ascii_only, style="bold"))
+        lines.append(line(self._tracker.snapshot(), width, ascii_only=ascii_only, style="bold"))
         return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
 
-def line(standing: Standing, width: int, *, ascii_only: bool = False, style: str = "") -> Text:
-    """Return a line of at most `width` - 1 columns: name, bar, size, rate, time left; narrow ones drop from the bar on.
+def line(progress: ProgressSnapshot, width: int, *, ascii_only: bool = False, style: str = "") -> Text:
+    """Return a line of at most `width` - 1 columns: name, bar, size, rate, time left.
 
-    The last column stays free: some terminals wrap when it is written.
+    If they do not fit, the time left and the rate are omitted, then the bar. The last column stays free: some
+    terminals wrap after it.
     """
-    left = standing.seconds_left if standing.total else None
+    left = progress.seconds_left if progress.total else None
     columns = [
-        f"{human_progress(standing.done, standing.total, '/'):>{_SIZE_WIDTH}}",
-        f"{human_size(standing.rate) + '/s':>{_RATE_WIDTH}}",
+        f"{human_progress(progress.done, progress.total, '/'):>{_SIZE_WIDTH}}",
+        f"{human_size(progress.rate) + '/s':>{_RATE_WIDTH}}",
         f"{'-' if left is None else clock_time(left):>{_TIME_WIDTH}}",
     ]
     free = width - 1
@@ -101,12 +102,12 @@ def line(standing: Standing, width: int, *, ascii_only: bool = False, style: str
     if bar_width < _MIN_BAR:
         bar_width = 0
     name_width = max(0, min(_MAX_NAME, free - bar_width - bool(bar_width)))
-    name = fit(printable(standing.name), name_width)
+    name = fit(printable(progress.name), name_width)
     if ascii_only:
         name = name.encode("ascii", "replace").decode()
     text = Text(name, style=style, no_wrap=True, overflow="crop")
     if bar_width:
-        share = min(1.0, max(0.0, standing.done / standing.total)) if standing.total else 0.0
+        share = min(1.0, max(0.0, progress.done / progress.total)) if progress.total else 0.0
         full = int(bar_width * share)
         text.append(" ").append(("=" if ascii_only else "━") * full, style="green")
         text.append(("-" if ascii_only else "─") * (bar_width - full), style="dim")

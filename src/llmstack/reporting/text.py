@@ -1,4 +1,4 @@
-"""Words for people: sizes, times, names that fit a line and do no harm to a terminal. Pure functions."""
+"""Text for terminals and logs: sizes, durations, truncation, and escaping of control characters."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def printable(text: str) -> str:
-    """Return `text` as one line without control characters, escapes or invisible signs: they show as `\\x1b`.
+    """Return `text` with unprintable characters written as escapes such as `\\x1b`.
 
-    Repo ids, file names and server messages come from strangers; a terminal would obey what they hold.
+    Repo ids, file names and server messages are untrusted: a terminal would execute their control sequences.
     """
     if text.isprintable():
         return text
@@ -21,13 +21,13 @@ def printable(text: str) -> str:
 
 
 def human_size(size: float) -> str:
-    """Return a size in bytes as people write it, in decimal units: `512 B`, `2.0 GB`, `140 MB`."""
+    """Return a size in bytes with a decimal unit: `512 B`, `2.0 GB`, `140 MB`."""
     scale, unit = _scale(size)
     return f"{_number(size, scale)} {unit}"
 
 
 def human_progress(done: int, total: int, between: str = " of ") -> str:
-    """Return two sizes in the unit of the greater: `1.2 of 2.0 GB`; `done` alone when the total is not known."""
+    """Return two sizes in the unit of the larger one: `1.2 of 2.0 GB`; only `done` if the total is unknown."""
     if total <= 0:
         return human_size(done)
     scale, unit = _scale(max(done, total))
@@ -35,7 +35,7 @@ def human_progress(done: int, total: int, between: str = " of ") -> str:
 
 
 def human_time(seconds: float) -> str:
-    """Return a span of time in its two greatest units: `6 s`, `1 min 5 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Return a duration in its two largest units: `6 s`, `1 min 5 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = max(0, round(seconds))
     for unit, name, below, name_below in (
         (_DAY, "d", _HOUR, "h"),
@@ -49,7 +49,7 @@ def human_time(seconds: float) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Return a span of time in at most seven characters: `0:06`, `1:02:05`, `12h05m`, `3d04h`."""
+    """Return a duration in at most seven characters: `0:06`, `1:02:05`, `12h05m`, `3d04h`."""
     whole = max(0, round(seconds))
     if whole >= _DAY:
         return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h" if whole < 1000 * _DAY else "-"
@@ -60,14 +60,14 @@ def clock_time(seconds: float) -> str:
 
 
 def width_of(text: str) -> int:
-    """Return how many columns of a terminal `text` takes."""
+    """Return the number of terminal columns of `text`."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def fit(text: str, width: int) -> str:
-    """Return `text` in exactly `width` columns: filled up with spaces, or shortened past its middle.
+    """Return `text` in exactly `width` columns: padded with spaces, or shortened in the second half.
 
-    More of the head stays than of the end: `model-00001-of-00004.safetensors` is told from its siblings by it.
+    The start stays longer than the end: it distinguishes `model-00001-of-00004.safetensors` from its siblings.
     """
     if width_of(text) > width:
         end = max(0, width - 1) // 3
@@ -76,7 +76,7 @@ def fit(text: str, width: int) -> str:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write one line; a stream that is gone is no reason to end a transfer."""
+    """Write one line; ignore a closed stream, so that a transfer continues."""
     try:
         stream.write(printable(line) + "\n")
         stream.flush()
@@ -85,14 +85,14 @@ def write_line(stream: TextIO, line: str) -> None:
 
 
 def write_traceback(stream: TextIO) -> None:
-    """Write the traceback of the exception that is handled; a stream that is gone is no reason to end."""
+    """Write the traceback of the current exception; ignore a closed stream."""
     for line in traceback.format_exc().splitlines():
         write_line(stream, line)
 
 
 def _scale(size: float) -> tuple[int, str]:
     scale, position = 1, 0
-    # From 999.5 up a size would be written with four digits.
+    # 999.5 and more would round to four digits.
     while abs(size) >= 999.5 * scale and position < len(_UNITS) - 1:
         scale, position = scale * 1000, position + 1
     return scale, _UNITS[position]

@@ -1,0 +1,67 @@
+"""Hash a file's bytes while they are read, and compare the result with the hash that the Hub lists."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Generator
+
+from llmstack.errors import IntegrityError
+from llmstack.hf.snapshot import HubFile, git_blob_sha1
+
+
+class FileHash:
+    """The sha256 of a file, and its git blob sha1 where that is the Hub's hash of it."""
+
+    def __init__(self, file: HubFile) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._git = None if file.is_lfs else git_blob_sha1(file.size)
+
+    def copy(self) -> FileHash:
+        """Return an independent hash of the same bytes."""
+        other = FileHash(self._file)
+        other._sha256 = self._sha256.copy()
+        other._git = self._git and self._git.copy()
+        return other
+
+    def update(self, chunk: bytes | memoryview) -> None:
+        """Hash the next bytes of the file."""
+        self._sha256.update(chunk)
+        if self._git:
+            self._git.update(chunk)
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the bytes."""
+        return self._sha256.hexdigest()
+
+    @property
+    def oid(self) -> str:
+        """The hash that the Hub lists for these bytes: the git blob sha1, or the sha256 of an LFS file."""
+        return self._git.hexdigest() if self._git else self.sha256
+
+    def check(self) -> str:
+        """Return the sha256 of the complete file; raises IntegrityError if the Hub lists another hash."""
+        if self.oid != self._file.oid:
+            raise IntegrityError(
+                f"{self._file.path}: the bytes sent by the Hub do not match the hash it lists",
+                hint="rerun; if the error stays, the file is damaged on the Hub",
+                side="source",
+            )
+        return self.sha256
+
+
+def hash_while_reading(
+    file: HubFile, chunks: Generator[bytes, None, None], on_verified: Callable[[HubFile, str], None]
+) -> Generator[bytes, None, None]:
+    """Yield `chunks` unchanged; at the end, check the hash and pass the sha256 to `on_verified`.
+
+    Raises IntegrityError at the end if the Hub lists another hash. Closing the generator closes `chunks`.
+    """
+    file_hash = FileHash(file)
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            file_hash.update(chunk)
+            yield chunk
+    on_verified(file, file_hash.check())
