@@ -211,24 +211,24 @@ class Session:
 
         Look at `ok` and `problems` of the result: wrong bytes raise no error.
         """
-        from llmstack.carried_image.locate import locate
-        from llmstack.carried_image.source import open_source
+        from llmstack.carried_image.image_location import locate
+        from llmstack.carried_image.open_location import open_requested
         from llmstack.inspection import verify
 
         self.client.cancel.clear()
         request = locate(image, source, repo_type, self.namespace)
-        with open_source(request, self.registries, self.reporter.note) as opened:
+        with open_requested(request, self.registries, self.reporter.note) as opened:
             return verify(opened, self.reporter, self.client.cancel, self._settings(jobs=jobs).jobs)
 
     def inspect(self, image: str, *, source: str | None = None, repo_type: RepoType = "model") -> ImageDetails:
         """Return what an image is: commit, license, layers and files."""
-        from llmstack.carried_image.locate import locate
-        from llmstack.carried_image.source import open_source
+        from llmstack.carried_image.image_location import locate
+        from llmstack.carried_image.open_location import open_requested
         from llmstack.inspection import inspect
 
         self.client.cancel.clear()
         request = locate(image, source, repo_type, self.namespace)
-        with open_source(request, self.registries, self.reporter.note) as opened:
+        with open_requested(request, self.registries, self.reporter.note) as opened:
             return inspect(opened)
 
     def list_images(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
 from llmstack.errors import UsageError
-from llmstack.oci.reference import Reference, is_tag
+from llmstack.oci.reference import is_tag
 
 PARTS = st.from_regex(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9_])?", fullmatch=True).filter(
     lambda part: "--" not in part and ".." not in part and not part.endswith(".git")
@@ -147,5 +147,5 @@ def test_any_text_is_a_namespace_or_a_usage_error(text: str):
     except UsageError:
         return
     if namespace.registry is not None:
-        assert Reference.parse(namespace.repository("dataset"))
+        assert namespace.reference("dataset")
         assert Namespace.parse(str(namespace)) == namespace

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llmstack.carried_image.image import open_image
-from llmstack.carried_image.locate import parse_location
-from llmstack.carried_image.source import open_reader
+from llmstack.carried_image.image_location import parse_location
+from llmstack.carried_image.open_location import open_reader
 from llmstack.errors import NotFoundError
 from llmstack.net import Client
 from llmstack.oci.repository import Registries

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmstack.carried_image.file_index import FileIndex
-from llmstack.carried_image.locate import locate
+from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
 from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError

@@ -9,9 +9,9 @@ from threading import Event
 import pytest
 
 from llmstack.carried_image.image import host_platform
-from llmstack.carried_image.locate import locate
+from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
-from llmstack.carried_image.source import open_source
+from llmstack.carried_image.open_location import open_requested
 from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.ferrying.layer_plan import Limits
 from llmstack.inspection import inspect, list_images, verify
@@ -41,7 +41,7 @@ NOWHERE = Namespace.parse("oci:/nowhere")
 def opened(argument: str, source: str | None = None):
     with closing(Client()) as client:
         wanted = locate(argument, source, "model", NOWHERE)
-        with open_source(wanted, registries(client), lambda _: None) as found:
+        with open_requested(wanted, registries(client), lambda _: None) as found:
             yield found
 
 
@@ -85,7 +85,7 @@ def test_listing_a_registry(registry):
 
 
 def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path):
-    with closing(Client()) as client, pytest.raises(NotFoundError, match="typo is not there"):
+    with closing(Client()) as client, pytest.raises(NotFoundError, match="typo not found"):
         list_images(f"oci:{tmp_path}/typo", NOWHERE, ["model"], registries(client), Event(), 4)
 
 
@@ -104,7 +104,7 @@ def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
             Event(),
             4,
         )
-        with pytest.raises(UsageError, match="engine"):
+        with pytest.raises(UsageError, match="Docker Engine"):
             list_images("docker-daemon:", NOWHERE, ["model"], registries(client), Event(), 4)
     assert [(entry.repo_id, bool(entry.error)) for entry in found] == [(None, True), ("org/model", False)]
     assert [(entry.image, entry.repo_id) for entry in foreign] == [(f"oci:{tmp_path}/other:latest", None)]

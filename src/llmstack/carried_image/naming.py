@@ -128,19 +128,21 @@ class Namespace:
             raise UsageError(
                 f"{text!r} is an image, not a namespace", hint="leave the tag out: it is made from the repo id"
             )
-        Reference.parse(namespace.repository("model"))
+        namespace.reference("model")
         return namespace
 
     def __str__(self) -> str:
         return f"oci:{self.path}" if self.registry is None else "/".join(filter(None, (self.registry, self.path)))
 
-    def repository(self, repo_type: RepoType) -> str:
-        """Return the repository (or, for a folder, the layout's path) of this type's images."""
-        if self.registry is None:
-            return str(Path(self.path) / f"{repo_type}s")
-        return f"{self}/{repo_type}s"
+    def reference(self, repo_type: RepoType) -> Reference:
+        """Return the repository of this type's images in the registry."""
+        return Reference.parse(f"{self}/{repo_type}s")
+
+    def layout(self, repo_type: RepoType) -> Path:
+        """Return the directory of the OCI layout with this type's images."""
+        return Path(self.path) / f"{repo_type}s"
 
     def image(self, repo_type: RepoType, tag: str) -> str:
         """Return the image of a tag as people name it."""
-        prefix = "oci:" if self.registry is None else ""
-        return f"{prefix}{self.repository(repo_type)}:{tag}"
+        repository = f"oci:{self.layout(repo_type)}" if self.registry is None else f"{self}/{repo_type}s"
+        return f"{repository}:{tag}"

@@ -12,23 +12,22 @@ from typing import Any, Literal
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FORMAT_OF_PARTS, NO_SELECTION, FileIndex, Selection
-from llmstack.carried_image.image import Image
-from llmstack.carried_image.locate import locate
+from llmstack.carried_image.image import FileTar, OpenedImage
+from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.open_location import open_requested
 from llmstack.carried_image.selection import select
-from llmstack.carried_image.source import Source, open_source
-from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.extraction.destination import Destination
 from llmstack.extraction.destination_layout import CacheLayout, DestinationLayout, DirectoryLayout
 from llmstack.extraction.fetch_plan import PlannedFile, case_conflicts
-from llmstack.extraction.from_engine import fetch_from_engine, merged_layer
 from llmstack.extraction.from_index import ExtractContext, fetch
 from llmstack.extraction.from_layers import LayerSource, merge_layers
+from llmstack.extraction.from_tars import fetch_from_tars
 from llmstack.hf.cache_layout import default_cache
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.repository import Registries
-from llmstack.oci.tar_reader import TarReader, open_layer
+from llmstack.oci.tar_reader import TarReader
 from llmstack.reporting import Reporter
 
 DEFAULT_JOBS = 4
@@ -83,11 +82,11 @@ def extract(request: ExtractRequest, registries: Registries, cancel: Event, repo
     started = time.monotonic()
     directory = _destination(request)
     image_request = locate(request.argument, request.source, request.repo_type, request.namespace)
-    with open_source(image_request, registries, reporter.note) as source:
-        extraction = _Extraction(request, source, cancel, reporter, started)
-        if source.index is None:
+    with open_requested(image_request, registries, reporter.note) as image:
+        extraction = _Extraction(request, image, cancel, reporter, started)
+        if image.index is None:
             return extraction.from_layers(directory)
-        return extraction.from_index(directory, source.index)
+        return extraction.from_index(directory, image.index)
 
 
 def _destination(request: ExtractRequest) -> Path:
@@ -103,7 +102,7 @@ class _Extraction:
     """One extraction from an opened source."""
 
     request: ExtractRequest
-    source: Source
+    image: OpenedImage
     cancel: Event
     reporter: Reporter
     started: float
@@ -116,8 +115,7 @@ class _Extraction:
         layout: DestinationLayout = (
             CacheLayout(directory, index) if self.request.layout == "hf-cache" else DirectoryLayout(directory)
         )
-        image = self.source.image
-        layers = {} if isinstance(image, EngineImage) else image.layers_of(files)
+        ranges = self.image.ranges_of(files)
         # Write each path once, even if several files share it.
         planned = list({path: PlannedFile(path, file) for file in files for path in [layout.path_of(file)]}.values())
         total = sum(file.size for file in planned)
@@ -129,10 +127,10 @@ class _Extraction:
                 context.destination.check_path(file.path)
             missing = context.missing(planned)
             reused = total - sum(file.size for file in missing)
-            if isinstance(image, EngineImage):
-                fetch_from_engine(image, missing, context, stream=2 * (total - reused) >= index.size)
+            if ranges is None:
+                fetch_from_tars(self.image, missing, context)
             else:
-                reused += fetch(image.reader, layers, missing, context)
+                reused += fetch(ranges.reader, ranges.layers, missing, context)
             layout.finish(context.destination, files)
         return self._result(str(layout.result), len(files), total, reused, index)
 
@@ -140,24 +138,18 @@ class _Extraction:
         """Merge the layers of an image without a file index."""
         if self.request.layout == "hf-cache":
             raise UsageError(
-                f"{self.source.name} has no file index, which a Hugging Face cache needs",
+                f"{self.image.name} has no file index, which a Hugging Face cache needs",
                 hint="use --layout dir; only carried images have a file index",
                 side="source",
             )
-        image = self.source.image
-        labels = image.labels if isinstance(image, EngineImage) else image.config.labels
-        if labels.get(annotation_keys.FORMAT) == FORMAT_OF_PARTS:
+        if self.image.labels.get(annotation_keys.FORMAT) == FORMAT_OF_PARTS:
             self.reporter.warn(
-                f"{self.source.name} was built on a carried image with split files, which are left out: "
+                f"{self.image.name} was built on a carried image with split files, which are left out: "
                 "extract the carried image to get them"
             )
-        if isinstance(image, EngineImage):
-            layers, size = [merged_layer(image)], 0
-        else:
-            size = sum(layer.size for layer in image.manifest.layers)
-            layers = self._layers(image)
-        with self._context(directory, size) as context:
-            merged = merge_layers(layers, self.request.selection, context)
+        tars = self.image.layer_tars()
+        with self._context(directory, sum(tar.size for tar in tars)) as context:
+            merged = merge_layers([self._layer(tar) for tar in tars], self.request.selection, context)
             self._warn_of_case_conflicts(merged.paths, context.destination)
         if merged.dangling:
             self.reporter.warn(
@@ -165,30 +157,24 @@ class _Extraction:
             )
         return self._result(str(directory), len(merged.paths), merged.size, 0, None)
 
-    def _layers(self, image: Image) -> list[LayerSource]:
-        """Return the layers, the top one first. Reading one reports its progress."""
-        blobs = image.manifest.layers
+    def _layer(self, tar: FileTar) -> LayerSource:
+        """Return a layer whose reading reports its progress."""
 
-        def source(number: int) -> LayerSource:
-            blob, name = blobs[number], f"layer {number + 1} of {len(blobs)}"
+        @contextmanager
+        def opened() -> Iterator[TarReader]:
+            task = self.reporter.task(tar.name, tar.size)
+            try:
+                with tar.open(task.advance) as reader:
+                    yield reader
+            finally:
+                task.done()
 
-            @contextmanager
-            def opened() -> Iterator[TarReader]:
-                task = self.reporter.task(name, blob.size)
-                try:
-                    with open_layer(image.reader, blob, task.advance) as reader:
-                        yield reader
-                finally:
-                    task.done()
-
-            return LayerSource(f"{self.source.name}: {name}", opened)
-
-        return [source(number) for number in reversed(range(len(blobs)))]
+        return LayerSource(f"{self.image.name}: {tar.name}", opened)
 
     @contextmanager
     def _context(self, directory: Path, total: int) -> Iterator[ExtractContext]:
         with Destination(directory, self.reporter.warn) as destination:
-            self.reporter.begin(self.source.name, total)
+            self.reporter.begin(self.image.name, total)
             try:
                 yield ExtractContext(destination, self.reporter, self.cancel, self.request.jobs)
             finally:
@@ -202,17 +188,17 @@ class _Extraction:
 
     def _nothing(self, has_files: bool) -> NotFoundError:
         if not has_files:
-            return NotFoundError(f"{self.source.name} holds no files", side="source")
+            return NotFoundError(f"{self.image.name} holds no files", side="source")
         return NotFoundError(
-            f"no file of {self.source.name} is selected by --include and --exclude",
-            hint=f"list its files: llmstack inspect {self.source.name}",
+            f"no file of {self.image.name} is selected by --include and --exclude",
+            hint=f"list its files: llmstack inspect {self.image.name}",
             side="source",
         )
 
     def _result(self, directory: str, files: int, total: int, reused: int, index: FileIndex | None) -> ExtractResult:
         return ExtractResult(
             repo_id=index.repo_id if index else None,
-            image=self.source.name,
+            image=self.image.name,
             commit=index.commit if index else None,
             destination=directory,
             files=files,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmstack.carried_image.locate import parse_location
-from llmstack.carried_image.source import open_reader
+from llmstack.carried_image.image_location import EngineLocation, RegistryLocation, parse_location
+from llmstack.carried_image.open_location import open_reader
 from llmstack.errors import IntegrityError, LlmstackError, UsageError
-from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import (
     INDEX_TYPES,
@@ -62,7 +62,7 @@ def load_base(text: str, registries: Registries) -> BaseImage:
     if text == SCRATCH:
         return scratch()
     location = parse_location(text)
-    if location.transport == "docker-daemon":
+    if isinstance(location, EngineLocation):
         raise UsageError(
             f"--base {text}: a base image cannot be read from Docker Engine",
             hint="push it to a registry, or save it with: docker save",
@@ -74,7 +74,7 @@ def load_base(text: str, registries: Registries) -> BaseImage:
     except LlmstackError as error:
         error.side = "base image"
         raise
-    name = str(Reference.parse(location.place)) if location.transport == "docker" else None
+    name = str(location.reference) if isinstance(location, RegistryLocation) else None
     return BaseImage(name, raw.digest, platforms, source)
 
 

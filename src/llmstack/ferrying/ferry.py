@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstack.carried_image.naming import Namespace, tag_for
-from llmstack.carried_image.stores import open_store
+from llmstack.carried_image.open_location import open_store
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferrying.base_image import BaseImage, load_base
 from llmstack.ferrying.repo_ferry import LayerPlan, RepoFerry, RepoFerryResult

@@ -9,7 +9,7 @@ from contextlib import closing
 from llmstack.carried_image.file_index import ROOT, BlobRange, IndexedFile, extents
 from llmstack.carried_image.image import Image, StoredLayer, open_image
 from llmstack.carried_image.naming import check_repo_id, is_leftover, repo_of
-from llmstack.carried_image.places import Place
+from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hub_server.error_answers import needs_extract
 from llmstack.hub_server.repos import Files, Revision
@@ -21,7 +21,7 @@ from llmstack.oci.tar_reader import RangeTarReader, TarReader, open_layer
 MAX_COMPRESSED = 64 * 1024 * 1024
 
 
-def open_revision(place: Place, tag: str, digest: Digest) -> tuple[Revision, Files | None] | None:
+def open_revision(place: ImageReader, tag: str, digest: Digest) -> tuple[Revision, Files | None] | None:
     """Open an image by its digest.
 
     None for what is not a repo: a partial image, a leftover, a signature, a tag that is not a repo's. The files are
@@ -42,7 +42,7 @@ def open_files(revision: Revision) -> Files:
     return _indexed_files(image) if image.index else _scan(image)
 
 
-def _carried(place: Place, tag: str, image: Image) -> tuple[Revision, Files] | None:
+def _carried(place: ImageReader, tag: str, image: Image) -> tuple[Revision, Files] | None:
     index = image.index
     if index is None or index.incomplete or is_leftover(tag, index.repo_id, index.revision):
         return None
@@ -64,7 +64,7 @@ def _carried(place: Place, tag: str, image: Image) -> tuple[Revision, Files] | N
     return revision, _indexed_files(image)
 
 
-def _foreign(place: Place, tag: str, image: Image) -> tuple[Revision, None]:
+def _foreign(place: ImageReader, tag: str, image: Image) -> tuple[Revision, None]:
     repo_id, name = repo_of(tag)
     revision = Revision(
         repo_type=place.repo_type or "model",

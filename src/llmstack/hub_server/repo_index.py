@@ -13,18 +13,15 @@ from functools import partial
 from threading import Event
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, tag_for
-from llmstack.carried_image.places import Place
-from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError
+from llmstack.carried_image.open_location import ImageReader
+from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import repo_not_found, revision_not_found
 from llmstack.hub_server.image_files import open_files, open_revision, read_range
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
 from llmstack.net.parallel import run_all
-from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
-from llmstack.oci.repository import Repository
-from llmstack.oci.store import BlobReader
 
 # Limits of the caches: files of indexes (about 750 bytes each), and bytes of small files.
 _MAX_FILES = 200_000
@@ -50,7 +47,7 @@ class _Seen:
 class RepoIndex:
     """The repos of `name`, a namespace or a layout; thread-safe. `note` gets a message per image that is left out."""
 
-    def __init__(self, name: str, places: Sequence[Place], jobs: int, note: Callable[[str], None]) -> None:
+    def __init__(self, name: str, places: Sequence[ImageReader], jobs: int, note: Callable[[str], None]) -> None:
         self.name = name
         self._places = places
         self._jobs = jobs
@@ -131,7 +128,7 @@ class RepoIndex:
         refused: list[NotAuthorizedError] = []
         for number, place in enumerate(self._places):
             try:
-                named = _digests(place.reader, self._jobs)
+                named = place.reader.digests(None, self._jobs)
             except NotAuthorizedError as error:
                 refused.append(error)
                 if len(refused) == len(self._places):
@@ -176,9 +173,9 @@ class RepoIndex:
     def _is_miss(self, key: tuple[RepoType, str, str]) -> bool:
         return time.monotonic() < self._misses.get(key, 0.0)
 
-    def _look_up_tags(self, number: int, place: Place, tags: Sequence[str]) -> None:
+    def _look_up_tags(self, number: int, place: ImageReader, tags: Sequence[str]) -> None:
         try:
-            named = _digests(place.reader, self._jobs, tags)
+            named = place.reader.digests(tags, self._jobs)
         except NotAuthorizedError:
             return
         for tag, digest in named.items():
@@ -250,25 +247,6 @@ class BoundedLock:
         finally:
             self._until = math.inf
             self._lock.release()
-
-
-def _digests(reader: BlobReader, jobs: int, tags: Sequence[str] | None = None) -> dict[str, Digest]:
-    """Return the digests of all tags, or of those of `tags` that exist; raises NotAuthorizedError, UnavailableError."""
-    if isinstance(reader, Layout):
-        named = reader.digests()
-        return named if tags is None else {tag: named[tag] for tag in tags if tag in named}
-    if not isinstance(reader, Repository):
-        raise TypeError(reader)
-    repository = reader
-
-    def digest_of(tag: str) -> tuple[str, Digest] | None:
-        try:
-            return tag, repository.digest_of(tag)
-        except NotFoundError:
-            return None
-
-    wanted = repository.tags() if tags is None else tags
-    return dict(filter(None, run_all(digest_of, wanted, jobs, Event())))
 
 
 def _possible_tags(repo_id: str, name: str) -> list[str]:

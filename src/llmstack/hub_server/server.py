@@ -10,9 +10,9 @@ from pathlib import Path
 
 import uvicorn
 
-from llmstack.carried_image.locate import transport_of
+from llmstack.carried_image.image_location import LayoutLocation, parse_source
 from llmstack.carried_image.naming import Namespace
-from llmstack.carried_image.places import open_places
+from llmstack.carried_image.open_location import open_readers
 from llmstack.errors import UnavailableError, UsageError
 from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
@@ -47,10 +47,10 @@ def open_repo_index(
     source: str | None, namespace: Namespace, registries: Registries, jobs: int, note: Callable[[str], None]
 ) -> RepoIndex:
     """Return the index of `source` (`--from`; None: `namespace`), not read yet; raises UsageError."""
-    if source is not None and transport_of(source) not in {None, "docker", "oci"}:
+    parsed = namespace if source is None else parse_source(source)
+    if not isinstance(parsed, Namespace | LayoutLocation):
         raise UsageError(f"--from {source}: a hub serves a namespace or an OCI layout", hint="as in oci:./carried")
-    places = open_places(source, namespace, REPO_TYPES, registries)
-    return RepoIndex(source or str(namespace), places, jobs, note)
+    return RepoIndex(source or str(namespace), open_readers(parsed, REPO_TYPES, registries), jobs, note)
 
 
 def serve(

@@ -1,18 +1,18 @@
-"""`llmstack inspect`: what one image is, its layers and its files."""
+"""`llmstack inspect`: an image's identity, layers and files."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmstack.carried_image.file_index import FileIndex, IndexedFile
-from llmstack.carried_image.image import Image
-from llmstack.carried_image.source import Source
+from llmstack.carried_image.image import OpenedImage
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDetails:
-    """One layer as it is stored, and how many files lie in it, whole or in part; `size` is of the blob."""
+    """One layer as stored, with the number of files that it holds, or parts of; `size` is the blob's."""
 
     digest: str
     media_type: str
@@ -22,9 +22,8 @@ class LayerDetails:
 
 @dataclass(frozen=True, slots=True)
 class ImageDetails:
-    """One image. `digest` and `layers` are empty for an image in a Docker engine, which does not tell them.
-
-    `index` is None for images that llmstack did not write; `files` are its files.
+    """One image. An image in the Docker Engine has no `digest` and no `layers`; other images than carried ones have no
+    `index` and no `files`.
     """
 
     image: str
@@ -40,28 +39,19 @@ class ImageDetails:
         return self.index.files if self.index else ()
 
 
-def inspect(source: Source) -> ImageDetails:
+def inspect(image: OpenedImage) -> ImageDetails:
     """Describe an opened image."""
-    image = source.image
-    if not isinstance(image, Image):
-        platform = "/".join(str(image.details.get(key)) for key in ("Os", "Architecture"))
-        return ImageDetails(source.name, None, (platform,), image.labels, (), source.index)
-    held: dict[str, int] = {}
-    if source.index:
-        stored = image.stored_layers()
-        for file in source.index.files:
-            for part in file.ranges:
-                layer = stored.get(part.layer)
-                digest = str(layer.blob.digest if layer else part.layer)
-                held[digest] = held.get(digest, 0) + 1
+    files: Counter[str] = Counter()
+    stored = image.stored_layers() if image.index else {}
+    for file in image.index.files if image.index else ():
+        files.update(str(stored[layer].blob.digest if layer in stored else layer) for layer in file.layers)
     return ImageDetails(
-        image=source.name,
-        digest=image.raw_manifest.digest,
+        image=image.name,
+        digest=image.digest,
         platforms=tuple(str(platform) for platform in image.platforms),
-        labels=image.config.labels,
+        labels=image.labels,
         layers=tuple(
-            LayerDetails(layer.digest, layer.media_type, layer.size, held.get(layer.digest, 0))
-            for layer in image.manifest.layers
+            LayerDetails(layer.digest, layer.media_type, layer.size, files[layer.digest]) for layer in image.layers
         ),
-        index=source.index,
+        index=image.index,
     )

@@ -8,8 +8,9 @@ from threading import Event
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.image import for_platform, host_platform
+from llmstack.carried_image.image_location import parse_source
 from llmstack.carried_image.naming import Namespace, is_leftover
-from llmstack.carried_image.places import open_places
+from llmstack.carried_image.open_location import open_readers
 from llmstack.errors import LlmstackError
 from llmstack.hf.snapshot import RepoType
 from llmstack.net import Cancelled
@@ -52,7 +53,8 @@ def list_images(
     A source is a namespace, an OCI layout or an archive. Two requests per tag, `jobs` at a time. Raises LlmstackError
     when the tags themselves cannot be listed.
     """
-    readers = [place.reader for place in open_places(source, namespace, repo_types, registries)]
+    parsed = namespace if source is None else parse_source(source)
+    readers = [found.reader for found in open_readers(parsed, repo_types, registries)]
     tags = [(reader, tag) for reader in readers for tag in reader.tags()]
     images = zip(tags, run_all(lambda item: _describe(*item), tags, jobs, cancel), strict=True)
     return [image for (_, tag), image in images if not _is_leftover(tag, image)]

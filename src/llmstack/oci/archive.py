@@ -12,7 +12,7 @@ import io
 import os
 import posixpath
 import tarfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.compression import sniff
-from llmstack.oci.layout import find_manifest, tags_of
+from llmstack.oci.layout import digests_of, find_manifest, tags_of
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.spec import (
     CONFIG,
@@ -196,6 +196,10 @@ class OciArchive:
         """Return all tags; see BlobReader."""
         return tags_of(self._index)
 
+    def digests(self, tags: Sequence[str] | None = None, _jobs: int = 1, /) -> dict[str, Digest]:
+        """Return the digests of tags; see BlobReader."""
+        return digests_of(self._index, tags)
+
 
 class DockerArchive:
     """What `docker save` wrote, as a BlobReader: manifests are made up from manifest.json and the configs."""
@@ -232,6 +236,11 @@ class DockerArchive:
     def tags(self) -> list[str]:
         """Return the images' names, each `repository:tag`; see BlobReader."""
         return sorted(name for image in self._images for name in image.names)
+
+    def digests(self, tags: Sequence[str] | None = None, _jobs: int = 1, /) -> dict[str, Digest]:
+        """Return the digests of images by name; see BlobReader."""
+        named = {name: image.raw_manifest.digest for image in self._images for name in image.names}
+        return {name: digest for name, digest in named.items() if tags is None or name in tags}
 
     @cached_property
     def _images(self) -> tuple[_SavedImage, ...]:

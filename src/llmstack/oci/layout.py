@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -74,10 +74,9 @@ class Layout:
         """Return all tags; see BlobReader."""
         return tags_of(self._index())
 
-    def digests(self) -> dict[str, Digest]:
-        """Return all tags with their digests; the first digest if a tag is listed twice."""
-        entries = [(item.annotations.get(REF_NAME, ""), item.digest) for item in self._index().manifests]
-        return {tag: digest for tag, digest in reversed(entries) if tag}
+    def digests(self, tags: Sequence[str] | None = None, _jobs: int = 1, /) -> dict[str, Digest]:
+        """Return the digests of tags; see BlobReader."""
+        return digests_of(self._index(), tags)
 
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob exists; incomplete blobs have other names."""
@@ -226,6 +225,12 @@ class Layout:
 def tags_of(index: Index) -> list[str]:
     """Return the tags in the index.json of a layout, sorted."""
     return sorted({item.annotations.get(REF_NAME, "") for item in index.manifests} - {""})
+
+
+def digests_of(index: Index, tags: Sequence[str] | None) -> dict[str, Digest]:
+    """Return the digests of these tags (None: of all) in a layout's index.json; of several images, the first one's."""
+    entries = [(item.annotations.get(REF_NAME, ""), item.digest) for item in index.manifests]
+    return {tag: digest for tag, digest in reversed(entries) if (tag in tags if tags is not None else tag)}
 
 
 def find_manifest(index: Index, reference: str, name: str) -> Descriptor:

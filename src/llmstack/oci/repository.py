@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from urllib.parse import urljoin
 
-from llmstack.errors import IntegrityError, LlmstackError, NotAuthorizedError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, NotAuthorizedError, NotFoundError, UsageError
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_with_retry
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
 from llmstack.net.http_headers import next_link, requested_delay
 from llmstack.net.http_urls import redirected
 from llmstack.net.network_errors import ConnectionClosedError
+from llmstack.net.parallel import run_all
 from llmstack.net.retry import RETRIED_STATUS
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
@@ -102,6 +104,17 @@ class Repository:
             # A page without new tags ends the list: the links of a faulty registry may form a loop.
             path = urljoin(urljoin(self._registry.url, path), following) if following and new else None
         return sorted(tags)
+
+    def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
+        """Return the digests of tags: one HEAD request per tag; see BlobReader."""
+
+        def find(tag: str) -> tuple[str, Digest] | None:
+            try:
+                return tag, self.digest_of(tag)
+            except NotFoundError:
+                return None
+
+        return dict(filter(None, run_all(find, self.tags() if tags is None else tags, jobs, Event())))
 
     def digest_of(self, tag: str) -> Digest:
         """Return the digest of a tag without reading its manifest; raises what `manifest` raises."""

@@ -6,7 +6,7 @@ ferry writes to a BlobStore; extract, verify, inspect and the hub read from a Bl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -40,6 +40,12 @@ class BlobReader(Protocol):
 
     def tags(self) -> list[str]:
         """Return all tags, sorted; none if the repository does not exist."""
+
+    def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
+        """Return the digest of each tag (None: of all tags); tags that do not exist are left out.
+
+        A registry is asked with `jobs` requests at a time. Raises NotAuthorizedError, UnavailableError.
+        """
 
 
 class BlobStore(BlobReader, Protocol):

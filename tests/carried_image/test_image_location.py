@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from llmstack.carried_image.locate import ImageRequest, Location, locate
+from llmstack.carried_image.image_location import (
+    ArchiveLocation,
+    EngineLocation,
+    ImageRequest,
+    LayoutLocation,
+    RegistryLocation,
+    locate,
+)
 from llmstack.carried_image.naming import Namespace
 from llmstack.errors import NotFoundError, UsageError
+from llmstack.oci.reference import Reference
 
 NAMESPACE = Namespace.parse("registry.local/llm")
 DIGEST = "sha256:" + "a" * 64
+
+
+def in_registry(name: str) -> RegistryLocation:
+    return RegistryLocation(name, Reference.parse(name))
 
 
 def find(argument: str, source: str | None = None) -> ImageRequest:
@@ -29,19 +41,19 @@ def find(argument: str, source: str | None = None) -> ImageRequest:
     ],
 )
 def test_without_a_source(argument, place, repo_id, revision):
-    assert find(argument) == ImageRequest(Location("docker", place), repo_id, revision, anywhere=True)
+    assert find(argument) == ImageRequest(in_registry(place), repo_id, "model", revision, anywhere=True)
 
 
 @pytest.mark.parametrize(
     ("argument", "location"),
     [
-        ("docker://a/b:c", Location("docker", "a/b:c")),
-        ("docker-daemon:a/b:c", Location("docker-daemon", "a/b:c")),
-        (f"docker-daemon:{DIGEST}", Location("docker-daemon", DIGEST)),
-        ("docker-archive:x.tar", Location("docker-archive", "x.tar")),
-        ("docker-archive:x.tar:a/b:c", Location("docker-archive", "x.tar", "a/b:c")),
-        ("oci-archive:/x/y.tar:t", Location("oci-archive", "/x/y.tar", "t")),
-        ("oci:x:t", Location("oci", "x", "t")),
+        ("docker://a/b:c", in_registry("a/b:c")),
+        ("docker-daemon:a/b:c", EngineLocation("a/b:c")),
+        (f"docker-daemon:{DIGEST}", EngineLocation(DIGEST)),
+        ("docker-archive:x.tar", ArchiveLocation("docker-archive", "x.tar")),
+        ("docker-archive:x.tar:a/b:c", ArchiveLocation("docker-archive", "x.tar", "a/b:c")),
+        ("oci-archive:/x/y.tar:t", ArchiveLocation("oci-archive", "/x/y.tar", "t")),
+        ("oci:x:t", LayoutLocation("x", "t")),
     ],
 )
 def test_transports(argument, location):
@@ -51,12 +63,12 @@ def test_transports(argument, location):
 @pytest.mark.parametrize(
     ("source", "location"),
     [
-        ("other.local/ns", Location("docker", "other.local/ns/models:o--m")),
-        ("docker://other.local/ns", Location("docker", "other.local/ns/models:o--m")),
-        ("docker-daemon:", Location("docker-daemon", "registry.local/llm/models:o--m")),
-        ("docker-daemon:other.local/ns", Location("docker-daemon", "other.local/ns/models:o--m")),
-        ("docker-archive:x.tar", Location("docker-archive", "x.tar", "o--m")),
-        ("oci-archive:x.tar:t", Location("oci-archive", "x.tar", "t")),
+        ("other.local/ns", in_registry("other.local/ns/models:o--m")),
+        ("docker://other.local/ns", in_registry("other.local/ns/models:o--m")),
+        ("docker-daemon:", EngineLocation("registry.local/llm/models:o--m")),
+        ("docker-daemon:other.local/ns", EngineLocation("other.local/ns/models:o--m")),
+        ("docker-archive:x.tar", ArchiveLocation("docker-archive", "x.tar", "o--m")),
+        ("oci-archive:x.tar:t", ArchiveLocation("oci-archive", "x.tar", "t")),
     ],
 )
 def test_a_source(source, location):
@@ -68,12 +80,12 @@ def test_folders(tmp_path):
     (tmp_path / "ns/models/index.json").touch()
     (tmp_path / "with:colon").mkdir()
     (tmp_path / "with:colon/index.json").touch()
-    assert find("o/m", f"oci:{tmp_path}/ns").location == Location("oci", f"{tmp_path}/ns/models", "o--m")
-    assert find("o/m", f"oci:{tmp_path}/ns/models").location == Location("oci", f"{tmp_path}/ns/models", "o--m")
-    assert find("o/m", f"oci:{tmp_path}/ns/models:t").location == Location("oci", f"{tmp_path}/ns/models", "t")
-    assert find(f"oci:{tmp_path}/with:colon").location == Location("oci", f"{tmp_path}/with:colon")
+    assert find("o/m", f"oci:{tmp_path}/ns").location == LayoutLocation(f"{tmp_path}/ns/models", "o--m")
+    assert find("o/m", f"oci:{tmp_path}/ns/models").location == LayoutLocation(f"{tmp_path}/ns/models", "o--m")
+    assert find("o/m", f"oci:{tmp_path}/ns/models:t").location == LayoutLocation(f"{tmp_path}/ns/models", "t")
+    assert find(f"oci:{tmp_path}/with:colon").location == LayoutLocation(f"{tmp_path}/with:colon")
     folder = Namespace.parse(f"oci:{tmp_path}/ns")
-    assert locate("o/m", None, "model", folder).location == Location("oci", f"{tmp_path}/ns/models", "o--m")
+    assert locate("o/m", None, "model", folder).location == LayoutLocation(f"{tmp_path}/ns/models", "o--m")
     with pytest.raises(NotFoundError):
         locate("o/m", None, "dataset", folder)
 
@@ -99,6 +111,6 @@ def test_what_is_refused(argument, source):
 
 
 def test_names_that_no_disk_takes():
-    assert find("oci-archive:" + "x" * 5000 + ":t", None).location == Location("oci-archive", "x" * 5000, "t")
+    assert find("oci-archive:" + "x" * 5000 + ":t", None).location == ArchiveLocation("oci-archive", "x" * 5000, "t")
     with pytest.raises(NotFoundError, match="holds no models"):
         find("o/m", "oci:" + "x" * 5000)

@@ -1,0 +1,141 @@
+"""Open a typed location: one image to read, or the repositories and layouts that hold a namespace's images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstack.carried_image.image import Image, OpenedImage, open_image
+from llmstack.carried_image.image_in_engine import ImageInEngine
+from llmstack.carried_image.image_location import (
+    ArchiveLocation,
+    EngineLocation,
+    EngineNamespace,
+    ImageRequest,
+    ImageSource,
+    LayoutLocation,
+    RegistryLocation,
+)
+from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
+from llmstack.disk import exists
+from llmstack.engine.docker_engine import local_engine_has
+from llmstack.engine.engine_image import open_engine_image
+from llmstack.errors import NotFoundError, UsageError, on_side
+from llmstack.hf.snapshot import RepoType
+from llmstack.oci.archive import DockerArchive, OciArchive
+from llmstack.oci.layout import Layout
+from llmstack.oci.repository import Registries
+from llmstack.oci.store import BlobReader, BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReader:
+    """A repository, layout or archive that holds images; `repo_type` is None where it may hold both types."""
+
+    reader: BlobReader
+    repo_type: RepoType | None = None
+
+
+@contextmanager
+def open_requested(
+    request: ImageRequest, registries: Registries, note: Callable[[str], None], *, prefer_engine: bool = True
+) -> Iterator[OpenedImage]:
+    """Open the image that was asked for.
+
+    With `prefer_engine`, an image that may be anywhere is read from the local Docker Engine if it is there; `note` is
+    called then. Raises NotFoundError, also if the image is of another repo or is a partial image, IntegrityError,
+    NotAuthorizedError, UnavailableError.
+    """
+    location = request.location
+    local = request.anywhere and prefer_engine and isinstance(location, RegistryLocation)
+    if local and local_engine_has(str(location)):
+        note(f"reading {location} from the local Docker Engine")
+        location = EngineLocation(str(location))
+    if isinstance(location, EngineLocation):
+        with open_engine_image(location.name) as engine_image:
+            yield _checked(ImageInEngine.open(engine_image), request)
+    else:
+        with on_side("source", str(location)):
+            image = _open(location, request, registries)
+        yield _checked(image, request)
+
+
+def open_reader(
+    location: RegistryLocation | LayoutLocation | ArchiveLocation, registries: Registries
+) -> tuple[BlobReader, str]:
+    """Return what holds the image, and the tag or digest that it has there."""
+    if isinstance(location, RegistryLocation):
+        return registries.repository(location.reference), location.reference.locator
+    path = Path(location.path)
+    if isinstance(location, LayoutLocation):
+        if not exists(path / "index.json"):
+            raise NotFoundError(f"{location} is not an OCI layout: it has no index.json")
+        return Layout(path), location.tag
+    return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.tag
+
+
+def open_readers(source: ImageSource, repo_types: Sequence[RepoType], registries: Registries) -> list[ImageReader]:
+    """Return what holds a source's images, without a request.
+
+    Raises UsageError for the Docker Engine, NotFoundError for a directory that does not exist.
+    """
+    if isinstance(source, EngineNamespace):
+        raise UsageError("images in the Docker Engine are not listed here", hint="docker image ls")
+    if isinstance(source, ArchiveLocation):
+        return [ImageReader(open_reader(source, registries)[0])]
+    if isinstance(source, LayoutLocation):
+        source = Namespace(None, source.path)
+    if source.registry is not None:
+        return [ImageReader(registries.repository(source.reference(repo_type)), repo_type) for repo_type in repo_types]
+    if exists(Path(source.path) / "index.json"):
+        return [ImageReader(Layout(Path(source.path)))]
+    if not exists(Path(source.path)):
+        raise NotFoundError(f"{source} not found", hint="is it the directory that ferry --to named?")
+    return [ImageReader(Layout(source.layout(repo_type)), repo_type) for repo_type in repo_types]
+
+
+def open_store(namespace: Namespace, repo_type: RepoType, registries: Registries) -> BlobStore:
+    """Return the repository or layout of a namespace to write this type's images to."""
+    if namespace.registry is None:
+        return Layout(namespace.layout(repo_type))
+    return registries.repository(namespace.reference(repo_type), write=True)
+
+
+def _open(
+    location: RegistryLocation | LayoutLocation | ArchiveLocation, request: ImageRequest, registries: Registries
+) -> Image:
+    reader, reference = open_reader(location, registries)
+    try:
+        return open_image(reader, reference, str(location))
+    except NotFoundError as error:
+        error.side = "source"
+        if request.repo_id is None:
+            raise
+        if not isinstance(location, ArchiveLocation):
+            error.hint = f"{error.hint or 'was it carried?'}; list the images: llmstack list"
+            raise
+    # An archive with one image may have it under any name. The file index tells which repo it is.
+    return open_image(reader, "", str(location))
+
+
+def _checked(image: OpenedImage, request: ImageRequest) -> OpenedImage:
+    index = image.index
+    if index is None:
+        return image
+    if request.repo_id is not None and index.repo_id != request.repo_id:
+        raise NotFoundError(f"{image.name} holds {index.repo_id}, not {request.repo_id}", side="source")
+    # Two revisions may share a tag.
+    if request.repo_id is not None and request.revision not in {DEFAULT_REVISION, index.revision, index.commit}:
+        raise NotFoundError(
+            f"{image.name} holds {index.repo_id}@{index.revision} (commit {index.commit}), not @{request.revision}",
+            side="source",
+        )
+    if index.incomplete:
+        raise NotFoundError(
+            f"{image.name} is a partial image: a ferry of {index.repo_id} has not finished",
+            hint="rerun that ferry to resume it",
+            side="source",
+        )
+    return image
