@@ -98,3 +98,24 @@ def test_characters_that_stdout_cannot_encode_are_escaped(tmp_path, env):
     assert r"\u6a21\u578b.json" in done.stdout
     done = run_llmstack("images", env=env)
     assert (done.code, done.stderr) == (0, "")
+
+
+IN_DEL = """
+import os, signal, sys, time
+from llmstack.cli.exit_codes import Invocation, run
+
+class Signals:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def command():
+    Signals()
+    time.sleep(60)
+
+sys.exit(run(command, Invocation()))
+"""
+
+
+def test_a_signal_during_del_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", IN_DEL], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (143, "error: terminated\n  hint: rerun to resume\n")

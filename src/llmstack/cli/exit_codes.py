@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__()
+        self.number = number
         self.terminated = number == signal.SIGTERM
 
 
@@ -62,8 +64,7 @@ class _Stdout(io.FileIO):
 
 def run(command: Callable[[], object], invocation: Invocation) -> int:
     """Run `command` and return the exit code; no exception passes."""
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+    _handle_signals()
     _replace_streams()
     code = _exit_code(command, invocation)
     # Flushed here: at exit, Python would print its own error about a full disk.
@@ -117,6 +118,25 @@ def _discard_output(stdout: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stdout)
     os.close(null)
+
+
+def _handle_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = _deliver_again
+
+
+def _deliver_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that was lost: Python drops exceptions in __del__ and in callbacks of weak references."""
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
+        return
+    _handle_signals()
+    # A moment later and from another thread: in here, its exception would be dropped too.
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.01, signal.pthread_kill, [main, unraisable.exc_value.number])
+    timer.daemon = True
+    timer.start()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
