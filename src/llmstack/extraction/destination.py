@@ -82,6 +82,8 @@ class Destination:
         self._root = -1
         self._work = -1
         self._lock = -1
+        # The owner and the mode that files created here get.
+        self._created = (-1, -1)
         # The directory that each thread wrote into last. Consecutive files are often in the same one.
         self._last: dict[int, tuple[str, int]] = {}
 
@@ -90,11 +92,13 @@ class Destination:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+            with contextlib.ExitStack() as opened:
+                opened.callback(os.close, self._root)
                 self._take_lock()
-            except BaseException:
-                os.close(self._root)
-                raise
+                opened.callback(os.close, self._work)
+                opened.callback(os.close, self._lock)
+                self._check_owner()
+                opened.pop_all()
         return self
 
     def __exit__(
@@ -194,13 +198,45 @@ class Destination:
         """Open the partial file for `key`, new or as an earlier run left it. It stays until it is published."""
         name = _partial_name(key)
         with disk_errors(self.directory):
-            descriptor = os.open(
-                name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode=0o666, dir_fd=self._work
-            )
+            descriptor = self._open_own(name)
             try:
                 yield PartialFile(descriptor, name, file)
             finally:
                 os.close(descriptor)
+
+    def _open_own(self, name: str) -> int:
+        """Open a file of the work directory. One that another user or another program left there is replaced."""
+        with contextlib.suppress(OSError):
+            # O_NONBLOCK: opening a FIFO must not wait for a reader.
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            descriptor = os.open(name, flags, dir_fd=self._work)
+            info = os.fstat(descriptor)
+            if (info.st_uid, info.st_mode) == self._created and info.st_nlink == 1:
+                return descriptor
+            os.close(descriptor)
+        return self._create(name)
+
+    def _create(self, name: str) -> int:
+        """Create a file in the work directory, in place of another one."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._work)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, 0o666, dir_fd=self._work)
+
+    def _check_owner(self) -> None:
+        """Raise UsageError if another user created the work directory, and could replace files in it."""
+        name = _partial_name("owner")
+        descriptor = self._create(name)
+        info = os.fstat(descriptor)
+        os.close(descriptor)
+        os.unlink(name, dir_fd=self._work)
+        self._created = (info.st_uid, info.st_mode)
+        if os.fstat(self._work).st_uid not in {info.st_uid, os.fstat(self._root).st_uid}:
+            raise UsageError(
+                f"writing to {self.directory}: {WORK_DIRECTORY} belongs to another user",
+                hint=f"rm -r {self.directory / WORK_DIRECTORY}",
+                side="destination",
+            )
 
     def discard(self, partial: PartialFile) -> None:
         """Remove a partial file."""
