@@ -81,7 +81,7 @@ def test_images_lists_recipes_variants_and_tags():
         (["hf", "--base", "a", "--base", "b"], "--base: given twice"),
         (["model"], "model: cannot be built without a repo and a script"),
         (["pip-offline"], "pip-offline: needs a list of packages"),
-        (["hf", "--requirements", "/nowhere"], "the requirements file /nowhere does not exist"),
+        (["hf", "--requirements", "/nowhere"], "requirements file /nowhere: not found"),
         (["hf", "--ca-cert", "/nowhere"], "CA file /nowhere: cannot be read"),
         (["hf", "--tag", "Not This"], "--tag: 'Not This'"),
         (["hf", "--base", "no!pe"], "--base: 'no!pe'"),

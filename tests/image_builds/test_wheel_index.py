@@ -9,7 +9,6 @@ import zipfile
 import pytest
 
 from llmstack.errors import IntegrityError
-from llmstack.image_builds.wheel_download import platform_tags
 from llmstack.image_builds.wheel_index import make_index, read_wheel
 
 
@@ -19,8 +18,12 @@ def write_wheel(folder, name, version, headers=""):
         metadata = (
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{headers}\nText with Requires-Python: no\n"
         )
-        archive.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
-        archive.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        info = f"{name}-{version}.dist-info"
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{folder}/RECORD", "".join(f"{folder}/{file},,\n" for file in ("METADATA", "WHEEL", "RECORD"))
+        )
     return path
 
 
@@ -57,10 +60,3 @@ def test_invalid_wheel_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"not a zip")
     with pytest.raises(IntegrityError, match="invalid wheel"):
         read_wheel(tmp_path / name)
-
-
-def test_platform_tag_includes_the_tags_of_older_c_libraries():
-    tags = platform_tags("manylinux_2_17_x86_64")
-    assert tags[:3] == ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_16_x86_64")
-    assert tags[-2:] == ("manylinux_2_5_x86_64", "manylinux1_x86_64")
-    assert platform_tags("win_amd64") == ("win_amd64",)

@@ -1,4 +1,4 @@
-"""pip-offline: wheels downloaded here, served in a network without a way out, installed from by pip and by uv."""
+"""pip-offline: wheels downloaded here, served in an isolated network, and installed by pip and uv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIENT = "llmstack-test-pip-client:latest"
 
 @pytest.fixture(scope="module")
 def index(shared_engine, network, build_environment, busybox, tmp_path_factory):
-    """A container that serves jinja2 and what it needs for two Pythons, and uv."""
+    """A container that serves uv, and jinja2 with its dependencies for two Python versions."""
     requirements = tmp_path_factory.mktemp("requirements") / "requirements.txt"
     requirements.write_text("jinja2==3.1.6\nuv\n")
     targets = ["--python", "3.11", "--python", "3.9", "--platform-tag", "manylinux_2_28_x86_64"]
@@ -36,7 +36,7 @@ def index(shared_engine, network, build_environment, busybox, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(shared_engine, debian):
-    """The name of an image with Python and its pip."""
+    """The name of an image with Python and pip."""
     install = "apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv"
     dockerfile = f"FROM {debian}\nRUN {install} && python3 -m venv /venv\n"
     command = ["docker", "--host", shared_engine.host, "build", "--quiet", "--network", "host", "--tag", CLIENT, "-"]
@@ -50,7 +50,7 @@ def get(container, path):
         return response.headers["Content-Type"], response.read()
 
 
-def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(index, client):
+def test_pip_and_uv_install_dependencies_from_this_index_only(index, client):
     url = "http://127.0.0.1:8080/simple"
     pip = f"/venv/bin/pip install -q --index-url {url}/"
     uv = f"/venv/bin/uv pip install -q --default-index {url} --python /uv/bin/python"
@@ -59,23 +59,23 @@ def test_pip_and_uv_install_with_dependencies_where_nothing_else_can_be_reached(
         f'{pip} uv jinja2; /venv/bin/python -c \'import markupsafe; print("pip", markupsafe.escape("<"))\';'
         f"/venv/bin/uv venv -q /uv; {uv} Jinja2; /uv/bin/python -c 'import jinja2; print(\"uv\", jinja2.__version__)'"
     )
-    # In the index's own network: whether a bridge passes on what containers send each other is up to the host.
+    # In the index's network namespace: some hosts filter traffic between containers of a bridge.
     with running(index.engine, f"container:{index.name}", client, "sh", "-c", script) as container:
         assert container.wait_ended() == 0, container.logs
         assert container.logs == "pip &lt;\nuv 3.1.6\n"
 
 
-def test_it_can_be_stopped(index):
-    """busybox as the first process of a container does not hear SIGTERM."""
+def test_container_stops_immediately(index):
+    """As PID 1, busybox ignores SIGTERM."""
     assert index.engine.docker("image", "inspect", "--format", "{{.Config.StopSignal}}", IMAGE).stdout == "SIGKILL\n"
 
 
-def test_pages_say_what_clients_ask_for(index):
-    kind, page = get(index, "/simple/markupsafe/")
-    assert kind.startswith("text/html")
+def test_pages_have_the_fields_that_clients_read(index):
+    media_type, page = get(index, "/simple/markupsafe/")
+    assert media_type.startswith("text/html")
     assert {name for name in ("cp39-cp39", "cp311-cp311") if name in page.decode()} == {"cp39-cp39", "cp311-cp311"}
-    kind, listed = get(index, "/simple/jinja2/index.v1_json")
-    assert kind == "application/vnd.pypi.simple.v1+json"
+    media_type, listed = get(index, "/simple/jinja2/index.v1_json")
+    assert media_type == "application/vnd.pypi.simple.v1+json"
     [file] = json.loads(listed)["files"]
     assert file["requires-python"] == ">=3.7"
     _, wheel = get(index, f"/simple/jinja2/{file['url']}")
@@ -85,12 +85,12 @@ def test_pages_say_what_clients_ask_for(index):
     assert hashlib.sha256(metadata).hexdigest() == file["core-metadata"]["sha256"]
 
 
-def test_the_server_is_nobody(index):
+def test_server_runs_as_nobody(index):
     assert index.exec("id", "-u").stdout == "65534\n"
     assert index.exec("touch", "/srv/index/x", check=False).returncode != 0
 
 
-def test_a_package_without_a_wheel_for_the_target_is_an_error_with_pips_words(build_environment, busybox, tmp_path):
+def test_package_without_a_wheel_for_the_target_is_an_error_with_pips_output(build_environment, busybox, tmp_path):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("jinja2==3.1.6\n")
     done = run_llmstack(
@@ -98,6 +98,6 @@ def test_a_package_without_a_wheel_for_the_target_is_an_error_with_pips_words(bu
         env=build_environment,
     )
     assert done.code == 1
-    assert "downloading wheels for Python 3.5: pip ended with 1" in done.stderr
+    assert "downloading wheels for Python 3.5 failed: pip exit code 1" in done.stderr
     assert "No matching distribution found" in done.stderr
     assert "Traceback" not in done.stderr

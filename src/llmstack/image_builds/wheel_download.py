@@ -1,14 +1,15 @@
-"""Downloading wheels for other Pythons and platforms than this one, by pip itself."""
+"""Download wheels for other Python versions and platforms with pip."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,32 @@ from llmstack.reporting import Reporter
 
 _LAST_LINES = 12
 _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(\w+)")
-# What the numbered tags were called before PEP 600.
+# Names of these tags before PEP 600.
 _OLD_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d+)?")
+_LINUX = re.compile(r"(?:manylinux[0-9_]*|musllinux_[0-9_]*|linux)_(?P<machine>[a-z]\w*)")
+_MACOS = re.compile(r"macosx_\d+_\d+_(?P<machine>\w+)")
+_WINDOWS_MACHINES = {"win32": "x86", "win_amd64": "AMD64", "win_arm64": "ARM64"}
+_MACOS_MACHINES = {"universal2": "arm64", "intel": "x86_64"}
+# pip selects wheels for the target, but evaluates environment markers for the running Python (pypa/pip#11664). This
+# program runs pip with the target's markers, and stops if its pip ignores them.
+_PIP = """
+import json, runpy, sys
+from pip._vendor.packaging import markers
+environment = {**markers.default_environment(), **json.loads(sys.argv.pop(1))}
+markers.default_environment = lambda: dict(environment)
+for name, value in environment.items():
+    if value and not markers.Marker(f"{name} == {value!r}").evaluate():
+        sys.exit(f"this version of pip cannot evaluate environment markers for a target: {name}")
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class WheelRequest:
-    """What to download: requirements files, for which Pythons (`3.11`) and platform tags (`manylinux_2_28_x86_64`).
+    """The requirements files, and the Python versions (`3.11`) and platform tags (`manylinux_2_28_x86_64`) to support.
 
-    Without Pythons or platforms it is those of the Python that runs this.
+    Without versions or tags, those of the running Python. Raises UsageError.
     """
 
     requirements: tuple[Path, ...]
@@ -37,31 +54,60 @@ class WheelRequest:
     def __post_init__(self) -> None:
         for python in self.pythons:
             if not _PYTHON.fullmatch(python):
-                raise UsageError(f"--python {python!r} is not a version of Python", hint="write it as 3.11")
+                raise UsageError(f"--python {python!r}: not a Python version", hint="write it as 3.11")
+        for platform in self.platforms:
+            target_markers("", platform)
         for path in self.requirements:
             if not path.is_file():
-                raise UsageError(f"the requirements file {path} does not exist")
+                raise UsageError(f"requirements file {path}: not found")
 
 
-def download_wheels(wish: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter) -> list[Path]:
-    """Download the wheels of all requirements and what they depend on into `folder`; return them, sorted.
+def download_wheels(
+    request: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter
+) -> list[Path]:
+    """Download the wheels of all requirements and their dependencies into `folder`; return their sorted paths.
 
-    pip's own configuration counts, the site's settings before it. Raises LlmstackError with pip's last words.
+    The build settings take precedence over pip's configuration. Raises LlmstackError with pip's last lines.
     """
     if importlib.util.find_spec("pip") is None:
         raise UnavailableError(
-            "the wheels cannot be downloaded: this Python has no pip", hint=f"{sys.executable} -m ensurepip"
+            "pip-offline: cannot download wheels: this Python has no pip", hint=f"run {sys.executable} -m ensurepip"
         )
-    for python in wish.pythons or ("",):
-        for platform in wish.platforms or ("",):
+    for python in request.pythons or ("",):
+        for platform in request.platforms or ("",):
             target = " ".join(filter(None, (python and f"Python {python}", platform))) or "this machine"
-            reporter.note(f"pip-offline: wheels for {target}")
-            _run_pip([*_selection(python, platform), *_requirements(wish)], environment, folder, target, reporter)
+            reporter.note(f"pip-offline: downloading wheels for {target}")
+            arguments = [*_selection(python, platform), *(f"--requirement={path}" for path in request.requirements)]
+            _run_pip(arguments, target_markers(python, platform), environment, folder, target, reporter)
     return sorted(folder.glob("*.whl"))
 
 
+def target_markers(python: str, platform: str) -> dict[str, str]:
+    """Return the environment markers of a target that can differ from the running Python's; raises UsageError."""
+    markers: dict[str, str] = {}
+    if python:
+        full = python if python.count(".") == 2 else f"{python}.0"
+        markers |= {"python_version": full.rpartition(".")[0], "python_full_version": full}
+        markers["implementation_version"] = full
+    if platform in {"", "any"}:
+        return markers
+    if match := _LINUX.fullmatch(platform):
+        names = ("linux", "Linux", "posix", match["machine"])
+    elif match := _MACOS.fullmatch(platform):
+        names = ("darwin", "Darwin", "posix", _MACOS_MACHINES.get(match["machine"], match["machine"]))
+    elif platform in _WINDOWS_MACHINES:
+        names = ("win32", "Windows", "nt", _WINDOWS_MACHINES[platform])
+    else:
+        raise UsageError(
+            f"--platform-tag {platform!r}: unknown platform",
+            hint="use a tag such as manylinux_2_28_x86_64, macosx_11_0_arm64 or win_amd64",
+        )
+    keys = ("sys_platform", "platform_system", "os_name", "platform_machine")
+    return {**markers, **dict(zip(keys, names, strict=True)), "platform_release": "", "platform_version": ""}
+
+
 def platform_tags(platform: str) -> tuple[str, ...]:
-    """Return the tags that a machine of this tag accepts: an old wheel runs on a newer C library."""
+    """Return the tags of wheels that run on this platform: a newer C library runs wheels for older ones."""
     match = _MANYLINUX.fullmatch(platform)
     if not match:
         return (platform,)
@@ -76,24 +122,24 @@ def platform_tags(platform: str) -> tuple[str, ...]:
 
 def _selection(python: str, platform: str) -> Iterator[str]:
     if python:
-        yield from ("--python-version", python)
+        yield f"--python-version={python}"
     for tag in platform_tags(platform) if platform else ():
-        yield from ("--platform", tag)
-
-
-def _requirements(wish: WheelRequest) -> Iterator[str]:
-    for path in wish.requirements:
-        yield from ("--requirement", str(path))
+        yield f"--platform={tag}"
 
 
 def _run_pip(
-    arguments: list[str], environment: BuildEnvironment, folder: Path, target: str, reporter: Reporter
+    arguments: list[str],
+    markers: Mapping[str, str],
+    environment: BuildEnvironment,
+    folder: Path,
+    target: str,
+    reporter: Reporter,
 ) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--progress-bar=off"]
+    command = [sys.executable, "-P", "-c", _PIP, json.dumps(markers), "download", "--only-binary=:all:"]
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with subprocess.Popen(  # noqa: S603 - this Python's own pip, with arguments that were checked
-        [*command, "--disable-pip-version-check", "--dest", str(folder), *arguments],
-        env={**os.environ, **_environment(environment)},
+        [*command, "--progress-bar=off", "--disable-pip-version-check", "--dest", str(folder), *arguments],
+        env={**os.environ, **_pip_variables(environment)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -106,13 +152,13 @@ def _run_pip(
     if process.returncode:
         lines = "".join(f"\n  {line}" for line in last)
         raise LlmstackError(
-            f"downloading wheels for {target}: pip ended with {process.returncode}{lines}",
-            hint="a project without a wheel for that target must be left out, or its wheel built and found by pip",
+            f"pip-offline: downloading wheels for {target} failed: pip exit code {process.returncode}{lines}",
+            hint="if a package has no wheel for that target, remove it, or build its wheel and add --find-links",
         )
 
 
-def _environment(environment: BuildEnvironment) -> dict[str, str]:
-    """Return the site's settings for pip; as variables they show in no process list."""
+def _pip_variables(environment: BuildEnvironment) -> dict[str, str]:
+    """Return the build settings as pip's variables: a process list shows arguments, but not variables."""
     values = {
         "PIP_INDEX_URL": environment.settings.pip_index,
         "PIP_EXTRA_INDEX_URL": " ".join(environment.settings.pip_extra_index),
