@@ -1,4 +1,4 @@
-"""Images that are really built, each once: on a Debian stand-in, with what this machine's pip is configured for."""
+"""Images that are built once, on a Debian stand-in and with this machine's pip configuration."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def debian(shared_engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def network(shared_engine: Engine) -> Iterator[str]:
-    """A network without a way out."""
+    """The name of an isolated network."""
     with closed_network(shared_engine) as name:
         yield name
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="session")
 def torch_links(started_with: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
-    """Where PyTorch's CPU build is to be had: a folder that this machine's pip looks into, served; None: as usual."""
+    """The URL of PyTorch's CPU build: a local server for pip's find-links directory; None: the recipe's URL."""
     wheels = [path for folder in _find_links(started_with) for path in Path(folder).glob("torch-*+cpu-*.whl")]
     if not wheels:
         yield None
@@ -79,7 +79,7 @@ def _find_links(environment: Mapping[str, str]) -> list[str]:
 def build_environment(
     shared_engine: Engine, started_with: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The variables that a build of the tests runs with: steps share this machine's network and certificates."""
+    """The variables for builds in tests: the steps use this machine's network and certificates."""
     environment = {"DOCKER_HOST": shared_engine.host, "LLMSTACK_BUILD_NETWORK": "host"}
     if bundle := started_with.get("SSL_CERT_FILE"):
         copy = tmp_path_factory.mktemp("ca") / "ca.crt"
@@ -93,7 +93,7 @@ def build_environment(
 
 @pytest.fixture(scope="session")
 def hf_dev(build_environment: dict[str, str], debian: str, torch_links: str | None) -> str:
-    """The hf-dev image for processors, built with its parent; its name."""
+    """The name of the hf-dev image for CPUs, built with its parent."""
     links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
     arguments = ["build", "hf-dev", "--variant", "cpu", "--base", debian, *links]
     done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)

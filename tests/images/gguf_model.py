@@ -1,4 +1,4 @@
-"""A llama of two small layers with random weights and a vocabulary of single characters, as a GGUF file."""
+"""A GGUF file with a two-layer llama: random weights, and a vocabulary of single characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, HIDDEN, HEADS, LAYERS, CONTEXT = 64, 128, 4, 2, 256
 
 
 def write_tiny_model(path: Path) -> None:
-    """Write the model; the same bytes every time."""
+    """Write the model, always with the same bytes."""
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
@@ -35,8 +35,8 @@ def write_tiny_model(path: Path) -> None:
     for layer in range(LAYERS):
         add(f"blk.{layer}.attn_norm.weight", WIDTH)
         add(f"blk.{layer}.ffn_norm.weight", WIDTH)
-        for part in ("q", "k", "v", "output"):
-            add(f"blk.{layer}.attn_{part}.weight", WIDTH, WIDTH)
+        for name in ("q", "k", "v", "output"):
+            add(f"blk.{layer}.attn_{name}.weight", WIDTH, WIDTH)
         add(f"blk.{layer}.ffn_gate.weight", HIDDEN, WIDTH)
         add(f"blk.{layer}.ffn_up.weight", HIDDEN, WIDTH)
         add(f"blk.{layer}.ffn_down.weight", WIDTH, HIDDEN)
@@ -48,14 +48,14 @@ def write_tiny_model(path: Path) -> None:
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> int:
     """Add a SentencePiece vocabulary of bytes and letters; return its size."""
-    kinds = gguf.TokenType
-    tokens = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
-    tokens += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
-    tokens += [(letter, kinds.NORMAL) for letter in "\u2581abcdefghijklmnopqrstuvwxyz"]
+    types = gguf.TokenType
+    tokens = [("<unk>", types.UNKNOWN), ("<s>", types.CONTROL), ("</s>", types.CONTROL)]
+    tokens += [(f"<0x{byte:02X}>", types.BYTE) for byte in range(256)]
+    tokens += [(letter, types.NORMAL) for letter in "\u2581abcdefghijklmnopqrstuvwxyz"]
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_list([token for token, _ in tokens])
     writer.add_token_scores([-float(rank) for rank in range(len(tokens))])
-    writer.add_token_types([kind for _, kind in tokens])
+    writer.add_token_types([token_type for _, token_type in tokens])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

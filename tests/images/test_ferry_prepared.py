@@ -1,4 +1,4 @@
-"""`llmstack ferry --prepare`: what a script makes of a repo is carried, catalogued and extracted like any other."""
+"""`llmstack ferry --prepare`: the files that a script prepared are carried, listed and extracted like any repo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.cli import run_llmstack
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
 TOKEN = "hf_" + "t0kenOfTheTests"
 WEIGHTS = b"w" * 20_000
-# One weight format only, and a file of the script's own.
+# One weight format only, and two new files.
 SCRIPT = """\
 hf download "$REPO_ID" --repo-type "$REPO_TYPE" --revision "$REVISION" --exclude '*.bin' --local-dir .
 rm -rf .cache
@@ -22,7 +22,7 @@ ln sub/note.txt twin.txt
 
 @pytest.fixture
 def bases(engine, busybox, debian):
-    """The recipe's own base images, stood in for under their own names."""
+    """Stand-ins for the recipe's base images, under their names."""
     names = {"debian:bookworm-slim": debian, "busybox:stable": busybox}
     for name, image in names.items():
         engine.docker("tag", image, name)
@@ -32,8 +32,8 @@ def bases(engine, busybox, debian):
 
 
 @pytest.fixture
-def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # noqa: ARG001 - what builds stand on
-    """Return a function that runs ferry with what a script needs, in a folder with wish lists."""
+def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # noqa: ARG001 - builds need the images
+    """Return a function that runs ferry with a script's settings, in a directory with wish lists."""
     hub.add_repo("org/tiny", {"config.json": b"{}", "sub/w.safetensors": WEIGHTS, "w.bin": WEIGHTS}, gated="auto")
     hub.add_repo("org/rows", {"train.csv": b"a,b\n1,2\n"}, repo_type="dataset", gated="auto")
     hub.add_token(TOKEN, access={"org/tiny", "org/rows"})
@@ -46,14 +46,14 @@ def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # n
         "HF_TOKEN": TOKEN,
         "LLMSTACK_BUILD_NETWORK": "host",
         "LLMSTACK_NO_PROXY": "127.0.0.1",
-        # The weights do not fit one layer: they are read out of the container in three parts.
+        # The weights are larger than a layer: they are read from the container in three parts.
         "LLMSTACK_MAX_LAYER": "10 KB",
         "LLMSTACK_SPLIT_LARGE": "true",
     }
 
     def run(*arguments):
         options = ("--to", run.namespace, "--base", f"oci:{busybox_base}", "--json")
-        # The first run builds the image that the script runs in.
+        # The first run builds the script's image.
         return run_llmstack("ferry", *arguments, *options, env=environment, cwd=tmp_path, timeout=BUILD_TIMEOUT)
 
     run.namespace = registry.namespace()
@@ -62,7 +62,7 @@ def ferry(bases, busybox_base, build_environment, hub, registry, tmp_path):  # n
 
 
 def pulled(engine, image, folder):
-    """Pull an image as people do who have nothing but Docker; return its files as `docker cp` gives them."""
+    """Pull an image with Docker only; return its files from `docker cp`."""
     engine.docker("pull", "--quiet", image)
     try:
         listed = engine.docker("run", "--rm", "--network", "none", image, "find", "/REPO", "-type", "f").stdout
@@ -80,7 +80,7 @@ def files_in(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tmp_path):
+def test_prepared_repo_is_carried_like_any_other_repo(ferry, engine, tmp_path):
     done = ferry("org/tiny", "--prepare", "get_hf/prepare.sh")
     assert done.code == 0, done.stderr
     [result] = done.json["results"]
@@ -95,7 +95,7 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
         "sub/note.txt": b"prepared\n",
         "twin.txt": b"prepared\n",
     }
-    # Parts lie outside /REPO, where nothing takes one of them for the file.
+    # Parts are outside /REPO, so that no reader takes a part for the file.
     by_docker = {path: data for path, data in files_in(out).items() if path != "sub/w.safetensors"}
     assert pulled(engine, f"{ferry.namespace}/models:org--tiny", tmp_path / "pulled") == by_docker
     assert run_llmstack("verify", "org/tiny", "--from", ferry.namespace).code == 0
@@ -122,12 +122,12 @@ def test_what_a_script_prepared_is_carried_like_any_other_repo(ferry, engine, tm
     assert len(listed["sub/w.safetensors"]["parts"]) == 3
 
 
-def test_a_script_that_fails_or_leaves_what_no_repo_holds_carries_nothing(ferry):
+def test_script_that_fails_or_leaves_an_invalid_file_carries_nothing(ferry):
     script = ferry.folder / "get_hf/prepare.sh"
-    script.write_text("echo something is amiss; exit 7\n")
+    script.write_text("echo the reason; exit 7\n")
     failed = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
     assert failed.code == 1
-    assert "something is amiss" in failed.stderr
+    assert "the reason" in failed.stderr
     script.write_text("echo x > file; ln -s file link\n")
     linked = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
     assert linked.code == 2

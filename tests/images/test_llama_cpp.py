@@ -1,4 +1,4 @@
-"""llama.cpp compiled from the source that llama-cpp-python's sdist holds, and asked to complete a text."""
+"""llama.cpp, compiled from llama-cpp-python's sdist: completion, conversion and quantization."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = "key-of-the-tests"
 VARIANTS = ("cpu", "cpu-dev")
 
 
-# Run in the dev image: a llama of two layers in Hugging Face's format, and what PyTorch makes of a prompt.
+# Run in the dev image: create a two-layer llama in Hugging Face's format, and print PyTorch's answer to a prompt.
 MAKE_MODEL = """
 import json, sentencepiece, torch, transformers
 words = ["".join(chr(97 + (7 * line + letter * letter) % 26) for letter in range(5)) for line in range(300)]
@@ -59,15 +59,15 @@ llama-cli --version
 
 @pytest.fixture(scope="module")
 def server_images(shared_engine, build_environment, debian, torch_links, tmp_path_factory):
-    """The images without and with tools; compiled once for a recipe, and kept in a file that git ignores."""
+    """The images without and with tools; compiled once per recipe, and cached in a file that git ignores."""
     recipes, digest = load_recipes(images_folder()), hashlib.sha256(SDIST.encode())
     for variant in VARIANTS:
         [plan] = plan_images(recipes, BuildRequest(("llama.cpp",), variant), BuildEnvironment(), lambda _: True)
         digest.update(render(plan).dockerfile.encode())
     names = [f"llama.cpp:{variant}" for variant in VARIANTS]
-    kept = CACHE.parent / f"llama.cpp-{digest.hexdigest()[:16]}.tar"
-    if kept.exists():
-        shared_engine.docker("load", "--input", str(kept))
+    cached = CACHE.parent / f"llama.cpp-{digest.hexdigest()[:16]}.tar"
+    if cached.exists():
+        shared_engine.docker("load", "--input", str(cached))
         return names
     folder = tmp_path_factory.mktemp("sdist")
     pip = [
@@ -93,16 +93,16 @@ def server_images(shared_engine, build_environment, debian, torch_links, tmp_pat
             timeout=2 * BUILD_TIMEOUT,
         )
         assert done.code == 0, done.stderr[-4000:]
-    # The tools' image goes on from what was compiled for the one without.
+    # The image with tools reuses the compiled server of the other image.
     assert re.search(r"^(llama\.cpp:cpu-dev \[\d+/\d+\]) RUN cmake -B .*\n\1 cached$", done.stderr, re.MULTILINE)
-    part = kept.with_suffix(".part")
+    part = cached.with_suffix(".part")
     shared_engine.docker("save", "--output", str(part), *names)
-    part.rename(kept)
+    part.rename(cached)
     return names
 
 
 def ask(container, path, body=None, key=KEY):
-    """Return the status and the answer."""
+    """Return the status and the JSON body."""
     request = urllib.request.Request(
         f"http://{container.ip}:8080{path}",
         data=json.dumps(body).encode() if body else None,
@@ -117,7 +117,7 @@ def ask(container, path, body=None, key=KEY):
             return error.code, None
 
 
-def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, network, server_images, tmp_path):
+def test_tiny_model_completes_a_prompt_for_clients_with_the_key(shared_engine, network, server_images, tmp_path):
     # Needs the group images-test, which only `make test-images` installs.
     from tests.images.gguf_model import write_tiny_model
 
@@ -136,13 +136,13 @@ def test_a_tiny_model_completes_a_text_for_who_has_the_key(shared_engine, networ
         status, answer = ask(container, "/completion", body)
         assert status == 200
         assert answer["tokens_predicted"] == 8
-        # Greedy: the same prompt gives the same text.
+        # Greedy decoding: the same prompt gives the same completion.
         assert ask(container, "/completion", body)[1]["content"] == answer["content"]
         assert ask(container, "/completion", body, key="wrong")[0] == 401
 
 
-def test_a_model_is_converted_quantised_and_served(shared_engine, network, server_images, tmp_path):
-    """By whatever uid; and the converted model says what PyTorch says."""
+def test_model_is_converted_quantized_and_served(shared_engine, network, server_images, tmp_path):
+    """With any uid; the converted model answers as PyTorch does."""
     tmp_path.chmod(0o777)
     work = ("--volume", f"{tmp_path}:/work")
     options = (*work, "--network", "none", "--user", "1234:1234", "--env", f"MAKE_MODEL={MAKE_MODEL}")

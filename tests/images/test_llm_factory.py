@@ -1,4 +1,4 @@
-"""llm-factory on a processor: its page answers, and its command line knows the libraries."""
+"""llm-factory for CPUs: the web UI answers, and the command line imports its libraries."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def factory(shared_engine, network, build_environment, debian, torch_links):
         yield container
 
 
-def test_the_page_answers_and_nobody_is_root(factory):
+def test_web_ui_answers_and_does_not_run_as_root(factory):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{factory.ip}:7860/", timeout=30) as response:
         assert b"gradio" in response.read()
     assert factory.exec("id", "-u").stdout == "2000\n"
 
 
-def test_the_command_line_finds_its_libraries_and_is_offline(factory):
+def test_command_line_imports_its_libraries_and_is_offline(factory):
     assert "0.9.5" in factory.exec("llamafactory-cli", "version").stdout
     code = "import torch, peft, trl; from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
     assert factory.exec("python", "-c", code).stdout.splitlines()[-1] == "True"

@@ -1,4 +1,4 @@
-"""lmql on a processor: the playground's page, the model server, and a query whose answer is constrained."""
+"""lmql for CPUs: the playground's web page, the model server, and a constrained query."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lmql_image(shared_engine, build_environment, debian, torch_links):
     return "lmql:cpu"
 
 
-def test_the_playground_shows_its_page_and_is_healthy(shared_engine, network, lmql_image):
+def test_playground_serves_its_page_and_is_healthy(shared_engine, network, lmql_image):
     with running(shared_engine, network, lmql_image) as container:
         container.wait_healthy()
         assert container.exec("id", "-u").stdout == "2000\n"
@@ -64,7 +64,7 @@ def test_the_playground_shows_its_page_and_is_healthy(shared_engine, network, lm
             assert b"LMQL" in response.read()
 
 
-def test_a_served_model_answers_a_constrained_query(shared_engine, network, lmql_image):
+def test_served_model_answers_a_constrained_query(shared_engine, network, lmql_image):
     script = 'python -c "$MAKE_MODEL" && exec lmql serve-model /tmp/m --host 0.0.0.0 --port 8080'
     options = ("--env", f"MAKE_MODEL={MAKE_MODEL}", "--env", f"QUERY={QUERY}")
     with running(shared_engine, network, lmql_image, "sh", "-c", script, options=options) as container:
