@@ -22,7 +22,7 @@ from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
 from llmstack.lists.wish_list import parse_wishlist
-from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.http_headers import content_range, next_link, requested_delay
 from llmstack.net.http_urls import display_url, redirected
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
@@ -160,6 +160,7 @@ def headers(data: bytes) -> None:
             target, sent = redirected(f"{place}/v2/", text, {"Authorization": "secret"})
             assert "Authorization" not in sent or target.startswith(place)
     next_link({"Link": text})
+    content_range({"Content-Range": text})
     delay = requested_delay({"Retry-After": text, "RateLimit": text})
     assert delay is None or delay >= 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from llmstack import net
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.net import Cancelled, ConnectionLostError, display_url, read_limited
 from llmstack.net.http_client import MAX_REDIRECTS, tls_context
+from llmstack.net.http_headers import basic_auth
 from llmstack.net.http_urls import redirected
 from llmstack.net.network_errors import (
     ConnectFailedError,
@@ -289,6 +291,22 @@ def test_a_proxy_gets_only_its_own_credentials(proxy: RecordingServer, monkeypat
     text(Client(), "http://model.example/x")
     assert proxy.seen[0].headers["proxy-authorization"] == "Basic bWU6cGFzcw=="
     assert "authorization" not in proxy.seen[0].headers
+
+
+def test_the_credentials_of_a_proxy_may_be_percent_encoded(proxy: RecordingServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("http_proxy", proxy.url.replace("://", "://m%65:p%40s%C3%A4@"))
+    text(Client(), "http://model.example/x")
+    assert proxy.seen[0].headers["proxy-authorization"] == basic_auth("me", "p@s\xe4")
+
+
+@pytest.mark.parametrize("value", ["\r", "\n", "\r\n ", "\0", "\x7f", "\u20ac", "\ud800"])
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type"])
+def test_an_invalid_header_value_is_not_sent_and_not_shown(serve, name: str, value: str):
+    server = serve(lambda _: Response(200))
+    with pytest.raises(IntegrityError, match=f"the value for the header {name} has invalid characters") as raised:
+        Client().request("PUT", server.url, {name: f"{SECRET}{value}x"}, b"")
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert not server.seen
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

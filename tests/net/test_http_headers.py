@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstack.net.http_headers import next_link, parse_retry_after, requested_delay
+from llmstack.net.http_headers import (
+    basic_auth,
+    content_range,
+    is_header_value,
+    next_link,
+    parse_retry_after,
+    requested_delay,
+)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("0", 0.0), ("7", 7.0), (" 120 ", 120.0), ("9" * 400, float("inf"))])
@@ -68,3 +75,42 @@ def test_a_delay_from_retry_after_or_rate_limit(headers: dict[str, str], seconds
 )
 def test_next_link(header: str, url: str | None):
     assert next_link({"Link": header}) == url
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes 5-9/10", (5, 10)),
+        (" bytes 0-0/* ", (0, None)),
+        ("bytes 5-9/" + "9" * 5000, None),
+        ("bytes " + "9" * 5000 + "-9/10", None),
+        ("bytes \u0665-9/10", None),
+        ("bytes */10", None),
+        ("", None),
+    ],
+)
+def test_content_range(header: str, expected: tuple[int, int | None] | None):
+    assert content_range({"Content-Range": header}) == expected
+
+
+def test_header_values_have_no_control_characters():
+    assert is_header_value("Bearer a b\t\xe9~")
+    assert not any(is_header_value(f"a{chr(code)}b") for code in (*range(9), *range(10, 32), 127, 256, 0xD800))
+    assert not is_header_value("a\n")
+
+
+def test_basic_auth():
+    assert basic_auth("me", "pä:ss") == "Basic bWU6cMOkOnNz"
+    assert basic_auth("\ud800", "").isascii()
+
+
+@pytest.mark.parametrize("unit", ["a", "<", "<a>;", '<a>;x="', ";", " ", "9", "Mon, ", ";r=1;t", "a=", ":", "0-"])
+def test_parsers_take_linear_time(unit: str):
+    """With quadratic time, each of them would take minutes."""
+    header = unit * (1_000_000 // len(unit))
+    began = time.process_time()
+    next_link({"Link": header})
+    next_link({"Link": f"<a>{header}"})
+    requested_delay({"Retry-After": header, "RateLimit": header})
+    content_range({"Content-Range": f"bytes {header}"})
+    assert time.process_time() - began < 10

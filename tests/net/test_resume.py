@@ -152,6 +152,8 @@ def test_any_number_of_drops_with_progress_is_allowed(server: RangeServer):
         lambda *_: Answer(206, {"Content-Range": f"bytes 1-{SIZE - 1}/{SIZE}"}, DATA[1:]),
         lambda *_: Answer(206, {"Content-Range": "bytes */*"}, DATA),
         lambda *_: Answer(206, {"Content-Range": "bytes a-b/c"}, DATA),
+        lambda *_: Answer(206, {"Content-Range": f"bytes 0-{SIZE - 1}/{'9' * 5000}"}, DATA),
+        lambda *_: Answer(200, {"Content-Length": "9" * 5000}, DATA),
         lambda *_: Answer(206, {}, DATA),
     ],
 )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from llmstack.errors import NotAuthorizedError, UnavailableError
+from llmstack.errors import IntegrityError, NotAuthorizedError, UnavailableError
 from llmstack.net import Cancelled, Client
 from llmstack.net.network_errors import TlsError
 from llmstack.oci.auth import Challenge, Credentials, check_realm
+from llmstack.oci.repository import Repository
 from llmstack.oci.store import write_bytes
 from tests.oci.repositories import BLOB, DATA, open_repository, put_image, uploads
 from tests.support.registry import Registry
@@ -190,6 +193,9 @@ def test_safe_token_servers_are_accepted():
         ('Basic realm="ours", Bearer realm="https://a/t"', "bearer", ("https://a/t", None)),
         ('Negotiate, Basic realm="ours"', "basic", ("ours", None)),
         ('Bearer realm="https://a/t",error_description="no, not you"', "bearer", ("https://a/t", None)),
+        ('Bearer realm="https://a/t?x=1",service = "s', "bearer", ("https://a/t?x=1", "s")),
+        ("Bearer realm=https://a/t?x=1,service=", "bearer", ("https://a/t?x=1", "")),
+        ('="", Basic realm=""', "basic", ("", None)),
         ("", "", (None, None)),
     ],
 )
@@ -197,6 +203,62 @@ def test_challenge(header: str, scheme: str, parameters: tuple[str | None, str |
     challenge = Challenge.parse(header)
     assert challenge.scheme == scheme
     assert (challenge.parameters.get("realm"), challenge.parameters.get("service")) == parameters
+
+
+@pytest.mark.parametrize("unit", ["a", "a ", "a=", 'a="', '"', "=", " ", ",", 'a="\\'])
+def test_a_challenge_is_parsed_in_linear_time(unit: str):
+    """With quadratic time it would take hours."""
+    began = time.process_time()
+    Challenge.parse(unit * (1_000_000 // len(unit)) + "!")
+    assert time.process_time() - began < 10
+
+
+@pytest.fixture
+def registry_with_token(client: Client) -> Iterator[Callable[[str], Repository]]:
+    """Return a function that opens a repository in a registry whose token server sends the given JSON."""
+    body = b""
+
+    def answer(request: Request) -> Response:
+        if request.path == "/token":
+            return Response(200, {}, body)
+        if "authorization" not in request.headers:
+            return Response(401, {"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'})
+        return Response(200, {}, b'{"tags": ["a"]}')
+
+    def open_with(json_text: str) -> Repository:
+        nonlocal body
+        body = json_text.encode()
+        return open_repository(client, f"{registry.url.removeprefix('http://')}/x", write=False)
+
+    registry = WebServer(answer)
+    registry.start()
+    yield open_with
+    registry.stop()
+
+
+@pytest.mark.parametrize("character", [*map(chr, [*range(9), *range(10, 32), 127]), "\u20ac"])
+def test_a_token_with_invalid_characters_is_not_shown(registry_with_token, character: str):
+    repository = registry_with_token(json.dumps({"token": f"s3cr3t{character}s3cr3t"}))
+    with pytest.raises(UnavailableError, match="the token has invalid characters") as raised:
+        repository.tags()
+    assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("lifetime", [str(2**63 - 1), "1e300", "-1", "0", "null", '"60"', "[]", "1"])
+def test_an_unusual_lifetime_of_a_token_is_accepted(registry_with_token, lifetime: str):
+    assert registry_with_token(f'{{"token": "a", "expires_in": {lifetime}}}').tags() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "[]", "{}", '{"token": 5}', '{"token": ""}', '{"token": "s3cr3t', '{"token": "s3cr3t\\ud800"}']
+    + [f'{{"token": "s3cr3t", "expires_in": {lifetime}}}' for lifetime in ("9" * 400, "9" * 5000, "1e400", "NaN")],
+    ids=range(11),
+)
+def test_an_invalid_response_of_a_token_server_is_an_error(registry_with_token, body: str):
+    with pytest.raises((UnavailableError, IntegrityError), match="token server") as raised:
+        registry_with_token(body).tags()
+    assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_repr_of_credentials_has_no_secrets():

@@ -216,6 +216,40 @@ def test_errors_in_another_format_show_their_status(odd: OddRegistry, client: Cl
         odd.repository(client).write_blob(lambda: [b"data"])
 
 
+@pytest.mark.parametrize("tags", [5, "abc", {"a": 1}, [5], ["a", None], [["a"]]])
+def test_tags_that_are_no_list_of_strings_are_an_integrity_error(odd: OddRegistry, client: Client, tags: object):
+    odd.answers["GET"] = [Response(200, {}, json.dumps({"tags": tags}).encode())]
+    with pytest.raises(IntegrityError, match=f"{odd.host}/x: the tag list: must be a list of strings"):
+        odd.repository(client).tags()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"tags": null}', b'{"tags": []}', b"{}", b'{"tags": ["../a", "", "sha256:0", "a/b"]}']
+)
+def test_what_is_not_a_tag_is_not_listed(odd: OddRegistry, client: Client, body: bytes):
+    odd.answers["GET"] = [Response(200, {}, body)]
+    assert odd.repository(client).tags() == []
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_TAGS", 50), ("MAX_TAG_PAGES", 50)])
+def test_endless_pages_of_tags_are_an_error(client: Client, monkeypatch: pytest.MonkeyPatch, limit: str, value: int):
+    monkeypatch.setattr(f"llmstack.oci.repository.{limit}", value)
+
+    def answer(request: Request) -> Response:
+        number = int(request.query.get("last", ["0"])[0])
+        link = f'</v2/x/tags/list?last={number + 1}>; rel="next"'
+        return Response(200, {"Link": link}, json.dumps({"tags": [f"t{number}"]}).encode())
+
+    endless = WebServer(answer)
+    endless.start()
+    try:
+        repository = open_repository(client, f"{endless.url.removeprefix('http://')}/x")
+        with pytest.raises(UnavailableError, match="cannot list the tags: more than"):
+            repository.tags()
+    finally:
+        endless.stop()
+
+
 # Faults below HTTP
 
 

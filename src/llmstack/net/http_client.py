@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
-from urllib3.util import Timeout, make_headers, parse_url
+from urllib3.util import Timeout, parse_url
 
 from llmstack import __version__
-from llmstack.errors import UnavailableError
+from llmstack.errors import IntegrityError, UnavailableError
 from llmstack.net.cancel import Cancel, Cancelled
 from llmstack.net.connections import pool_classes
 from llmstack.net.http_body import Response, discard
-from llmstack.net.http_headers import requested_delay
+from llmstack.net.http_headers import basic_auth, is_header_value, requested_delay
 from llmstack.net.http_urls import display_url, redirected
 from llmstack.net.network_errors import ConnectionLostError, network_errors
 from llmstack.net.proxies import proxy_for
@@ -84,12 +84,16 @@ class Client:
         """Send a request once, without following redirects; return the response before its body is read.
 
         An iterable body is sent with `Transfer-Encoding: chunked`. `timeout` replaces the client's timeout for the
-        response. Raises ConnectionLostError; exceptions from the iterable pass through.
+        response. Raises ConnectionLostError, IntegrityError for an invalid header; exceptions from the iterable pass
+        through.
         """
         timeout = timeout or self.timeout
         # A header of the caller replaces ours, in any case of its name.
         sent = urllib3.HTTPHeaderDict({"User-Agent": f"llmstack/{__version__}", "Accept-Encoding": "identity"})
         for name, value in (headers or {}).items():
+            # Values may come from servers and images. The message must not show them: they may be tokens.
+            if not is_header_value(value):
+                raise IntegrityError(f"{display_url(url)}: the value for the header {name} has invalid characters")
             sent[name] = value
         with network_errors(url, timeout):
             response = self._pool(url).request(
@@ -171,8 +175,8 @@ class Client:
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         else:
-            auth = parse_url(proxy).auth
-            login = make_headers(proxy_basic_auth=auth) if auth else None
+            username, colon, password = (parse_url(proxy).auth or "").partition(":")
+            login = {"Proxy-Authorization": basic_auth(unquote(username), unquote(password))} if colon else None
             manager = urllib3.ProxyManager(proxy, proxy_headers=login, **options)
         manager.pool_classes_by_scheme = pool_classes(self.cancel, self.timeout)
         return manager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator
 
 from llmstack.errors import IntegrityError
 from llmstack.net.cancel import Cancelled
 from llmstack.net.http_body import Response, discard
 from llmstack.net.http_client import Client
+from llmstack.net.http_headers import content_range
 from llmstack.net.network_errors import ConnectionClosedError, ConnectionLostError, network_errors
 from llmstack.net.retry import Backoff
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Measured: smaller reads cost more system calls; larger ones leave the processor's cache before they are hashed and
 # sent.
 _CHUNK = 512 * 1024
@@ -64,15 +63,15 @@ def _body(
     skip = 0
     length = response.headers.get("Content-Length")
     if response.status == 206:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        if not match or int(match[1]) != position:
+        sent = content_range(response.headers)
+        if sent is None or sent[0] != position:
             raise IntegrityError(f"{what}: the server sent another range than requested")
-        if match[3] not in {"*", str(size)}:
-            raise IntegrityError(f"{what}: the server has {match[3]} bytes, expected {size}")
+        if sent[1] not in {None, size}:
+            raise IntegrityError(f"{what}: the server has {sent[1]} bytes, expected {size}")
     else:
         skip = position
         if length and length != str(size):
-            raise IntegrityError(f"{what}: the server has {length} bytes, expected {size}")
+            raise IntegrityError(f"{what}: the server has {length[:20]} bytes, expected {size}")
     left = end - position
     with network_errors(response.geturl() or what, timeout):
         while left and (chunk := response.read(min(_CHUNK, skip + left), decode_content=False)):

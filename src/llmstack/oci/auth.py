@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import re
 import socket
@@ -16,13 +15,15 @@ from urllib.parse import urlencode, urlsplit
 
 from llmstack.errors import NotAuthorizedError, UnavailableError
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, display_url, read_with_retry
+from llmstack.net.http_headers import basic_auth, is_header_value
 from llmstack.oci.spec import parse_object
 
 # The default of the token specification. A token with less than MARGIN left is not used for a long upload.
 DEFAULT_LIFETIME = 60.0
 MARGIN = 20.0
 _MAX_TOKEN_RESPONSE = 1024 * 1024
-_PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))|([A-Za-z][\w-]*)(?=[\s,]|$)')
+# A scheme, or a parameter with a quoted or an unquoted value; possessive quantifiers keep it linear.
+_PART = re.compile(r'([^\s,="]++)(?:\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"?|([^\s,]*+)))?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,11 @@ class Challenge:
         """
         found: list[tuple[str, dict[str, str]]] = []
         for part in _PART.finditer(header):
-            if part[4]:
-                found.append((part[4].lower(), {}))
+            name, quoted, value = part.groups()
+            if quoted is None and value is None:
+                found.append((name.lower(), {}))
             elif found:
-                found[-1][1][part[1].lower()] = re.sub(r"\\(.)", r"\1", part[2] or "") or part[3] or ""
+                found[-1][1][name.lower()] = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else value
         offered = {scheme: cls(scheme, parameters) for scheme, parameters in reversed(found)}
         first = cls(*found[0]) if found else cls("", {})
         return offered.get("bearer") or offered.get("basic") or first
@@ -141,17 +143,17 @@ class Authorizer:
         if challenge.scheme == "basic":
             if credentials is None:
                 raise NotAuthorizedError(f"{self._registry}: requires authentication", hint=login_hint(self._registry))
-            return _Token(_basic(credentials), float("inf"))
+            return _Token(_basic_auth(credentials), float("inf"))
         realm = check_realm(challenge.parameters.get("realm", ""), self._url)
         service = challenge.parameters.get("service", "")
         if credentials and credentials.identity_token:
             form = {"grant_type": "refresh_token", "service": service, "client_id": "llmstack"}
             form |= {"scope": " ".join(scopes), "refresh_token": credentials.identity_token}
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            send = partial(client.request, "POST", realm, headers, urlencode(form).encode())
+            send = partial(client.request, "POST", realm, headers, urlencode(form, errors="surrogatepass").encode())
         else:
             query = urlencode([("service", service), *(("scope", scope) for scope in scopes)])
-            headers = {"Authorization": _basic(credentials)} if credentials else {}
+            headers = {"Authorization": _basic_auth(credentials)} if credentials else {}
             url = f"{realm}{'&' if '?' in realm else '?'}{query}"
             send = partial(client.request, "GET", url, headers, None)
         return self._token(*read_with_retry(send, backoff or client.backoff(), _MAX_TOKEN_RESPONSE), realm)
@@ -169,6 +171,9 @@ class Authorizer:
         token = value.get("token") or value.get("access_token")
         if not isinstance(token, str):
             raise UnavailableError(f"{server}: the response has no token")
+        # The message must not show the token.
+        if not is_header_value(token):
+            raise UnavailableError(f"{server}: the token has invalid characters")
         lifetime = value.get("expires_in")
         seconds = float(lifetime) if isinstance(lifetime, int | float) and lifetime > 0 else DEFAULT_LIFETIME
         # A token that expires within the margin would be fetched again for every request.
@@ -219,5 +224,5 @@ def _is_private(host: str) -> bool:
     return address.is_private or address.is_loopback or address.is_link_local
 
 
-def _basic(credentials: Credentials) -> str:
-    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+def _basic_auth(credentials: Credentials) -> str:
+    return basic_auth(credentials.username, credentials.password)

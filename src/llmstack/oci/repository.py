@@ -10,7 +10,14 @@ from functools import partial
 from threading import Event
 from urllib.parse import urljoin
 
-from llmstack.errors import IntegrityError, LlmstackError, NotAuthorizedError, NotFoundError, UsageError
+from llmstack.errors import (
+    IntegrityError,
+    LlmstackError,
+    NotAuthorizedError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_with_retry
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
@@ -20,7 +27,7 @@ from llmstack.net.network_errors import ConnectionClosedError
 from llmstack.net.parallel import run_all
 from llmstack.net.retry import RETRIED_STATUS
 from llmstack.oci.auth import CredentialLookup
-from llmstack.oci.reference import DOCKER_HUB, Digest, Reference
+from llmstack.oci.reference import DOCKER_HUB, Digest, Reference, is_tag
 from llmstack.oci.registry import Registry
 from llmstack.oci.spec import (
     DOCKER_INDEX,
@@ -37,6 +44,8 @@ from llmstack.oci.store import BlobReader
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _MAX_TAGS_PAGE = 16 * 1024 * 1024
+MAX_TAGS = 500_000
+MAX_TAG_PAGES = 10_000
 # Responses to an upload whose session no longer exists: the upload starts over.
 _SESSION_LOST = frozenset({401, 404, 416})
 # The final PUT of an upload may take this many times as long as other requests.
@@ -92,18 +101,21 @@ class Repository:
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
         tags: set[str] = set()
-        path: str | None = self._path("tags/list?n=1000")
-        while path:
+        path = self._path("tags/list?n=1000")
+        for _ in range(MAX_TAG_PAGES):
             response, data = read_with_retry(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
             if response.status == 404:
                 return []
             following = next_link(response.headers)
-            page = parse_object(data, "tag list").get("tags") or []
-            new = {str(tag) for tag in page} - tags
+            new = _tags(data, f"{self.name}: the tag list") - tags
             tags |= new
             # A page without new tags ends the list: the links of a faulty registry may form a loop.
-            path = urljoin(urljoin(self._registry.url, path), following) if following and new else None
-        return sorted(tags)
+            if not following or not new:
+                return sorted(tags)
+            if len(tags) > MAX_TAGS:
+                break
+            path = urljoin(urljoin(self._registry.url, path), following)
+        raise UnavailableError(f"{self.name}: cannot list the tags: more than {MAX_TAGS} tags or {MAX_TAG_PAGES} pages")
 
     def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
         """Return the digests of tags: one HEAD request per tag; see BlobReader."""
@@ -291,6 +303,14 @@ class Repository:
 
     def _path(self, rest: str) -> str:
         return f"/v2/{self._repository}/{rest}"
+
+
+def _tags(data: bytes, what: str) -> set[str]:
+    """Return the tags of a tag list; no client can pull what is not a tag, so such strings are left out."""
+    tags = parse_object(data, what).get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise IntegrityError(f"{what}: must be a list of strings")
+    return set(filter(is_tag, tags))
 
 
 class _UploadBrokenError(LlmstackError):
