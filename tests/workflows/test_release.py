@@ -6,7 +6,6 @@ import re
 import subprocess
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,11 +14,6 @@ from tests.workflows.actions import load
 
 FOLDER = Path(__file__).parents[2] / ".github" / "workflows"
 WORKFLOWS = {path.name: load(path) for path in sorted(FOLDER.glob("*.yml"))}
-
-
-def triggers(workflow: dict[Any, Any]) -> dict[str, Any]:
-    # YAML 1.1 reads the key `on` as true.
-    return workflow.get("on") or workflow[True]
 
 
 def uses() -> set[str]:
@@ -45,13 +39,13 @@ def test_release_requires_tag_to_equal_version(tag: str, code: int):
 
 
 def test_release_runs_for_tags_only():
-    assert triggers(WORKFLOWS["release.yml"]) == {"push": {"tags": ["v*"]}}
+    assert WORKFLOWS["release.yml"]["on"] == {"push": {"tags": ["v*"]}}
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_pull_requests_cannot_publish(name: str):
     workflow = WORKFLOWS[name]
-    if "pull_request" not in triggers(workflow):
+    if "pull_request" not in workflow["on"]:
         return
     for job in workflow["jobs"].values():
         permissions = job.get("permissions", workflow["permissions"])
