@@ -135,7 +135,7 @@ def test_a_missing_repository_that_is_denied_is_ignored(token_registry: Registry
         (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: invalid certificate or key"),
         (["--token-file", "/dev/null"], 2, "--token-file /dev/null: is empty"),
         (["--from", "docker-archive:x.tar"], 2, "a hub serves a namespace or an OCI layout"),
-        (["--from", "oci:typo"], 3, "oci:typo is not there"),
+        (["--from", "oci:typo"], 3, "oci:typo not found"),
         (["--listen", "192.0.2.1:8080"], 6, "192.0.2.1:8080: cannot listen: "),
     ],
 )

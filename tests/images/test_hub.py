@@ -96,4 +96,4 @@ def test_the_rest_of_llmstack_is_in_it(shared_engine, network, image, options, t
         assert container.wait_ended() == 0, container.logs
     assert digests(tmp_path / "files") == WANTED
     listed = shared_engine.docker("run", "--rm", "--network", "none", image, "llmstack", "images").stdout
-    assert "hub: The hub of the far side" in listed
+    assert "hub: A read-only Hugging Face Hub" in listed

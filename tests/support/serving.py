@@ -92,9 +92,16 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, source: str, *options: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Serving]:
-    """Run `llmstack hub --from SOURCE` on a free port."""
-    command = [sys.executable, "-m", "llmstack", "hub", "--from", source, "--listen", "127.0.0.1:0"]
+def serving(
+    folder: Path,
+    source: str,
+    *options: str | Path,
+    env: Mapping[str, str] | None = None,
+    descriptors: int | None = None,
+) -> Iterator[Serving]:
+    """Run `llmstack hub --from SOURCE` on a free port, with a hard limit on file descriptors."""
+    limit = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"] if descriptors else []
+    command = [*limit, sys.executable, "-m", "llmstack", "hub", "--from", source, "--listen", "127.0.0.1:0"]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"hub-{uuid.uuid4().hex}.log"
     daemon = Daemon([*command, *map(str, options)], log, env={**os.environ, **(env or {})})

@@ -16,6 +16,7 @@ from llmstack.carried_image.open_location import open_readers
 from llmstack.errors import UnavailableError, UsageError
 from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
+from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, process_limits
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.refresher import Refresher
 from llmstack.hub_server.repo_index import RepoIndex
@@ -64,7 +65,8 @@ def serve(
     config = uvicorn.Config(
         Application(Hub(repo_index, threads := Threads()), log, listen.token),
         loop="uvloop",
-        http="httptools",
+        http="h11",
+        h11_max_incomplete_event_size=MAX_HEAD,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -80,7 +82,7 @@ def serve(
         refresher.start()
         note(f"serving {repo_index.name} at {_url(listen, bound)}")
         try:
-            uvicorn.Server(config).run([bound])
+            LimitedServer(config, bound, process_limits()).run()
         finally:
             refresher.close()
             threads.close()

@@ -1,0 +1,175 @@
+"""uvicorn with limits on connections and on time, so that slow or hostile clients do not stop others.
+
+uvicorn limits the bytes of a request's head (with h11; httptools has no such limit), the time of idle connections and
+the number of requests. It does not limit the number of connections, the time of a TLS handshake or of a request, or the
+time that a client reads nothing of a response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+from dataclasses import dataclass
+from typing import cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+# The head of a request, in bytes: the path and all headers.
+MAX_HEAD = 32 * 1024
+_MAX_CONNECTIONS = 1000
+# Descriptors for the registry, the layout and the process itself.
+_RESERVED = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`connections` at a time, and two times in seconds.
+
+    `request` is for the TLS handshake, or a complete request after the connection or the last response. `stall` is for
+    a client that reads nothing of a response.
+    """
+
+    connections: int
+    request: float = 30.0
+    stall: float = 120.0
+
+
+def process_limits() -> Limits:
+    """Raise the soft limit of file descriptors as needed, and return limits that fit into it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _MAX_CONNECTIONS + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return Limits(_MAX_CONNECTIONS)
+    return Limits(min(_MAX_CONNECTIONS, max(soft - _RESERVED, soft // 2)))
+
+
+class LimitedServer(uvicorn.Server):
+    """A uvicorn server for one listening socket. At the connection limit, it closes the oldest idle connection."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
+        # Used when no connection is idle: the answer is 503.
+        config.limit_concurrency = limits.connections + 1
+        super().__init__(config)
+        self._listening = listening
+        self._limits = limits
+        self._connections: dict[_Connection, None] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets or [])
+        self._listening.setblocking(False)
+        self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._enforce_times())]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to accept connections, and wait for the requests in progress."""
+        for task in self._tasks:
+            task.cancel()
+        self._listening.close()
+        await super().shutdown(sockets)
+
+    def forget(self, connection: _Connection) -> None:
+        """Count a connection no more."""
+        self._connections.pop(connection, None)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(self._listening)
+            except OSError:
+                # No descriptor is free, or the client has disconnected.
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._connections) >= self._limits.connections:
+                idle = (connection for connection in self._connections if connection.is_idle)
+                if oldest := min(idle, key=lambda connection: connection.since, default=None):
+                    self._close(oldest)
+            connection = _Connection(self, loop)
+            self._connections[connection] = None
+            connection.opening = loop.create_task(self._open(connection, accepted))
+
+    async def _open(self, connection: _Connection, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: connection, accepted, ssl=self.config.ssl)
+        except (OSError, asyncio.CancelledError):
+            # The TLS handshake failed or took too long.
+            self.forget(connection)
+
+    async def _enforce_times(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, self._limits.request))
+            for connection in list(self._connections):
+                if connection.is_overdue(loop.time(), self._limits):
+                    self._close(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        self.forget(connection)
+        connection.abort()
+
+
+class _Connection(H11Protocol):
+    """One connection; `since` is the time when it was opened, or when its last response ended."""
+
+    def __init__(self, server: LimitedServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server.config, server.server_state, server.lifespan.state, loop)
+        self._server = server
+        self.opening: asyncio.Task[None] | None = None
+        self.since = loop.time()
+        self._open_transport: asyncio.Transport | None = None
+        self._unsent = 0
+        self._progress = self.since
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether neither a complete request nor a response is in progress."""
+        return self._waits_for_request and not self._unsent_bytes()
+
+    def is_overdue(self, now: float, limits: Limits) -> bool:
+        """Tell whether the client takes too long to send a request or to read a response."""
+        unsent = self._unsent_bytes()
+        if unsent != self._unsent:
+            self._unsent, self._progress = unsent, now
+        if unsent:
+            return now - self._progress > limits.stall
+        return self._waits_for_request and now - self.since > limits.request
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._open_transport:
+            self._open_transport.abort()
+        elif self.opening:
+            self.opening.cancel()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to wait for the first request."""
+        self._open_transport = cast(asyncio.Transport, transport)
+        super().connection_made(self._open_transport)
+
+    def on_response_complete(self) -> None:
+        """Start to wait for the next request."""
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room for another connection."""
+        self._server.forget(self)
+        super().connection_lost(exc)
+
+    @property
+    def _waits_for_request(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+    def _unsent_bytes(self) -> int:
+        return self._open_transport.get_write_buffer_size() if self._open_transport else 0
