@@ -15,7 +15,7 @@ from llmstack.hub_server.error_answers import needs_extract
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import Rootfs
-from llmstack.oci.tar_reader import RangeTarReader, TarReader, open_layer
+from llmstack.oci.tar_reader import TarReader, layer_by_ranges, open_layer
 
 # A compressed layer must be read completely to list its files. A base image is small enough for that, weights are not.
 MAX_COMPRESSED = 64 * 1024 * 1024
@@ -133,7 +133,7 @@ def _scan(image: Image) -> Files:
             with open_layer(image.reader, layer.blob) as tar:
                 _scan_layer(tar, rootfs, held)
         else:
-            _scan_layer(RangeTarReader(image.reader, layer.blob), rootfs, held)
+            _scan_layer(layer_by_ranges(image.reader, layer.blob), rootfs, held)
         rootfs.end_layer()
     return _scanned_files(rootfs, layers, found)
 

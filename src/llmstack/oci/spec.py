@@ -133,7 +133,7 @@ class RawManifest:
 
     def json(self) -> dict[str, Any]:
         """Parse the bytes; raises IntegrityError if they are not a JSON object."""
-        return parse_object(self.data, "manifest")
+        return parse_object(self.data, f"manifest {self.digest}")
 
 
 @dataclass(frozen=True, slots=True)

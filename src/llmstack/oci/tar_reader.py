@@ -32,7 +32,7 @@ _BYTES_PER_ENTRY = 32
 _MAX_EXTENSIONS = 4 * 1024 * 1024
 _EXTENSIONS_PER_BYTE = 64
 _MAX_SIZE = 2**63
-# Bytes per range request: the headers of many small files.
+# Bytes per range: the headers of many small files.
 _WINDOW = 128 * 1024
 _RECORD = re.compile(rb"([0-9]{1,20}) ([^=]+)=", re.DOTALL)
 _KINDS: dict[bytes, EntryKind] = {
@@ -243,41 +243,43 @@ class TarReader:
 
 
 class _RangeReader(ChunkReader):
-    """A layer as a stream; skipped bytes are not fetched."""
+    """Reads a stream by ranges; skipped bytes are not read."""
 
-    def __init__(self, reader: BlobReader, layer: Descriptor, what: str) -> None:
+    def __init__(self, read_range: Callable[[int, int], Iterable[bytes]], size: int, what: str) -> None:
         super().__init__((), what)
-        self._reader = reader
-        self._layer = layer
+        self._read_range = read_range
+        self._size = size
 
     def skip(self, size: int, *, required: bool = True) -> None:
-        """Skip the next `size` bytes without fetching them."""
+        """Skip the next `size` bytes without reading them."""
         if size <= len(self._view):
             super().skip(size, required=required)
             return
-        if required and self.position + size > self._layer.size:
+        if required and self.position + size > self._size:
             raise IntegrityError(f"{self.what}: truncated")
         self._view = memoryview(b"")
         self.position += size
 
     def _fill(self) -> bool:
-        stop = min(self.position + _WINDOW, self._layer.size)
-        if self.position >= stop:
-            return False
-        self._view = memoryview(b"".join(self._reader.read_blob(self._layer, self.position, stop)))
-        return True
+        stop = min(self.position + _WINDOW, self._size)
+        if self.position < stop:
+            self._view = memoryview(b"".join(self._read_range(self.position, stop)))
+        return bool(self._view)
 
 
 class RangeTarReader(TarReader):
-    """Iterates over an uncompressed layer by range requests; content that is not read is not fetched.
+    """Iterates over an uncompressed tar by ranges; content that is not read is skipped. Verifies no digest."""
 
-    Does not verify the digest and the size of the layer.
-    """
-
-    def __init__(self, reader: BlobReader, layer: Descriptor) -> None:
-        what = f"{reader.name}: layer {layer.digest}"
+    def __init__(self, read_range: Callable[[int, int], Iterable[bytes]], size: int, what: str) -> None:
         super().__init__((), what)
-        self._stream = _RangeReader(reader, layer, what)
+        self._stream = _RangeReader(read_range, size, what)
+
+
+def layer_by_ranges(reader: BlobReader, layer: Descriptor) -> RangeTarReader:
+    """Read the tar of an uncompressed layer by range requests, without verifying it."""
+    return RangeTarReader(
+        lambda start, stop: reader.read_blob(layer, start, stop), layer.size, f"{reader.name}: layer {layer.digest}"
+    )
 
 
 @contextlib.contextmanager
