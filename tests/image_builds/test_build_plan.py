@@ -49,6 +49,12 @@ def test_requested_recipes_are_sorted_and_default_to_their_first_variant():
     assert all(image.requested for image in images)
 
 
+def test_recipe_with_one_variant_uses_it_if_another_recipe_has_the_requested_one():
+    assert titles(planned("vllm", "hub", variant="cuda13")) == ["hub:cpu", "vllm:cuda13"]
+    with pytest.raises(UsageError, match="recipe hub: no variant 'cuda13'"):
+        planned("hub", variant="cuda13")
+
+
 def test_oci_layout_namespace_is_not_part_of_image_names():
     environment = BuildEnvironment.from_settings(Settings(namespace="oci:./carried"))
     [hf] = planned("hf", variant="cpu", environment=environment)
@@ -72,7 +78,7 @@ def test_build_args_apply_to_every_image_that_declares_them():
         (["hf"], {"args": {"torch": "1"}}, "--build-arg: unknown name 'torch'", "known names: extra_apt"),
         (["hf"], {"bases": {"build": "x"}}, "--base: unknown name 'build'", "known names: none"),
         (["hf", "vllm"], {"tag": "a:b"}, "--tag: names one image", "one build per image"),
-        (["hf"], {"tag": "A:b"}, "is not a repository name", "lower case"),
+        (["hf"], {"tag": "A:b"}, "is not a repository name", "lower-case"),
     ],
 )
 def test_invalid_request_is_refused(names, request_fields, message, hint):

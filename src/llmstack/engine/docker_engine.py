@@ -69,8 +69,15 @@ class Engine:
 
     def inspect(self, image: str) -> dict[str, Any]:
         """Return the details of an image, as `docker image inspect` prints them; raises NotFoundError."""
-        with engine_errors(f"inspecting the image {image}", "list the images: docker image ls"):
-            found: dict[str, Any] = self.client.images.get(image).attrs
+        from docker.errors import ImageNotFound
+
+        with engine_errors(f"inspecting the image {image}"):
+            try:
+                found: dict[str, Any] = self.client.images.get(image).attrs
+            except ImageNotFound as error:
+                raise NotFoundError(
+                    f"image {image}: not found in the Docker Engine", hint="list the images: docker image ls"
+                ) from error
         return found
 
     def platform(self, image: str) -> Platform:

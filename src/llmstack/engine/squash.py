@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from llmstack.engine.docker_engine import Engine, engine_errors
-from llmstack.errors import LlmstackError, UnavailableError
+from llmstack.errors import LlmstackError, UsageError
 from llmstack.reporting import Reporter, human_size
 
 
@@ -20,11 +20,11 @@ class SquashResult:
 
 
 def require_library() -> None:
-    """Raise UnavailableError if docker-squash is not installed."""
+    """Raise UsageError if docker-squash is not installed."""
     try:
         import docker_squash.squash  # noqa: F401 - only to see whether it is installed
     except ImportError as error:
-        raise UnavailableError(
+        raise UsageError(
             "squashing: the docker-squash library is not installed",
             hint="in a checkout of llmstack: pip install '.[squash]'",
         ) from error
@@ -35,7 +35,7 @@ def squash_image(
 ) -> SquashResult:
     """Squash an image's layers (those above `from_layer`; default: all) and tag the result `tag`.
 
-    Raises NotFoundError if the image does not exist, UnavailableError without the library, LlmstackError if it fails.
+    Raises NotFoundError if the image does not exist, UsageError without the library, LlmstackError if it fails.
     """
     require_library()
     from docker_squash.errors import SquashError

@@ -77,7 +77,13 @@ def plan_images(
     built: a present one has another base. Raises UsageError.
     """
     _check(recipes, request, environment)
-    variants = {name: recipes[name].variant(request.variant) for name in request.names}
+    requested = [recipes[name] for name in request.names]
+    known = {variant for recipe in requested for variant in recipe.variants}
+    variants: dict[str, Variant] = {}
+    for recipe in requested:
+        # --variant chooses among several: a recipe with one variant uses it, if another recipe has the requested one.
+        has_one = len(recipe.variants) == 1 and request.variant in known
+        variants[recipe.name] = recipe.variant(None if has_one else request.variant)
     for name in request.names:
         variant = variants[name]
         for parent in reversed(lineage(recipes, name)[:-1]):
