@@ -139,14 +139,16 @@ def test_a_write_error_leaves_no_output(large, tmp_path):
 
 
 # Runs the script and stops it where it opens its third output file: it reports that on a pipe, then waits for a signal.
+# A loop, because a signal may arrive just before a blocking call.
 STOPPED = """
-import os, runpy, signal, sys
+import os, runpy, sys, time
 pipe, *sys.argv = sys.argv[1:]
 
 def stop(event, arguments):
     if event == "open" and "/.part/model-00003-" in str(arguments[0]):
         os.write(int(pipe), b"stopped")
-        signal.pause()
+        while True:
+            time.sleep(0.01)
 
 sys.addaudithook(stop)
 runpy.run_path(sys.argv[0], run_name="__main__")

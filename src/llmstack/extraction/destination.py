@@ -85,7 +85,7 @@ class Destination:
         # The owner and the mode that files created here get.
         self._created = (-1, -1)
         # The directory that each thread wrote into last. Consecutive files are often in the same one.
-        self._last: dict[int, tuple[str, int]] = {}
+        self._last: dict[int, tuple[bytes, int]] = {}
 
     def __enter__(self) -> Destination:
         """Create and lock the directory. Raises UnavailableError if another process holds the lock."""
@@ -259,18 +259,19 @@ class Destination:
 
     def symlink(self, target: str, path: str) -> None:
         """Create a symbolic link; replace an existing link or file."""
+        encoded = _encode(target)
         with disk_errors(self.directory / path):
             parent, last = self._parent(path)
             with contextlib.suppress(FileExistsError):
-                os.symlink(target, last, dir_fd=parent)
+                os.symlink(encoded, last, dir_fd=parent)
                 return
             with contextlib.suppress(OSError):
-                if os.readlink(last, dir_fd=parent) == target:
+                if os.readlink(last, dir_fd=parent) == encoded:
                     return
             name = _partial_name(path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._work)
-            os.symlink(target, name, dir_fd=self._work)
+            os.symlink(encoded, name, dir_fd=self._work)
             os.replace(name, last, src_dir_fd=self._work, dst_dir_fd=parent)
 
     def hard_link(self, existing: str, path: str) -> None:
@@ -303,7 +304,7 @@ class Destination:
                 self.discard(partial)
         return True
 
-    def _copy(self, source: int, name: str, path: str) -> None:
+    def _copy(self, source: int, name: bytes, path: str) -> None:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
         try:
             self.require_space(os.fstat(descriptor).st_size)
@@ -311,13 +312,13 @@ class Destination:
         finally:
             os.close(descriptor)
 
-    def _parent(self, path: str) -> tuple[int, str]:
+    def _parent(self, path: str) -> tuple[int, bytes]:
         """Return a path's directory, created if missing, and its last component.
 
         The directory stays open until this thread asks for another one.
         """
         directories, name = _split(path)
-        directory, thread = "/".join(directories), threading.get_ident()
+        directory, thread = b"/".join(directories), threading.get_ident()
         last = self._last.get(thread)
         if last is None or last[0] != directory:
             opened = self._walk(directories, path, create=True)
@@ -327,7 +328,7 @@ class Destination:
         return last[1], name
 
     @contextlib.contextmanager
-    def _existing_parent(self, path: str) -> Iterator[tuple[int, str]]:
+    def _existing_parent(self, path: str) -> Iterator[tuple[int, bytes]]:
         directories, name = _split(path)
         descriptor = self._walk(directories, path, create=False)
         try:
@@ -335,7 +336,7 @@ class Destination:
         finally:
             os.close(descriptor)
 
-    def _walk(self, directories: list[str], path: str, *, create: bool) -> int:
+    def _walk(self, directories: list[bytes], path: str, *, create: bool) -> int:
         """Open a directory, starting at the root, without following links."""
         descriptor = os.dup(self._root)
         try:
@@ -348,7 +349,7 @@ class Destination:
             raise
         return descriptor
 
-    def _enter(self, parent: int, directory: str, path: str, *, create: bool) -> int:
+    def _enter(self, parent: int, directory: bytes, path: str, *, create: bool) -> int:
         try:
             return os.open(directory, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
@@ -359,8 +360,9 @@ class Destination:
             return os.open(directory, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+                name = directory.decode(errors="replace")
                 raise UsageError(
-                    f"writing {path!r} into {self.directory}: {directory!r} exists and is not a directory",
+                    f"writing {path!r} into {self.directory}: {name!r} exists and is not a directory",
                     hint="move it away, or choose another directory; extract does not write through links",
                     side="destination",
                 ) from error
@@ -398,16 +400,22 @@ class Destination:
             self._warn(f"{self.directory}: the file system has no locks; do not run another extract there now")
 
 
-def _split(path: str) -> tuple[list[str], str]:
+def _split(path: str) -> tuple[list[bytes], bytes]:
     names = path.split("/")
     if names[0] == WORK_DIRECTORY or any(name in {"", ".", ".."} for name in names):
         raise IntegrityError(f"{path!r}: not a valid destination path")
-    return names[:-1], names[-1]
+    *directories, name = map(_encode, names)
+    return directories, name
+
+
+def _encode(path: str) -> bytes:
+    """Return a path in UTF-8, the encoding of images and repos, whatever Python's file system encoding is."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def _partial_name(key: str) -> str:
     """Return the name of a partial file: the same length for any path."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40] + ".part"
+    return hashlib.sha256(_encode(key)).hexdigest()[:40] + ".part"
 
 
 def _chunks(descriptor: int) -> Generator[bytes, None, None]:
