@@ -5,9 +5,10 @@
     ├── NotFoundError        3   a repo, revision, image, tag or file does not exist
     ├── NotAuthorizedError   4   a gated or private repo, or a registry that requires authentication
     ├── IntegrityError       5   data does not match its digest, or an image is invalid
-    └── UnavailableError     6   a network, registry, Hub, Docker Engine or disk is not available; the disk is full
+    ├── UnavailableError     6   a network, registry, Hub, Docker Engine or disk is not available; the disk is full
+    └── InternalError       70   a bug in llmstack, in one of several repos
 
-A bug exits with 70 and a traceback, an interrupt with 130 (SIGTERM: 143).
+Any other bug exits with 70 and a traceback, an interrupt with 130 (SIGTERM: 143).
 """
 
 from __future__ import annotations
@@ -81,3 +82,16 @@ class UnavailableError(LlmstackError):
     """A network, registry, Hub, Docker Engine or disk is not available; retrying later may help."""
 
     exit_code = 6
+
+
+class InternalError(LlmstackError):
+    """A bug in llmstack; `__cause__` is the exception."""
+
+    exit_code = EXIT_BUG
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """Return the error for an unexpected exception, without its message: that may contain a secret."""
+        bug = cls(f"a bug in llmstack: {type(error).__name__}", hint="rerun with --debug, and report the traceback")
+        bug.__cause__ = error
+        return bug

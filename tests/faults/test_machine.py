@@ -205,7 +205,7 @@ def test_a_commit_that_is_gone(made: Bench, moment: str, tell: Tell):
 
     made.hub_proxy.watch = push
     run = made.ferry("org/tiny", env=QUICK)
-    refused(run, 3, "source: ", f"is not there at commit {first[:12]}", "the repo changed on the hub meanwhile")
+    refused(run, 3, "source: ", f"not found at commit {first[:12]}", "the repo has changed on the Hub")
     assert made.stored.tags() == set()
     assert made.stored.uploads() == set()
     assert made.ferry("org/tiny", env=QUICK).code == 0

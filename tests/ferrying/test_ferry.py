@@ -39,6 +39,7 @@ JSON_KEYS = [
     "bytes_reused",
     "seconds",
     "error",
+    "renamed_to",
 ]
 
 
@@ -87,6 +88,7 @@ def test_the_json_is_what_the_design_says(port: Port):
         "bytes_reused": 0,
         "seconds": 0,
         "error": None,
+        "renamed_to": None,
     }
     assert isinstance(result["seconds"], float)
 
@@ -335,10 +337,10 @@ def test_wish_lists(port: Port):
     ]
     failed = run.json["results"][1]
     assert list(failed) == JSON_KEYS
-    assert "org/none is not on" in failed["error"]
+    assert "org/none: not found on" in failed["error"]
     first, second = [line for line in run.stderr.splitlines() if line.startswith("error:")]
     assert "get_hf/to_get_models.txt:4: " in first
-    assert "get_hf/to_get_models.txt:5: org/none: source: model org/none is not on" in second
+    assert "get_hf/to_get_models.txt:5: org/none: source: model org/none: not found on" in second
     assert set(port.files("org--tiny")) == {"config.json", "sub/ünïcödé 模型.json"}
 
     models_md = (models / "models.md").read_text()
@@ -367,3 +369,18 @@ def test_lists_without_an_entry_are_no_error(port: Port):
     (port.folder / "get_hf").mkdir()
     (port.folder / "get_hf/to_get_models.txt").write_text("# nothing yet\n")
     assert port.results() == []
+
+
+def test_a_renamed_repo(port: Port):
+    """It is carried under the requested id; note, result and catalogue name the current one."""
+    port.hub.rename(port.hub.add_repo("old/name", FILES), "new/name")
+    (port.folder / "get_hf").mkdir()
+    run = port.ferry("old/name", "--progress", "none")
+    assert run.code == 0, run.stderr
+    assert run.stderr == "model old/name was renamed to new/name on the Hub; the image keeps the requested id\n"
+    assert port.tags() == ["old--name"]
+    assert port.files("old--name") == FILES
+    (result,) = port.results("old/name")
+    assert (result["status"], result["repo_id"], result["renamed_to"]) == ("up-to-date", "old/name", "new/name")
+    row = (port.folder / "get_hf/models.md").read_text().splitlines()[-1]
+    assert row.startswith("| [old/name](https://huggingface.co/new/name) |")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import resource
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -34,7 +37,7 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny", "--to", "oci:"], ["names no folder"]),
         (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "a folder is written as oci:./out"]),
         (["not a repo"], ["'not a repo' is not a Hugging Face repo id"]),
-        (["org/tiny@"], ["names no revision"]),
+        (["org/tiny@"], ["has no revision after @"]),
         (["org/" + "n" * 80 + "@" + "r" * 60], ["a tag has at most 128", "name the commit"]),
         (["org/tiny", "--base", "UPPER"], ["'library/UPPER' is not a repository name"]),
         (["org/tiny", "--base", "docker-daemon:busybox"], ["a base image cannot be read from Docker Engine"]),
@@ -57,7 +60,7 @@ def test_without_a_target(port: Port):
 
 def test_what_the_hub_does_not_have(port: Port):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
-    check(port.ferry("org/none"), 3, "source: model org/none is not on", "check the spelling", "--type dataset")
+    check(port.ferry("org/none"), 3, "source: model org/none: not found on", "check the spelling", "--type dataset")
     check(port.ferry("org/tiny@v9"), 3, "source: model org/tiny has no revision v9", "/org/tiny/tree/main")
     assert port.tags() == []
 
@@ -81,7 +84,7 @@ def test_what_the_hub_does_not_give(port: Port):
     check(port.ferry("org/gated"), 4, "source: model org/gated is gated", page, "HF_TOKEN")
     env = {"HF_TOKEN": port.hub.add_token(TOKEN)}
     check(port.ferry("org/gated", env=env), 4, page, "with the account of your token")
-    check(port.ferry("org/gated", env={"HF_TOKEN": TOKEN + "x"}), 4, "does not accept the token", "HF_TOKEN")
+    check(port.ferry("org/gated", env={"HF_TOKEN": TOKEN + "x"}), 4, "the token is invalid", "HF_TOKEN")
     assert port.tags() == []
     assert port.uploads() == []
 
@@ -160,7 +163,7 @@ def test_a_token_that_was_not_copied_whole(port: Port):
 def test_a_stored_token_that_cannot_be_read(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     run = port.ferry("org/tiny", env={"HF_TOKEN_PATH": str(tmp_path)})
-    check(run, 2, "the stored token of the hub cannot be read", str(tmp_path), "HF_TOKEN_PATH")
+    check(run, 2, "the stored Hub token cannot be read", str(tmp_path), "HF_TOKEN_PATH")
 
 
 def test_a_list_of_which_no_line_is_right(port: Port):
@@ -234,3 +237,55 @@ def test_one_that_fails_stops_no_other(port: Port):
     check(run, 1, "org/broken: source: weights.bin: the bytes", "org/none: source: model org/none")
     assert [result["status"] for result in run.json["results"]] == ["carried", "failed", "failed", "carried"]
     assert port.tags() == ["org--one", "org--two"]
+
+
+# Adds a bug that only one repo has.
+BUGGY = """
+import sys
+from llmstack.hf.hub_client import HubClient
+
+snapshot = HubClient.snapshot
+
+def buggy_snapshot(self, info):
+    if info.repo_id == "org/two":
+        raise ZeroDivisionError("hf_s3cr3t")
+    return snapshot(self, info)
+
+HubClient.snapshot = buggy_snapshot
+from llmstack.cli.app import main
+sys.exit(main())
+"""
+
+
+def test_a_bug_in_one_repo_stops_no_other(port: Port):
+    for name in ("one", "two", "three"):
+        port.hub.add_repo(f"org/{name}", {"config.json": name.encode()})
+    repos = ["org/one", "org/two", "org/three"]
+
+    def ferry(*flags: str) -> Run:
+        command = [sys.executable, "-c", BUGGY, *port.command(*repos, "--json", *flags)]
+        done = subprocess.run(command, cwd=port.folder, capture_output=True, text=True, timeout=120, check=False)
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    run = ferry()
+    check(run, 70, "org/two: a bug in llmstack: ZeroDivisionError", "rerun with --debug")
+    assert "Traceback" not in run.stderr
+    assert "s3cr3t" not in run.stderr + run.stdout
+    assert [result["status"] for result in run.json["results"]] == ["carried", "failed", "carried"]
+    assert run.json["results"][1]["error"] == "a bug in llmstack: ZeroDivisionError"
+    assert port.tags() == ["org--one", "org--three"]
+    debug = ferry("--debug")
+    assert (debug.code, [result["status"] for result in debug.json["results"]][1]) == (70, "failed")
+    assert "Traceback" in debug.stderr
+    assert "in buggy_snapshot" in debug.stderr
+
+
+@pytest.mark.parametrize("date", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_commit_date_that_does_not_exist_in_utc_stops_no_repo(port: Port, date: str):
+    for name in ("one", "two", "three"):
+        port.hub.add_repo(f"org/{name}", {"config.json": name.encode()})
+    port.hub.repos["model", "org/two"].commit({"config.json": b"2"}, date=datetime.fromisoformat(date))
+    run = port.ferry("org/one", "org/two", "org/three", "--json")
+    # An invalid commit date is treated as a missing one. The date of the repo is the same here, and is required.
+    check(run, 1, "org/two: source: model org/two: ", "sent an invalid response")
+    assert [result["status"] for result in run.json["results"]] == ["carried", "failed", "carried"]

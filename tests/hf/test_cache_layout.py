@@ -136,9 +136,9 @@ def test_the_default_place_is_theirs(environment, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
-def test_the_home_folder_of_nobody(carried, variable, monkeypatch):
+def test_an_unknown_home_directory(carried, variable, monkeypatch):
     monkeypatch.setenv(variable, "~nobody-here/x")
-    with pytest.raises(UsageError, match=f"^{variable}: the home folder in '~nobody-here/x.*' is not known$"):
+    with pytest.raises(UsageError, match=f"^{variable}: unknown home directory in '~nobody-here/x.*'$"):
         run("org/model", None, source=carried, layout="hf-cache")
 
 

@@ -1,41 +1,52 @@
-"""A hub that is none: what it says is not believed, and gets no token."""
+"""A hub that sends invalid responses: they end in an error, and nothing of them gets into an image."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from llmstack.errors import LlmstackError, UnavailableError
+from llmstack.errors import UnavailableError
+from llmstack.hf import hub_client
 from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoInfo
 from llmstack.net import Client
-from tests.hf.support import TOKEN, point_at
+from tests.hf.support import point_at
 from tests.support.webserver import Request, Response, WebServer
+
+JSON = {"Content-Type": "application/json"}
+INFO = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
+
+
+@contextmanager
+def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Response], prefix: str = "") -> Iterator[None]:
+    """Serve as the Hub at HF_ENDPOINT."""
+    server = WebServer(answer)
+    server.start()
+    point_at(monkeypatch, server.url + prefix)
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("sha", [None, "", "main", "../../x", "A" * 40, "a" * 39, 7])
-def test_a_hub_that_names_no_commit(client: Client, monkeypatch: pytest.MonkeyPatch, sha: object):
-    """What is not a commit must not get into an image: nobody could read its file index."""
-
-    def answer(_: Request) -> Response:
-        return Response(200, {"Content-Type": "application/json"}, json.dumps({"id": "org/tiny", "sha": sha}).encode())
-
-    server = WebServer(answer)
-    server.start()
-    point_at(monkeypatch, server.url)
-    try:
-        with pytest.raises(LlmstackError) as raised:
-            HubClient(client).info("org/tiny", "model", "main")
-    finally:
-        server.stop()
-    assert raised.value.exit_code == 6
+def test_a_commit_that_is_no_hash(client: Client, monkeypatch: pytest.MonkeyPatch, sha: object):
+    """No reader would accept the file index of such an image."""
+    body = json.dumps({"id": "org/tiny", "sha": sha}).encode()
+    with serve(monkeypatch, lambda _: Response(200, JSON, body)), pytest.raises(UnavailableError):
+        HubClient(client).info("org/tiny", "model", "main")
 
 
 @pytest.mark.parametrize(
     "page",
     [
         b"[7]",
+        b"[" * 100_000,
+        b'[{"type": "file", "path": "x", "size": %d, "oid": "%s"}]' % (2**63, b"a" * 40),
         b"<html>",
         b'[{"type": "file"}]',
         b'[{"type": "file", "path": 7, "size": 1, "oid": "%s"}]' % (b"a" * 40),
@@ -46,57 +57,106 @@ def test_a_hub_that_names_no_commit(client: Client, monkeypatch: pytest.MonkeyPa
         b'[{"type": "file", "path": "x", "size": 1, "oid": "%s", "lfs": {"size": 1}}]' % (b"a" * 40),
     ],
 )
-def test_a_hub_whose_file_list_is_none(client: Client, monkeypatch: pytest.MonkeyPatch, page: bytes):
-    server = WebServer(lambda request: Response(200, {}, page if "/tree/" in request.path else b"{}"))
-    server.start()
-    point_at(monkeypatch, server.url)
-    info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
-    try:
-        with pytest.raises(UnavailableError, match="no file list") as raised:
-            HubClient(client).snapshot(info)
-    finally:
-        server.stop()
+def test_an_invalid_file_list(client: Client, monkeypatch: pytest.MonkeyPatch, page: bytes):
+    with (
+        serve(monkeypatch, lambda request: Response(200, {}, page if "/tree/" in request.path else b"{}")),
+        pytest.raises(UnavailableError, match="the response is not a file list") as raised,
+    ):
+        HubClient(client).snapshot(INFO)
     assert raised.value.side == "source"
 
 
-def test_a_file_list_whose_pages_go_in_a_circle(client: Client, monkeypatch: pytest.MonkeyPatch):
-    """So does a mirror that keeps answers, and looks at the path alone."""
+def test_a_file_list_that_repeats_a_page(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """A caching mirror does so if it ignores the query."""
     page = b'[{"type": "file", "path": "x", "size": 1, "oid": "%s"}]' % (b"a" * 40)
 
     def answer(request: Request) -> Response:
-        following = f'<http://{request.headers["host"]}{request.path}?cursor=2>; rel="next"'
-        return Response(200, {"Link": following}, page)
+        return Response(200, {"Link": f'<{request.path}?cursor=2>; rel="next"'}, page)
 
-    server = WebServer(answer)
-    server.start()
-    point_at(monkeypatch, server.url)
-    info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
+    with serve(monkeypatch, answer), pytest.raises(UnavailableError, match="the file list repeats a page"):
+        HubClient(client).snapshot(INFO)
+
+
+@pytest.mark.parametrize("prefix", ["", "/mirror"])
+def test_pages_stay_on_the_hub_if_the_link_names_another_host(
+    client: Client, monkeypatch: pytest.MonkeyPatch, prefix: str
+):
+    """A mirror passes on the links of huggingface.co, which may be unreachable."""
+    requests: list[Request] = []
+
+    def refuse(request: Request) -> Response:
+        requests.append(request)
+        return Response(500, {}, b"")
+
+    other_host = WebServer(refuse, host="127.0.0.2")
+    tree = f"/api/models/org/tiny/tree/{'c' * 40}"
+
+    def mirror(request: Request) -> Response:
+        if request.path != prefix + tree:
+            return Response(404, {}, b"")
+        last = request.query.get("cursor") == ["2/=="]
+        link = {} if last else {"Link": f'<{other_host.url}{tree}?recursive=true&cursor=2%2F%3D%3D>; rel="next"'}
+        entry = {"type": "file", "path": "b" if last else "a", "size": 1, "oid": "a" * 40}
+        return Response(200, link, json.dumps([entry]).encode())
+
+    other_host.start()
     try:
-        with pytest.raises(UnavailableError, match="the same page of the file list again"):
-            HubClient(client).snapshot(info)
+        with serve(monkeypatch, mirror, prefix):
+            assert [file.path for file in HubClient(client).snapshot(INFO).files] == ["a", "b"]
     finally:
-        server.stop()
+        other_host.stop()
+    assert not requests
 
 
-def test_the_next_page_of_another_host_gets_no_token(client: Client, monkeypatch: pytest.MonkeyPatch):
-    seen: list[Request] = []
+@pytest.mark.parametrize("link", ["http://[::1", "https://huggingface.co/api"])
+def test_an_invalid_link_to_the_next_page(client: Client, monkeypatch: pytest.MonkeyPatch, link: str):
+    headers = {"Link": f'<{link}>; rel="next"'}
+    with (
+        serve(monkeypatch, lambda _: Response(200, headers, b"[]")),
+        pytest.raises(UnavailableError, match="the link to the next page of the file list is invalid"),
+    ):
+        HubClient(client).snapshot(INFO)
 
-    def other(request: Request) -> Response:
-        seen.append(request)
-        return Response(200, {}, b"[]")
 
-    elsewhere = WebServer(other, host="127.0.0.2")
-    elsewhere.start()
-    link = {"Link": f'<{elsewhere.url}/page2>; rel="next"'}
-    server = WebServer(lambda request: Response(200, link if "/tree/" in request.path else {}, b"[]"))
-    server.start()
-    point_at(monkeypatch, server.url)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    info = RepoInfo("org/tiny", "model", "main", "c" * 40, "2024-01-01T00:00:00Z", None, False)
-    try:
-        assert HubClient(client).snapshot(info).files == ()
-    finally:
-        server.stop()
-        elsewhere.stop()
-    assert len(seen) == 1
-    assert TOKEN not in str(seen)
+def test_a_file_list_without_end_is_limited(client: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hub_client, "_MAX_FILES", 5)
+    numbers = itertools.count()
+
+    def answer(_: Request) -> Response:
+        return Response(200, {"Link": f'</x?cursor={next(numbers)}>; rel="next"'}, b"[]")
+
+    with serve(monkeypatch, answer), pytest.raises(UnavailableError, match="more than 5 entries"):
+        HubClient(client).snapshot(INFO)
+
+
+@pytest.mark.parametrize("date", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "yesterday", 7, "[" * 9999])
+def test_a_commit_date_that_is_no_date_is_replaced_by_that_of_the_repo(
+    client: Client, monkeypatch: pytest.MonkeyPatch, date: object
+):
+    """As with mirrors that do not have the route."""
+    commits = json.dumps([{"date": date}]).encode()
+    with serve(monkeypatch, lambda request: Response(200, {}, commits if "/commits/" in request.path else b"[]")):
+        assert HubClient(client).snapshot(INFO).created == INFO.last_modified
+
+
+@pytest.mark.parametrize(
+    ("date", "utc"),
+    [("0999-01-01T00:30:00+01:00", "0998-12-31T23:30:00Z"), ("2024-01-01T00:00:00", "2024-01-01T00:00:00Z")],
+)
+def test_commit_dates_are_converted_to_utc(client: Client, monkeypatch: pytest.MonkeyPatch, date: str, utc: str):
+    commits = json.dumps([{"date": date}]).encode()
+    with serve(monkeypatch, lambda request: Response(200, {}, commits if "/commits/" in request.path else b"[]")):
+        assert HubClient(client).snapshot(INFO).created == utc
+
+
+@pytest.mark.parametrize("answer", [b"[" * 100_000, b'{"id": "org/tiny", "sha": "\\ud800"}', b'{"id": 7}', b"null"])
+def test_an_invalid_response_about_a_repo(client: Client, monkeypatch: pytest.MonkeyPatch, answer: bytes):
+    with serve(monkeypatch, lambda _: Response(200, JSON, answer)), pytest.raises(UnavailableError):
+        HubClient(client).info("org/tiny", "model", "main")
+
+
+def test_a_license_with_a_lone_surrogate(client: Client, monkeypatch: pytest.MonkeyPatch):
+    """It must not break the writing of the image."""
+    body = b'{"id": "org/tiny", "sha": "%s", "cardData": {"license": "\\ud800"}}' % (b"a" * 40)
+    with serve(monkeypatch, lambda _: Response(200, JSON, body)):
+        assert HubClient(client).info("org/tiny", "model", "main").license == "?"

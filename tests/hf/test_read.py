@@ -96,7 +96,7 @@ def test_a_storage_that_refuses_on(hub: rig.Hub, ask):
     hub.fault("*/weights.bin", host="cdn", status=403, times=None)
     source = ask()
     info = source.info("org/tiny", "model", "main")
-    with pytest.raises(UnavailableError, match="the storage behind the hub answers 403"):
+    with pytest.raises(UnavailableError, match="the storage of the Hub responded with 403"):
         read(source, info, "weights.bin")
 
 
@@ -116,9 +116,9 @@ def test_a_commit_that_is_gone(hub: rig.Hub, ask):
     info = source.info("org/tiny", "model", "main")
     file = source.snapshot(info).files[0]
     del repo.commits[repo.sha]
-    with pytest.raises(NotFoundError, match=r"config\.json is not there") as raised:
+    with pytest.raises(NotFoundError, match=r"config\.json: not found") as raised:
         list(source.read(info, file, 0, file.size))
-    assert "run the command again" in (raised.value.hint or "")
+    assert "rerun the command" in (raised.value.hint or "")
 
 
 def test_a_large_file_comes_in_several_ranges(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):

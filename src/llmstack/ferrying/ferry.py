@@ -12,7 +12,7 @@ from typing import Any
 
 from llmstack.carried_image.naming import Namespace, tag_for
 from llmstack.carried_image.open_location import open_store
-from llmstack.errors import LlmstackError, UsageError
+from llmstack.errors import EXIT_BUG, InternalError, LlmstackError, UsageError
 from llmstack.ferrying.base_image import BaseImage, load_base
 from llmstack.ferrying.repo_ferry import LayerPlan, RepoFerry, RepoFerryResult
 from llmstack.ferrying.upload import FileSource
@@ -67,6 +67,7 @@ class FerryResult:
     bytes_reused: int
     seconds: float
     error: str | None
+    renamed_to: str | None = None
     layers: tuple[LayerPlan, ...] = field(default=(), repr=False)
     exit_code: int = 0
 
@@ -103,7 +104,10 @@ def ferry(
     reporter: Reporter,
     on_failure: Callable[[RepoRequest, LlmstackError], None],
 ) -> list[FerryResult]:
-    """Ferry all requests; after a failure, call `on_failure` and continue with the next request."""
+    """Ferry all requests; after a failure, call `on_failure` and continue with the next request.
+
+    An unexpected exception is reported as InternalError: a bug must not stop the other requests.
+    """
     hub = HubClient(client)
     max_layer = options.max_layer or profile_of(options.target.registry or "").max_layer
     repo_ferry = RepoFerry(client, reporter, options.jobs, max_layer, split_large=options.split_large)
@@ -122,9 +126,10 @@ def ferry(
                 result = repo_ferry.ferry(resolved, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and result.digest:
                 record(options.lists / FILE_NAMES[request.repo_type], _catalogue_row(result, image, result.digest))
-        except LlmstackError as error:
-            on_failure(request, error)
-            return _failure(request, error, time.monotonic() - started)
+        except Exception as error:
+            failure = error if isinstance(error, LlmstackError) else InternalError.of(error)
+            on_failure(request, failure)
+            return _failure(request, failure, time.monotonic() - started)
         return _success(result, image, time.monotonic() - started)
 
     return [ferry_one(request) for request in requests]
@@ -151,9 +156,12 @@ def _open_source(
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:
     """Return the exit code of a run: that of the error if the only repo failed, or 1 if any of several failed.
 
+    A bug in llmstack gives EXIT_BUG in any case.
     `problems` is the number of invalid lines in the wish lists; 2 if there were no other lines.
     """
     failed = [result for result in results if result.status == "failed"]
+    if any(result.exit_code == EXIT_BUG for result in failed):
+        return EXIT_BUG
     if len(failed) == 1 and len(results) == 1 and not problems:
         return failed[0].exit_code
     if problems and not results:
@@ -175,6 +183,7 @@ def _success(result: RepoFerryResult, image: str, seconds: float) -> FerryResult
         bytes_reused=result.bytes_total - result.bytes_transferred,
         seconds=round(seconds, 3),
         error=None,
+        renamed_to=result.info.renamed_to,
         layers=result.layers,
     )
 
@@ -208,4 +217,5 @@ def _catalogue_row(result: RepoFerryResult, image: str, digest: Digest) -> Catal
         license=result.info.license,
         image=image,
         digest=digest,
+        renamed_to=result.info.renamed_to,
     )

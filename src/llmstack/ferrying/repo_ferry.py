@@ -95,6 +95,11 @@ class RepoFerry:
         """
         tag, main_tag = tag_for(request.repo_id, request.revision), tag_for(request.repo_id)
         info = source.info(request.repo_id, request.repo_type, request.revision)
+        if info.renamed_to:
+            self._reporter.note(
+                f"{info.repo_type} {info.repo_id} was renamed to {info.renamed_to} on the Hub; "
+                f"the image keeps the requested id"
+            )
         with on_side("destination"):
             current = None if force else read_earlier_image(store, tag)
             _check_tag(current, info, tag)

@@ -50,7 +50,7 @@ def git_blob_sha1(size: int) -> hashlib._Hash:
 class RepoInfo:
     """A repo at a revision: the commit, and what the model card and the owner declare.
 
-    `last_modified` is an ISO 8601 time in UTC, to the second.
+    `last_modified` is an ISO 8601 time in UTC, to the second. `renamed_to` is the current id of a renamed repo.
     """
 
     repo_id: str
@@ -60,6 +60,7 @@ class RepoInfo:
     last_modified: str
     license: str | None
     gated: bool
+    renamed_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

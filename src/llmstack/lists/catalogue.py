@@ -36,6 +36,7 @@ class CatalogueRow:
     """What the catalogue says of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
 
     `image` is named as people pull it, with its tag; `hub` is the address of the hub that the links lead to.
+    `renamed_to` is the current id of a renamed repo: the links lead to it.
     """
 
     repo_id: str
@@ -48,6 +49,7 @@ class CatalogueRow:
     image: str
     digest: Digest
     hub: str = PUBLIC_HUB
+    renamed_to: str | None = None
 
     @property
     def key(self) -> str:
@@ -56,7 +58,7 @@ class CatalogueRow:
 
     def to_line(self) -> str:
         """Return the row in Markdown, without a line end."""
-        page = repo_url(self.repo_id, self.repo_type, self.hub)
+        page = repo_url(self.renamed_to or self.repo_id, self.repo_type, self.hub)
         repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
         cells = (
             f"[{escape(self.key)}]({repo_page})",

@@ -123,4 +123,7 @@ def commits(commit: Commit, query: Query) -> list[dict[str, Any]]:
 
 
 def timestamp(date: datetime) -> str:
+    """Return a date as the Hub writes it; one that is not in UTC keeps its offset."""
+    if date.utcoffset():
+        return date.isoformat()
     return date.strftime("%Y-%m-%dT%H:%M:%S.000Z")

@@ -128,7 +128,13 @@ class Repo:
         return self.commits[self.branches.get(name) or self.tags.get(name) or name]
 
     def commit(
-        self, files: Mapping[str, Content], *, delete: Iterable[str] = (), branch: str = "main", title: str = "Update"
+        self,
+        files: Mapping[str, Content],
+        *,
+        delete: Iterable[str] = (),
+        branch: str = "main",
+        title: str = "Update",
+        date: datetime | None = None,
     ) -> Commit:
         """Add a commit to a branch: its last one's files without `delete`, with `files`. A new branch starts at main.
 
@@ -146,7 +152,7 @@ class Repo:
         commit = Commit(
             sha=hashlib.sha1(text.encode()).hexdigest(),
             title=title,
-            date=FIRST_COMMIT + timedelta(days=len(self.commits)),
+            date=date or FIRST_COMMIT + timedelta(days=len(self.commits)),
             files=dict(sorted(merged.items())),
             parent=parent,
         )
