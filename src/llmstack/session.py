@@ -109,7 +109,7 @@ class Session:
         `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried instead of
         the repo's files.
         """
-        from llmstack.carried_image.file_index import Selection
+        from llmstack.carried_image.selection import Selection
         from llmstack.lists.wish_list import named_entries
 
         selection = Selection(tuple(include), tuple(exclude))
@@ -188,7 +188,7 @@ class Session:
 
         With layout "hf-cache" the destination is a Hugging Face cache, HF_HUB_CACHE if it is None.
         """
-        from llmstack.carried_image.file_index import Selection
+        from llmstack.carried_image.selection import Selection
         from llmstack.extraction.extract import ExtractRequest, extract
 
         request = ExtractRequest(
@@ -217,7 +217,8 @@ class Session:
 
         self.client.cancel.clear()
         request = locate(image, source, repo_type, self.namespace)
-        with open_requested(request, self.registries, self.reporter.note) as opened:
+        # The image that was asked for is verified, not a local one of the same name.
+        with open_requested(request, self.registries, self.reporter.note, prefer_engine=False) as opened:
             return verify(opened, self.reporter, self.client.cancel, self._settings(jobs=jobs).jobs)
 
     def inspect(self, image: str, *, source: str | None = None, repo_type: RepoType = "model") -> ImageDetails:

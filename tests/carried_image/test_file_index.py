@@ -15,11 +15,11 @@ from llmstack.carried_image.file_index import (
     BlobRange,
     FileIndex,
     IndexedFile,
-    Selection,
     check_path,
     check_paths,
     extents,
 )
+from llmstack.carried_image.selection import Selection
 from llmstack.errors import IntegrityError
 from llmstack.oci.reference import Digest
 
@@ -329,3 +329,34 @@ def test_entries_that_contradict_each_other_are_refused(one: dict[str, Any], two
 def test_equal_files_may_have_a_git_oid_and_a_sha256_oid():
     entry = json.loads(INDEX.to_bytes())["files"][0]
     assert len(parse(files=[entry, {**entry, "path": "b", "oid": "b" * 64}, {**entry, "path": "c"}]).files) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created": "9999-12-31T23:59:59-14:00"},
+        {"created": "0001-01-01T00:00:00+14:00"},
+        {"created": "yesterday"},
+        {"license": "\ud800"},
+        {"repo_type": "space"},
+        {"commit": "main"},
+        {"x": json.loads("[" * 70 + "]" * 70)},
+    ],
+)
+def test_values_that_no_reader_can_use_are_that_images_error(changes: dict[str, Any]):
+    with pytest.raises(IntegrityError):
+        parse(**changes)
+
+
+@pytest.mark.parametrize("size", [2**63, 10**400, -1, 1.5, True, "1"])
+def test_a_size_is_an_integer_below_2_to_the_63(size: object):
+    with pytest.raises(IntegrityError):
+        with_file(size=size)
+
+
+def test_a_tag_agrees_with_the_repo_and_revision_it_is_made_from():
+    assert INDEX.agrees_with("org--tiny")
+    assert INDEX.agrees_with("org--tiny--partial")
+    assert replace(INDEX, revision="v1").agrees_with("org--tiny--v1")
+    for tag in ("org--other", "tiny", "org--tiny--v1", "latest"):
+        assert not INDEX.agrees_with(tag)

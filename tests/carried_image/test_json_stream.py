@@ -1,4 +1,4 @@
-"""A JSON object whose list is handed on item by item: the same as json.loads says, however it is cut up."""
+"""A JSON object whose list is handed on item by item: same values as json.loads, however it is cut up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from llmstack.carried_image.json_stream import MAX_VALUE, parse_items
 from llmstack.errors import IntegrityError
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
@@ -68,8 +72,12 @@ def test_what_is_no_such_object(noise, place, step):
         b'{"a": "\xe9',
         b'{"items": ' + b"[" * 100_000,
         b'{"a": ' + b"9" * 10_000 + b"}",
+        b'{"a": 9223372036854775808}',
+        b'{"items": [{"size": 1e400}]}',
+        b'{"items": ["\\ud800"]}',
+        b'{"items": [' + b"[" * 65 + b"]" * 65 + b"]}",
     ],
-    ids=range(13),
+    ids=range(17),
 )
 def test_refused(data):
     with pytest.raises(IntegrityError):
@@ -79,10 +87,10 @@ def test_refused(data):
 def test_a_value_beyond_all_measure():
     for value in (b'"' + b"x" * 2 * MAX_VALUE + b'"', b"[" + b"[]," * MAX_VALUE + b"[]]", b"1" * 2 * MAX_VALUE):
         for name in (b"a", b"items"):
-            began = time.monotonic()
+            began = time.process_time()
             with pytest.raises(IntegrityError):
                 parse(b'{"%s": [%s]}' % (name, value), 1000)
-            assert time.monotonic() - began < 10
+            assert time.process_time() - began < 10
 
 
 def test_what_is_not_kept_costs_nothing():

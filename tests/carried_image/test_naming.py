@@ -73,9 +73,24 @@ def test_tags(repo_id: str, revision: str, tag: str):
 
 
 def test_a_tag_that_would_be_too_long_is_told_with_what_to_do():
-    with pytest.raises(UsageError, match="at most 128") as raised:
-        tag_for("o/" + "n" * 90, "branch/" + "b" * 60)
+    with pytest.raises(UsageError, match="the limit is 128") as raised:
+        tag_for("o/" + "n" * 80, "branch/" + "b" * 60)
     assert raised.value.hint == "name the commit instead of the branch"
+
+
+def test_the_name_of_a_repo_has_96_characters_at_most():
+    """The Hub limits the name, not the id; an image's tag limits both."""
+    longest = "o" * 30 + "/" + "n" * 96
+    validate_repo_id(longest)
+    assert check_repo_id(longest) == longest
+    assert len(tag_for(longest)) == 128
+    with pytest.raises(UsageError, match="is not a Hugging Face repo id") as raised:
+        check_repo_id("o/" + "n" * 97)
+    assert "at most 96 characters" in (raised.value.hint or "")
+    for revision in ("main", "v1"):
+        with pytest.raises(UsageError, match="the limit is 128") as raised:
+            tag_for("o" * 42 + "/" + "n" * 96, revision)
+        assert raised.value.hint == "no registry takes a longer tag"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstack.carried_image.file_index import Selection
-from llmstack.carried_image.selection import select
+from llmstack.carried_image.selection import Selection, select
 
 PATHS = st.lists(st.text(st.sampled_from("aAb.*[]-/"), min_size=1, max_size=8), max_size=12, unique=True)
 GLOBS = st.lists(st.text(st.sampled_from("aAb.*?[]!-/"), min_size=1, max_size=6), max_size=3)

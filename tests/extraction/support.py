@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from llmstack.carried_image.file_index import Selection
 from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.selection import Selection
 from llmstack.engine.credentials import lookup
 from llmstack.extraction.extract import ExtractRequest, ExtractResult, extract
 from llmstack.net import Client

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.carried_image.file_index import IndexedFile, Selection
+from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.selection import Selection
 from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError
 from llmstack.extraction.destination import WORK_DIRECTORY, Destination
 from llmstack.extraction.extract import ExtractRequest, extract

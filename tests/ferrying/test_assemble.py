@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmstack.carried_image.file_index import NO_SELECTION, FileIndex
+from llmstack.carried_image.file_index import FileIndex
+from llmstack.carried_image.selection import NO_SELECTION
 from llmstack.ferrying.assemble import assemble, image_annotations
 from llmstack.ferrying.base_image import BaseImage, BasePlatform, load_base
 from llmstack.net import Client

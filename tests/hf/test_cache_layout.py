@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.carried_image.file_index import Selection
+from llmstack.carried_image.selection import Selection
 from llmstack.errors import UsageError
 from llmstack.hf.cache_layout import default_cache
 from llmstack.oci.layout import Layout

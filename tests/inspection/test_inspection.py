@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from threading import Event
 
 import pytest
 
-from llmstack.carried_image.image import host_platform
+from llmstack.carried_image.image import host_platform, open_image
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.open_location import open_requested
@@ -286,17 +288,16 @@ def test_a_copy_for_one_platform(tmp_path):
     layout = Layout(tmp_path / "other")
     here = put(layout, None, blob(layout, b'{"rootfs":{}}', CONFIG))
     away = Descriptor(here.media_type, Digest.of(b"away"), 100, platform=Platform("linux", "riscv64"))
-    notes = {"dev.llmstack.repo-id": "org/model"}
-    layout.put_manifest(Index((away, replace(here, platform=host_platform())), notes).to_raw(), "latest")
+    layout.put_manifest(Index((away, replace(here, platform=host_platform()))).to_raw(), "latest")
     with closing(Client()) as client:
         [listed] = list_images(f"oci:{tmp_path}/other", NOWHERE, [], registries(client), Event(), 4)
-    assert (listed.repo_id, listed.size, listed.error) == ("org/model", 0, None)
+    assert (listed.repo_id, listed.size, listed.error) == (None, 0, None)
     done = run_llmstack("verify", f"oci:{tmp_path}/other:latest")
     assert done.code == 5
     problem, error, hint = done.stderr.splitlines()[-3:]
     assert problem == f"linux/riscv64: oci:{tmp_path}/other: manifest {away.digest}: not found"
     assert "1 manifests, layers or files are damaged or missing" in error
-    assert "copy it again" in hint
+    assert "copy the complete image again" in hint
 
 
 def test_a_layer_that_is_missing(carried):
@@ -312,3 +313,131 @@ def test_a_file_that_does_not_match_its_oid_is_found(tmp_path, oid):
     put_with_oids(tmp_path, {"config.json": b"{}", "other.json": b"[]"}, {"config.json": oid})
     result, _ = checked("org/model", f"oci:{tmp_path}")
     assert list(result.problems) == ["'config.json' does not match its oid in the file index"]
+
+
+def listed_of(source):
+    with closing(Client()) as client:
+        return list_images(source, NOWHERE, ["model"], registries(client), Event(), 4)
+
+
+def rewrite(layout, source, target, change):
+    """Put the image for one platform under another tag, its layers changed, as other programs do; keep the config."""
+    image = open_image(layout, source)
+    manifest = change(image.manifest)
+    layout.put_manifest(manifest.to_raw(), target)
+    return manifest
+
+
+def without_annotations(manifest):
+    """What Docker and skopeo leave of a carried image that they push again."""
+    return Manifest(manifest.config, tuple(replace(layer, annotations={}) for layer in manifest.layers))
+
+
+def test_the_labels_identify_an_image_that_lost_its_annotations(carried):
+    layout = Layout(carried / "models")
+    rewrite(layout, "org--model", "org--model", without_annotations)
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, found.revision, found.commit, found.license) == ("org/model", "main", COMMIT, "mit")
+    assert found.error is None
+
+
+def test_signatures_and_referrers_are_not_images(carried):
+    layout = Layout(carried / "models")
+    digest = layout.manifest("org--model").digest.hex
+    for tag in (f"sha256-{digest}", f"sha256-{digest}.sig", f"sha256-{digest}.att"):
+        rewrite(layout, "org--model", tag, without_annotations)
+    assert [found.image.rpartition(":")[2] for found in listed_of(f"oci:{carried}")] == ["org--model"]
+
+
+def test_an_image_under_another_repos_tag_is_not_that_repo(carried, tmp_path):
+    layout = Layout(carried / "models")
+    carry(layout, "zzz--other", {"a": b"a"}, repo_id="org/model")
+    other = listed_of(f"oci:{carried}")[1]
+    assert (other.repo_id, other.commit) == (None, None)
+    assert other.error == "it claims to be org/model@main, its tag does not"
+    name = f"oci:{carried}/models:zzz--other"
+    with opened(name) as source:
+        assert not source.confirmed
+    with pytest.raises(UsageError, match="is not written into the cache of that repo"):
+        run(name, tmp_path / "cache", layout="hf-cache")
+    assert not list(tmp_path.glob("cache/models--*"))
+    result = run(name, tmp_path / "out")
+    assert (result.repo_id, result.commit, result.files) == (None, None, 1)
+    digest = layout.manifest("org--model").digest
+    assert run(f"oci:{carried}/models:{digest}", tmp_path / "pinned").repo_id == "org/model"
+
+
+def test_an_untagged_image_is_listed(carried, tmp_path):
+    index = (carried / "models/index.json").read_text()
+    (carried / "models/index.json").write_text(re.sub(r'"annotations":{[^}]*"org--model"}', '"annotations":{}', index))
+    [found] = listed_of(f"oci:{carried}/models")
+    assert (found.image, found.repo_id) == (f"oci:{carried}/models", "org/model")
+    Layout(tmp_path / "empty").put_manifest(Index(()).to_raw())
+    assert listed_of(f"oci:{tmp_path}/empty") == []
+
+
+def append(layout, tag, name, content, *, last):
+    """Add a layer to an image, as crane append does, or replace the last one."""
+    manifest = open_image(layout, tag).manifest
+    config = json.loads(b"".join(layout.read_blob(manifest.config)))
+    added = blob(layout, tar(file(name, content)), LAYER_TAR)
+    if last:
+        added = replace(added, annotations=manifest.layers[-1].annotations)
+        config["rootfs"]["diff_ids"].pop()
+    config["rootfs"]["diff_ids"].append(added.digest)
+    layers = (*(manifest.layers[:-1] if last else manifest.layers), added)
+    changed = Manifest(blob(layout, json.dumps(config).encode(), CONFIG), layers, manifest.annotations)
+    layout.put_manifest(changed.to_raw(), tag)
+
+
+def test_an_image_built_on_a_carried_image_is_not_that_commit(carried, tmp_path):
+    layout = Layout(carried / "models")
+    append(layout, "org--model", "REPO/config.json", b"changed", last=False)
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, found.commit, found.error) == (None, None, None)
+    result = run(f"oci:{carried}/models:org--model", tmp_path / "out")
+    assert (result.repo_id, result.commit) == (None, None)
+    assert (tmp_path / "out/config.json").read_bytes() == b"changed"
+    done = run_llmstack("verify", f"oci:{carried}/models:org--model")
+    assert "no file index, so digests of layers only" in done.stdout
+
+
+def test_a_converted_image_is_read_as_a_foreign_one(carried, tmp_path):
+    """An eStargz conversion keeps the annotations, and adds its own entries to every layer."""
+    layout = Layout(carried / "models")
+    append(layout, "org--model", "stargz.index.json", b"{}", last=True)
+    name = f"oci:{carried}/models:org--model"
+    notes = []
+    with closing(Client()) as client:
+        request = locate(name, None, "model", NOWHERE)
+        with open_requested(request, registries(client), notes.append) as source:
+            assert source.index is None
+    assert "its file index is not usable" in notes[0]
+    assert run(name, tmp_path / "out").commit is None
+    manifest = open_image(layout, "org--model").manifest
+    toc = {"containerd.io/snapshot/stargz/toc.digest": "sha256:" + "0" * 64}
+    marked = replace(manifest.layers[-1], annotations=manifest.layers[-1].annotations | toc)
+    converted = Manifest(manifest.config, (*manifest.layers[:-1], marked), manifest.annotations)
+    layout.put_manifest(converted.to_raw(), "org--model")
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, "is not usable" in (found.error or "")) == (None, True)
+
+
+def test_an_artifact_is_not_an_image(tmp_path):
+    layout = Layout(tmp_path / "other")
+    empty = blob(layout, b"{}", "application/vnd.oci.empty.v1+json")
+    put(layout, "file", empty, blob(layout, b"no tar", LAYER_TAR))
+    with pytest.raises(UsageError, match=r"is an artifact \(application/vnd.oci.empty.v1\+json\), not an image"):
+        run(f"oci:{tmp_path}/other:file", tmp_path / "out")
+    [found] = listed_of(f"oci:{tmp_path}/other")
+    assert found.error == "an artifact (application/vnd.oci.empty.v1+json), not an image"
+
+
+def test_verify_reads_the_registry_that_it_was_asked_about(registry, engine):
+    name = in_engine(registry, engine, {"config.json": b"{}"}).removeprefix("docker-daemon:")
+    with closing(Client()) as client:
+        request = locate(name, None, "model", NOWHERE)
+        with open_requested(request, registries(client), lambda _: None, prefer_engine=False) as source:
+            assert source.name == name
+        with open_requested(request, registries(client), lambda _: None) as source:
+            assert source.name == f"docker-daemon:{name}"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstack.carried_image.file_index import Selection
 from llmstack.carried_image.naming import check_repo_id, tag_for
+from llmstack.carried_image.selection import Selection
 from llmstack.errors import UsageError
 from llmstack.lists.wish_list import ListProblem, RepoRequest, named_entries, parse_wishlist, read_wishlist
 

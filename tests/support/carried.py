@@ -7,7 +7,8 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import INDEX_PATH, NO_SELECTION, FileIndex, Selection
+from llmstack.carried_image.file_index import INDEX_PATH, FileIndex
+from llmstack.carried_image.selection import NO_SELECTION, Selection
 from llmstack.ferrying.assemble import assemble
 from llmstack.ferrying.base_image import load_base
 from llmstack.ferrying.layer_plan import Limits, plan

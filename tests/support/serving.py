@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmstack.carried_image.file_index import NO_SELECTION, BlobRange, FileIndex, IndexedFile
+from llmstack.carried_image.file_index import BlobRange, FileIndex, IndexedFile
+from llmstack.carried_image.selection import NO_SELECTION
 from llmstack.net import Client
 from llmstack.oci import tar_writer
 from llmstack.oci.layout import Layout

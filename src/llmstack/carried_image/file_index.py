@@ -12,9 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 from llmstack.carried_image.json_stream import parse_items
+from llmstack.carried_image.naming import is_tag_of
+from llmstack.carried_image.selection import Selection
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hf.file_hash import FileHash
-from llmstack.hf.snapshot import REPO_TYPES, HubFile, RepoType
+from llmstack.hf.snapshot import REPO_TYPES, HubFile, RepoType, parse_date
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
 
@@ -36,21 +38,6 @@ _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which files of a repo were asked for: globs with the meaning of `hf download --include/--exclude`.
-
-    `prepare` is the sha256 of the script that prepared the files, None for files as the hub has them.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    prepare: str | None = None
-
-
-NO_SELECTION = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +139,10 @@ class FileIndex:
         """The version of the format that tells all that this index does."""
         return FORMAT_OF_PARTS if any(file.is_split for file in self.files) else FORMAT
 
+    def agrees_with(self, tag: str) -> bool:
+        """Tell whether a tag is that of the repo and revision that this index claims to be of."""
+        return is_tag_of(tag, self.repo_id, self.revision)
+
     def to_bytes(self) -> bytes:
         """Serialise the index; the same index gives the same bytes."""
         return b"".join(self.chunks())
@@ -188,7 +179,7 @@ class FileIndex:
                 repo_type=_repo_type(value),
                 revision=_text(value, "revision"),
                 commit=_text(value, "commit"),
-                created=_text(value, "created"),
+                created=_date(value, "created"),
                 license=_optional_text(value, "license"),
                 gated=bool(value["gated"]),
                 selection=Selection(
@@ -299,6 +290,11 @@ def _text(value: dict[str, Any], name: str) -> str:
     text = value[name]
     if not isinstance(text, str):
         raise TypeError(name)
+    return text
+
+
+def _date(value: dict[str, Any], name: str) -> str:
+    parse_date(text := _text(value, name))
     return text
 
 

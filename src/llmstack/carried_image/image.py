@@ -1,4 +1,4 @@
-"""An image opened for reading: the manifest for one platform, its config, and the file index if llmstack wrote it."""
+"""An image opened for reading: the manifest for one platform, its config, and the file index of a carried image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import platform as host
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
-from llmstack.errors import IntegrityError, NotFoundError
+from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
+    IMAGE_CONFIG_TYPES,
     INDEX_TYPES,
     MAX_CONFIG_SIZE,
     Descriptor,
@@ -27,7 +28,7 @@ from llmstack.oci.spec import (
 from llmstack.oci.store import BlobReader, read_verified
 from llmstack.oci.tar_reader import TarReader, open_layer
 
-# An index of indexes is allowed, more than that is not to be found anywhere.
+# An index may list indexes; deeper nesting is not in use.
 _MAX_NESTING = 3
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -81,6 +82,10 @@ class OpenedImage(Protocol):
         """The file index; None if the image is not a carried image."""
 
     @property
+    def confirmed(self) -> bool:
+        """Tell whether the image's tag does not contradict the repo and revision that its file index claims."""
+
+    @property
     def labels(self) -> Mapping[str, str]:
         """The labels of the config."""
 
@@ -119,7 +124,8 @@ class OpenedImage(Protocol):
 class Image:
     """An image with manifests and blobs, verified down to its config and its file index; implements OpenedImage.
 
-    `raw_manifest` is what the reference named.
+    `raw_manifest` is what the reference named. `index_problem` says why an image that is marked as a carried image
+    cannot be read as one.
     """
 
     name: str
@@ -129,6 +135,13 @@ class Image:
     manifest: Manifest
     config: ImageConfig
     index: FileIndex | None
+    index_problem: str | None = None
+    confirmed: bool = True
+
+    @property
+    def is_artifact(self) -> bool:
+        """Tell whether this is an OCI artifact (a chart, a file pushed by oras), which is not an image."""
+        return self.manifest.config.media_type not in IMAGE_CONFIG_TYPES
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -177,7 +190,13 @@ class Image:
         return FileRanges(self.reader, self.layers_of(files))
 
     def layer_tars(self) -> list[FileTar]:
-        """See OpenedImage."""
+        """See OpenedImage; raises UsageError for an artifact."""
+        if self.is_artifact:
+            raise UsageError(
+                f"{self.name} is an artifact ({self.manifest.config.media_type}), not an image",
+                hint="get it with its own tool, for example oras pull or helm pull",
+                side="source",
+            )
         count = len(self.layers)
         named = [(f"layer {number + 1} of {count}", blob) for number, blob in enumerate(self.layers)]
         return [self._tar(name, blob, {}) for name, blob in reversed(named)]
@@ -219,17 +238,32 @@ def open_image(reader: BlobReader, reference: str, name: str | None = None) -> I
     Raises NotFoundError, IntegrityError, NotAuthorizedError, UnavailableError.
     """
     raw = reader.manifest(reference)
-    manifest, platforms = for_platform(reader, raw, host_platform())
-    config = ImageConfig.parse(read_verified(reader, manifest.config, MAX_CONFIG_SIZE))
-    return Image(
+    return image_of(reader, raw, *for_platform(reader, raw, host_platform()), name)
+
+
+def image_of(
+    reader: BlobReader,
+    raw: RawManifest,
+    manifest: Manifest,
+    platforms: tuple[Platform, ...],
+    name: str | None = None,
+) -> Image:
+    """Read the config and the file index of an image whose manifests were read before; raises as `open_image`."""
+    image = Image(
         name=name or reader.name,
         reader=reader,
         raw_manifest=raw,
-        platforms=platforms or (config.platform,),
+        platforms=platforms,
         manifest=manifest,
-        config=config,
-        index=_file_index(reader, manifest, config),
+        config=ImageConfig({}),
+        index=None,
     )
+    if image.is_artifact:
+        return image
+    config = ImageConfig.parse(read_verified(reader, manifest.config, MAX_CONFIG_SIZE))
+    image = replace(image, config=config, platforms=platforms or (config.platform,))
+    index, problem = _file_index(reader, manifest, config)
+    return replace(image, index=index, index_problem=problem)
 
 
 def _all_manifests(image: Image) -> tuple[list[Manifest], list[str]]:
@@ -253,13 +287,13 @@ def _all_manifests(image: Image) -> tuple[list[Manifest], list[str]]:
 
 
 def host_platform() -> Platform:
-    """Return the platform that containers on this machine have."""
+    """Return the platform of containers on this machine."""
     machine = host.machine().lower()
     return Platform("linux", _ARCHITECTURES.get(machine, machine))
 
 
 def for_platform(reader: BlobReader, document: RawManifest, wanted: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
-    """Return the manifest for a platform (else the first there is), and which platforms an index lists.
+    """Return the manifest for a platform, else the first one, and the platforms that an index lists.
 
     Raises what reading raises.
     """
@@ -267,7 +301,7 @@ def for_platform(reader: BlobReader, document: RawManifest, wanted: Platform) ->
     for _ in range(_MAX_NESTING):
         if document.media_type not in INDEX_TYPES:
             return Manifest.parse(document), platforms
-        # BuildKit lists attestations beside the images, for platform unknown/unknown.
+        # BuildKit also lists attestations, for platform unknown/unknown.
         images = [
             item for item in Index.parse(document).manifests if item.platform is None or item.platform.os != "unknown"
         ]
@@ -276,42 +310,50 @@ def for_platform(reader: BlobReader, document: RawManifest, wanted: Platform) ->
         platforms = platforms or tuple(item.platform for item in images if item.platform)
         matching = [item for item in images if item.platform and _fits(item.platform, wanted)]
         document = reader.manifest((matching or images)[0].digest)
-    raise IntegrityError(f"{reader.name}: indexes of indexes of indexes")
+    raise IntegrityError(f"{reader.name}: indexes are nested more than {_MAX_NESTING} deep")
 
 
 def _fits(platform: Platform, wanted: Platform) -> bool:
     return (platform.os, platform.architecture) == (wanted.os, wanted.architecture)
 
 
-def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> FileIndex | None:
-    """Read the file index out of the last layer.
+def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> tuple[FileIndex | None, str | None]:
+    """Read the file index from the last layer, or return why the layer that is marked as one is not usable.
 
-    The annotation that marks it gets lost in some copies, the label does not. An image built on top of a carried one
-    has the label, too, but not the index as its last layer: it is read like any other image.
+    Some copies lose the layer's annotation, but not the label. An image that was built on a carried image also has the
+    label, but another last layer: it is not a carried image.
     """
     if not manifest.layers:
-        return None
+        return None, None
     last = manifest.layers[-1]
     marked = last.annotations.get(annotation_keys.LAYER) == "index"
     if not marked and annotation_keys.FORMAT not in config.labels:
-        return None
+        return None, None
     if last.size > MAX_INDEX_SIZE:
         if marked:
-            raise IntegrityError(f"{reader.name}: the file index claims {last.size} bytes, more than {MAX_INDEX_SIZE}")
-        return None
-    index = _read_index(reader, last)
-    if index is None and marked:
-        raise IntegrityError(f"{reader.name}: the layer marked as file index holds none")
-    return index
+            raise IntegrityError(
+                f"{reader.name}: the file index claims {last.size} bytes, the limit is {MAX_INDEX_SIZE}"
+            )
+        return None, None
+    try:
+        return _read_index(reader, last), None
+    except _NotAnIndexError:
+        # Converters, to eStargz for example, keep annotations but rewrite the layers' tars.
+        return None, "another program has rewritten its layers, so its file index is not usable" if marked else None
 
 
-def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex | None:
+class _NotAnIndexError(Exception):
+    """The layer is not a file index. As an exception it ends reading: the layer may be large."""
+
+
+def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex:
     index = None
     with open_layer(reader, layer) as tar:
         for entry in tar:
-            path = entry.path
-            if path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
+            if entry.path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
                 index = FileIndex.parse(tar.content())
             elif entry.kind != "directory":
-                return None
+                raise _NotAnIndexError
+    if index is None:
+        raise _NotAnIndexError
     return index

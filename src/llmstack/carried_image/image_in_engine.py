@@ -27,6 +27,7 @@ class ImageInEngine:
 
     engine_image: EngineImage
     index: FileIndex | None
+    confirmed: bool = True
     digest: Digest | None = None
     layers: tuple[Descriptor, ...] = ()
 

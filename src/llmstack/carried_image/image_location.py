@@ -31,6 +31,11 @@ class RegistryLocation:
     name: str
     reference: Reference
 
+    @property
+    def tag(self) -> str:
+        """The tag; empty if a digest is given."""
+        return "" if self.reference.digest else self.reference.locator
+
     def __str__(self) -> str:
         return self.name
 
@@ -41,31 +46,49 @@ class EngineLocation:
 
     name: str
 
+    @property
+    def tag(self) -> str:
+        """The tag; empty if a digest or an image id is given."""
+        if self.name.startswith("sha256:"):
+            return ""
+        reference = Reference.parse(self.name)
+        return "" if reference.digest else reference.locator
+
     def __str__(self) -> str:
         return f"{_ENGINE}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutLocation:
-    """A directory with an OCI layout, and a tag in it; without a tag, the only image."""
+    """A directory with an OCI layout, and a tag or a digest in it; empty for the only image."""
 
     path: str
-    tag: str = ""
+    reference: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The tag; empty if a digest or nothing is given."""
+        return "" if self.reference.startswith("sha256:") else self.reference
 
     def __str__(self) -> str:
-        return f"{_LAYOUT}{self.path}" + (f":{self.tag}" if self.tag else "")
+        return f"{_LAYOUT}{self.path}" + (f":{self.reference}" if self.reference else "")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLocation:
-    """An archive file, and the tag or name of an image in it; without one, the only image."""
+    """An archive file, and a tag, a name or a digest in it; empty for the only image."""
 
     transport: ArchiveTransport
     path: str
-    tag: str = ""
+    reference: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The tag; empty if a digest or nothing is given."""
+        return "" if self.reference.startswith("sha256:") else self.reference.rpartition(":")[2]
 
     def __str__(self) -> str:
-        return f"{self.transport}:{self.path}" + (f":{self.tag}" if self.tag else "")
+        return f"{self.transport}:{self.path}" + (f":{self.reference}" if self.reference else "")
 
 
 Location = RegistryLocation | EngineLocation | LayoutLocation | ArchiveLocation
@@ -183,7 +206,7 @@ def _locate_image(argument: str, source: str | None) -> ImageRequest:
     if source.startswith((_LAYOUT, *_ARCHIVES)):
         origin = parse_source(source)
         if isinstance(origin, LayoutLocation | ArchiveLocation):
-            return ImageRequest(replace(origin, tag=argument))
+            return ImageRequest(replace(origin, reference=argument))
     raise UsageError(
         f"{argument} is an image, so --from {source} does not apply", hint="name a repo id, or leave --from out"
     )
@@ -192,11 +215,11 @@ def _locate_image(argument: str, source: str | None) -> ImageRequest:
 def _in_source(source: ImageSource, repo_type: RepoType, tag: str, default: Namespace) -> Location:
     """Return where a source has the image of a tag."""
     if isinstance(source, ArchiveLocation):
-        return replace(source, tag=source.tag or tag)
+        return replace(source, reference=source.reference or tag)
     if isinstance(source, EngineNamespace):
         return EngineLocation((source.namespace or default).image(repo_type, tag))
     if isinstance(source, LayoutLocation):
-        return _in_directory(source.path, source.tag, repo_type, tag)
+        return _in_directory(source.path, source.reference, repo_type, tag)
     if source.registry is None:
         return _in_directory(source.path, "", repo_type, tag)
     name = source.image(repo_type, tag)

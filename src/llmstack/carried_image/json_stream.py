@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llmstack.errors import IntegrityError
+from llmstack.oci.spec import JSON_DECODER, check_json
 
 # No single value is longer, in characters; a list that is handed on item by item is no single value.
 MAX_VALUE = 1024 * 1024
@@ -63,7 +64,6 @@ class _Text:
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._pieces = _cut(chunks)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._json = json.JSONDecoder()
         self._text = ""
         self._at = 0
 
@@ -95,13 +95,14 @@ class _Text:
             if left >= 2 * tried or not more:
                 tried = left
                 try:
-                    value, end = self._json.raw_decode(self._text, self._at)
+                    value, end = JSON_DECODER.raw_decode(self._text, self._at)
                 except json.JSONDecodeError:
                     if not more:
                         raise
                 else:
                     # What begins like a number may go on beyond what is there of the text.
                     if self._text[end : end + 1] in _AFTER_VALUE or not more:
+                        check_json(value, self._text[self._at : end])
                         self._at = end
                         return value
             more = self._more()

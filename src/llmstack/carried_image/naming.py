@@ -1,4 +1,4 @@
-"""How repos are named as images: tags, and the namespace that images lie in."""
+"""Names: repo ids, the tags of their images, and the namespace of images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 
 DEFAULT_REVISION = "main"
 MAX_TAG = 128
-# No repo id holds `--`; a revision of that name is told from this by the file index.
+# No repo id contains `--`. A revision of this name differs by its file index.
 PARTIAL = "--partial"
-MAX_REPO_ID = 96
+# Of owner and of name; the Hub's own limits are 42 and 96.
+MAX_REPO_NAME = 96
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 # git-check-ref-format(1)
 _NOT_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|@\{|^[-/.]|/$|//")
+# distribution-spec, "Referrers Tag Schema"; cosign adds .sig, .att or .sbom.
+_REFERRER_TAG = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}(?:\.[a-z]+)?")
 _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def check_repo_id(repo_id: str) -> str:
     """Return `repo_id` if it is `owner/name` or `name` as the Hub allows them; raises UsageError."""
-    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git") or len(repo_id) > MAX_REPO_ID
-    if wrong or not _REPO_ID.fullmatch(repo_id):
+    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
+    if wrong or not _REPO_ID.fullmatch(repo_id) or max(map(len, repo_id.split("/"))) > MAX_REPO_NAME:
         raise UsageError(
             f"{repo_id!r} is not a Hugging Face repo id",
-            hint="it is owner/name, as in facebook/opt-125m; a revision follows after @",
+            hint=f"write owner/name or owner/name@revision; the name has at most {MAX_REPO_NAME} characters",
         )
     return repo_id
 
@@ -53,7 +56,7 @@ def parse_repo(text: str, repo_type: RepoType, type_hint: str, endpoint: str | N
 
 
 def split_revision(text: str) -> tuple[str, str]:
-    """Split `REPO_ID[@REVISION]`; the revision is `main` when none is given. Raises UsageError."""
+    """Split `REPO_ID[@REVISION]`; the default revision is `main`. Raises UsageError."""
     repo_id, at, revision = text.partition("@")
     if at and not revision:
         raise UsageError(f"{text!r} has no revision after @")
@@ -61,34 +64,46 @@ def split_revision(text: str) -> tuple[str, str]:
 
 
 def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
-    """Return the tag that a repo is carried under; raises UsageError if it would be longer than 128 characters."""
+    """Return the tag of a repo's image; raises UsageError if it would have more than 128 characters."""
     tag = _join(repo_id, revision)
     if len(tag) > MAX_TAG:
+        shorter = len(_join(repo_id, "0" * 40)) <= MAX_TAG
         raise UsageError(
-            f"{repo_id}@{revision}: the tag {tag[:40]}… has {len(tag)} characters, a tag has at most {MAX_TAG}",
-            hint="name the commit instead of the branch",
+            f"{repo_id}@{revision}: the tag {tag[:40]}… would have {len(tag)} characters, the limit is {MAX_TAG}",
+            hint="name the commit instead of the branch" if shorter else "no registry takes a longer tag",
         )
     return tag
 
 
 def repo_of(tag: str) -> tuple[str, str]:
-    """Read a tag as `tag_for` writes it: the repo id and the revision, as far as a tag tells it.
+    """Return the repo id and the revision that a tag stands for, as far as a tag tells them.
 
-    A tag of two parts is read as owner and name. Raises UsageError where that makes no repo id.
+    A tag of two parts is read as owner and name. Raises UsageError if the result is not a repo id.
     """
     owner, dashes, rest = tag.partition("--")
     name, more, revision = rest.partition("--")
     return check_repo_id(f"{owner}/{name}" if dashes else owner), revision if more else DEFAULT_REVISION
 
 
+def is_tag_of(tag: str, repo_id: str, revision: str) -> bool:
+    """Tell whether `tag` is the tag of this repo and revision, or of its partial image."""
+    own = _join(repo_id, revision)
+    return tag in {own, partial_tag(own)}
+
+
 def is_leftover(tag: str, repo_id: str, revision: str) -> bool:
-    """Tell whether a whole image under `tag` only stands where a registry would not let a partial one be deleted."""
+    """Tell whether a complete image has the tag of a partial one, which a registry did not delete."""
     own = _join(repo_id, revision)
     return tag != own and tag == partial_tag(own)
 
 
+def is_referrer_tag(tag: str) -> bool:
+    """Tell whether a tag names what refers to an image by digest: signatures of cosign, referrers of oras."""
+    return _REFERRER_TAG.fullmatch(tag) is not None
+
+
 def partial_tag(tag: str) -> str:
-    """Return the tag that names what is complete of `tag` while the rest is still being carried."""
+    """Return the tag of the partial image while `tag` is being carried."""
     return tag[: MAX_TAG - len(PARTIAL)] + PARTIAL
 
 
@@ -99,9 +114,9 @@ def _join(repo_id: str, revision: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """Where images go: `docker.io/hgfkeep`, `registry.local:5000/llm`, or a folder `oci:./carried`.
+    """Where images are kept: `docker.io/hgfkeep`, `registry.local:5000/llm`, or a directory `oci:./carried`.
 
-    Models lie in its repository (or OCI layout) `models`, datasets in `datasets`.
+    Its repository (or OCI layout) `models` holds models, `datasets` holds datasets.
     """
 
     registry: str | None
@@ -112,21 +127,21 @@ class Namespace:
         """Read a namespace; raises UsageError."""
         if text.startswith("oci:"):
             if not text[4:]:
-                raise UsageError(f"{text!r} names no folder", hint="write it as oci:./carried")
+                raise UsageError(f"{text!r} has no directory after oci:", hint="for example oci:./carried")
             return cls(None, text[4:])
         if text.startswith((".", "/", "~")):
-            raise UsageError(f"{text!r} is not a namespace", hint=f"a folder is written as oci:{text}")
+            raise UsageError(f"{text!r} is not a namespace", hint=f"write a directory as oci:{text}")
         rest = text.removeprefix("docker://").rstrip("/")
         if re.match(r"[a-z-]+:(?![0-9]+(/|$))", rest):
-            raise UsageError(f"{text!r} is not a namespace", hint="it is registry/path or oci:FOLDER")
+            raise UsageError(f"{text!r} is not a namespace", hint="write registry/path or oci:DIR")
         first, _, path = rest.partition("/")
         registry, path = (first, path) if is_registry(first) else (DOCKER_HUB, rest)
         namespace = cls(registry, path)
         if registry == DOCKER_HUB and not path:
-            raise UsageError(f"{text!r} is not a namespace", hint="on Docker Hub it is docker.io/YOUR-NAME")
+            raise UsageError(f"{text!r} is not a namespace", hint="for Docker Hub, write docker.io/YOUR-NAME")
         if ":" in path or "@" in path:
             raise UsageError(
-                f"{text!r} is an image, not a namespace", hint="leave the tag out: it is made from the repo id"
+                f"{text!r} is an image, not a namespace", hint="leave the tag out: llmstack makes it from the repo id"
             )
         namespace.reference("model")
         return namespace
@@ -143,6 +158,6 @@ class Namespace:
         return Path(self.path) / f"{repo_type}s"
 
     def image(self, repo_type: RepoType, tag: str) -> str:
-        """Return the image of a tag as people name it."""
+        """Return the reference of a tag's image, with oci: for a layout."""
         repository = f"oci:{self.layout(repo_type)}" if self.registry is None else f"{self}/{repo_type}s"
         return f"{repository}:{tag}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmstack.carried_image.image import Image, OpenedImage, open_image
@@ -55,11 +55,14 @@ def open_requested(
         location = EngineLocation(str(location))
     if isinstance(location, EngineLocation):
         with open_engine_image(location.name) as engine_image:
-            yield _checked(ImageInEngine.open(engine_image), request)
+            in_engine = ImageInEngine.open(engine_image)
+            yield replace(in_engine, confirmed=_is_confirmed(in_engine, request, note))
     else:
         with on_side("source", str(location)):
             image = _open(location, request, registries)
-        yield _checked(image, request)
+        if image.index_problem:
+            note(f"{image.name}: {image.index_problem}; reading it as an image of another maker, without hashes")
+        yield replace(image, confirmed=_is_confirmed(image, request, note))
 
 
 def open_reader(
@@ -72,8 +75,8 @@ def open_reader(
     if isinstance(location, LayoutLocation):
         if not exists(path / "index.json"):
             raise NotFoundError(f"{location} is not an OCI layout: it has no index.json")
-        return Layout(path), location.tag
-    return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.tag
+        return Layout(path), location.reference
+    return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.reference
 
 
 def open_readers(source: ImageSource, repo_types: Sequence[RepoType], registries: Registries) -> list[ImageReader]:
@@ -120,10 +123,14 @@ def _open(
     return open_image(reader, "", str(location))
 
 
-def _checked(image: OpenedImage, request: ImageRequest) -> OpenedImage:
+def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str], None]) -> bool:
+    """Tell whether the image is of the repo and revision that its file index claims, as far as its tag tells.
+
+    Raises NotFoundError if the image is not what was asked for.
+    """
     index = image.index
     if index is None:
-        return image
+        return True
     if request.repo_id is not None and index.repo_id != request.repo_id:
         raise NotFoundError(f"{image.name} holds {index.repo_id}, not {request.repo_id}", side="source")
     # Two revisions may share a tag.
@@ -138,4 +145,8 @@ def _checked(image: OpenedImage, request: ImageRequest) -> OpenedImage:
             hint="rerun that ferry to resume it",
             side="source",
         )
-    return image
+    tag = request.location.tag
+    if request.repo_id is not None or not tag or index.agrees_with(tag):
+        return True
+    note(f"{image.name}: its file index claims {index.repo_id}@{index.revision}, its tag does not: not relying on that")
+    return False

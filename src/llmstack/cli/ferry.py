@@ -116,7 +116,7 @@ def _wish_list(
     lists: Path | None,
 ) -> WishList:
     """Return the repos that were named, else the wish lists of the directory `lists`."""
-    from llmstack.carried_image.file_index import Selection
+    from llmstack.carried_image.selection import Selection
     from llmstack.errors import UsageError
     from llmstack.ferrying.ferry import read_lists
     from llmstack.lists.wish_list import WishList, named_entries

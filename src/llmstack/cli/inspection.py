@@ -81,7 +81,8 @@ def verify(
         sys.stdout.write(json.dumps({**asdict(found), "ok": found.ok}, indent=2) + "\n")
     elif found.ok and not quiet:
         size = human_size(found.bytes_read)
-        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {found.files} files, {size} verified\n")
+        files = f"{found.files} files" if found.files else "no file index, so digests of layers only"
+        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {files}, {size} verified\n")
     if not found.ok:
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")

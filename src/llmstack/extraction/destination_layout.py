@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llmstack.carried_image.file_index import NO_SELECTION, FileIndex, IndexedFile, check_path
+from llmstack.carried_image.file_index import FileIndex, IndexedFile, check_path
 from llmstack.carried_image.naming import check_repo_id
+from llmstack.carried_image.selection import NO_SELECTION
 from llmstack.disk import disk_errors
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.extraction.destination import Destination

@@ -11,12 +11,12 @@ from threading import Event
 from typing import Any, Literal
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import FORMAT_OF_PARTS, NO_SELECTION, FileIndex, Selection
+from llmstack.carried_image.file_index import FORMAT_OF_PARTS, FileIndex
 from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
 from llmstack.carried_image.open_location import open_requested
-from llmstack.carried_image.selection import select
+from llmstack.carried_image.selection import NO_SELECTION, Selection, select
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.extraction.destination import Destination
 from llmstack.extraction.destination_layout import CacheLayout, DestinationLayout, DirectoryLayout
@@ -112,6 +112,13 @@ class _Extraction:
         files = select(index.files, self.request.selection, lambda file: file.path)
         if not files:
             raise self._nothing(bool(index.files))
+        if self.request.layout == "hf-cache" and not self.image.confirmed:
+            raise UsageError(
+                f"{self.image.name}: its file index claims {index.repo_id}@{index.revision}, its tag does not, "
+                "so it is not written into the cache of that repo",
+                hint=f"name the repo ({index.repo_id} --from …), or use --layout dir",
+                side="source",
+            )
         layout: DestinationLayout = (
             CacheLayout(directory, index) if self.request.layout == "hf-cache" else DirectoryLayout(directory)
         )
@@ -197,9 +204,9 @@ class _Extraction:
 
     def _result(self, directory: str, files: int, total: int, reused: int, index: FileIndex | None) -> ExtractResult:
         return ExtractResult(
-            repo_id=index.repo_id if index else None,
+            repo_id=index.repo_id if index and self.image.confirmed else None,
             image=self.image.name,
-            commit=index.commit if index else None,
+            commit=index.commit if index and self.image.confirmed else None,
             destination=directory,
             files=files,
             bytes_total=total,

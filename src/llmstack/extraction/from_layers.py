@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from llmstack.carried_image.file_index import ROOT, Selection
-from llmstack.carried_image.selection import select
+from llmstack.carried_image.file_index import ROOT
+from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.extraction.destination import PartialFile
 from llmstack.extraction.from_index import ExtractContext

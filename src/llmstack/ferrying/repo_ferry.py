@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from llmstack.carried_image.file_index import FileIndex, IndexedFile, Selection, check_paths
+from llmstack.carried_image.file_index import FileIndex, IndexedFile, check_paths
 from llmstack.carried_image.naming import is_leftover, partial_tag, tag_for
-from llmstack.carried_image.selection import select
+from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import LlmstackError, NotFoundError, UsageError, on_side
 from llmstack.ferrying.base_image import BaseImage
 from llmstack.ferrying.earlier_images import EarlierImage, ReusableLayers, read_earlier_image

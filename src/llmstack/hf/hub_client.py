@@ -32,7 +32,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError, on_side
 from llmstack.hf.hub_urls import repo_url
-from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot, parse_date
 from llmstack.net import (
     Backoff,
     Client,
@@ -199,8 +199,8 @@ class HubClient:
         if response.status in RETRIED_STATUS:
             raise UnavailableError(f"{display_url(url)}: responded with {response.status}")
         if response.status == 200:
-            with contextlib.suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
-                return _utc(datetime.fromisoformat(json.loads(data)[0]["date"]))
+            with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                return _utc(parse_date(json.loads(data)[0]["date"]))
         # Most mirrors do not have this route.
         return info.last_modified
 

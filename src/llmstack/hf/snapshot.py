@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 RepoType = Literal["model", "dataset"]
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
+
+
+def parse_date(text: str) -> datetime:
+    """Return an ISO 8601 date in UTC; raises ValueError, also for a date outside the years 1 to 9999."""
+    try:
+        date = datetime.fromisoformat(text)
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text[:40]!r} is outside the years 1 to 9999") from error
 
 
 @dataclass(frozen=True, slots=True)

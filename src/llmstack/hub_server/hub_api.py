@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
@@ -14,7 +13,7 @@ from starlette.responses import Response
 
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import DEFAULT_REVISION
-from llmstack.hf.snapshot import HubFile
+from llmstack.hf.snapshot import HubFile, parse_date
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.model_card import card_of
@@ -282,7 +281,6 @@ def _sibling(file: IndexedFile, *, blobs: bool) -> Json:
 def hub_date(created: str | None) -> str | None:
     """Return an ISO 8601 time in the form that Hub clients parse; None if it is invalid."""
     try:
-        time = datetime.fromisoformat(created or "")
-        return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    except (ValueError, OverflowError):
+        return parse_date(created or "").strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    except ValueError:
         return None

@@ -1,31 +1,33 @@
-"""`llmstack list`: the images of a namespace, told by their annotations."""
+"""`llmstack list`: the images of a namespace, a layout or an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import Event
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.image import for_platform, host_platform
+from llmstack.carried_image.image import for_platform, host_platform, image_of
 from llmstack.carried_image.image_location import parse_source
-from llmstack.carried_image.naming import Namespace, is_leftover
-from llmstack.carried_image.open_location import open_readers
-from llmstack.errors import LlmstackError
+from llmstack.carried_image.naming import Namespace, is_leftover, is_referrer_tag, is_tag_of
+from llmstack.carried_image.open_location import ImageReader, open_readers
+from llmstack.errors import LlmstackError, NotFoundError
 from llmstack.hf.snapshot import RepoType
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
-from llmstack.oci.spec import INDEX_TYPES, Index, Manifest, RawManifest
+from llmstack.oci.spec import INDEX_TYPES, Index, Manifest
 from llmstack.oci.store import BlobReader
+
+# The layer's tar was rewritten. Whether the file index is still usable, only reading it tells.
+_ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
 
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """One tag. What images of other makers do not tell is None; `size` is the bytes of all layers.
+    """One image. What an image does not tell is None; `size` is the bytes of all layers.
 
-    `incomplete` marks what a ferry that has not ended has carried so far. `error` says why a tag could not be read; the
-    others are listed all the same.
+    `incomplete` marks a partial image. `error` says why an image could not be read, or not as a carried image.
     """
 
     image: str
@@ -48,34 +50,62 @@ def list_images(
     cancel: Event,
     jobs: int,
 ) -> list[ListedImage]:
-    """Return the images of `source` (`--from`; None: `namespace`), sorted by name.
+    """Return the images of `source` (`--from`; None: `namespace`), sorted by name, read with `jobs` requests at a time.
 
-    A source is a namespace, an OCI layout or an archive. Two requests per tag, `jobs` at a time. Raises LlmstackError
-    when the tags themselves cannot be listed.
+    A tag costs two requests, and two more if its manifests have lost their annotations. Raises LlmstackError if the
+    tags cannot be listed.
     """
     parsed = namespace if source is None else parse_source(source)
-    readers = [found.reader for found in open_readers(parsed, repo_types, registries)]
-    tags = [(reader, tag) for reader in readers for tag in reader.tags()]
-    images = zip(tags, run_all(lambda item: _describe(*item), tags, jobs, cancel), strict=True)
-    return [image for (_, tag), image in images if not _is_leftover(tag, image)]
+    tags = [(found.reader, tag) for found in open_readers(parsed, repo_types, registries) for tag in _tags(found)]
+    images = run_all(lambda item: _describe(*item), tags, jobs, cancel)
+    return [image for (_, tag), image in zip(tags, images, strict=True) if image and not _is_leftover(tag, image)]
 
 
-def _describe(reader: BlobReader, tag: str) -> ListedImage:
-    image = f"{reader.name}:{tag}"
+def _tags(found: ImageReader) -> list[str]:
+    tags = [tag for tag in found.reader.tags() if not is_referrer_tag(tag)]
+    # The only image of a layout or an archive needs no tag.
+    return tags or ([""] if found.repo_type is None else [])
+
+
+def _describe(reader: BlobReader, tag: str) -> ListedImage | None:
+    """Describe the image of a tag; the empty tag stands for the only image, None if there is none."""
+    listed = ListedImage(f"{reader.name}:{tag}" if tag else reader.name)
     try:
-        document = reader.manifest(tag)
-        notes, manifest = _open(reader, document)
+        raw = reader.manifest(tag)
+        manifest, platforms = for_platform(reader, raw, host_platform())
+        listed = replace(listed, size=sum(layer.size for layer in manifest.layers))
+        notes = Index.parse(raw).annotations if raw.media_type in INDEX_TYPES else {}
+        notes = {**manifest.annotations, **notes}
+        if _are_reliable(notes, manifest):
+            return _identified(listed, tag, notes)
+        image = image_of(reader, raw, manifest, platforms)
     except Cancelled:
         raise
     except LlmstackError as error:
-        return ListedImage(image, error=error.message)
-    return ListedImage(
-        image=image,
-        repo_id=notes.get(annotation_keys.REPO_ID),
+        return None if not tag and isinstance(error, NotFoundError) else replace(listed, error=error.message)
+    if image.is_artifact:
+        return replace(listed, error=f"an artifact ({manifest.config.media_type}), not an image")
+    return _identified(listed, tag, image.labels) if image.index else replace(listed, error=image.index_problem)
+
+
+def _are_reliable(notes: Mapping[str, str], manifest: Manifest) -> bool:
+    """Tell whether annotations are those of ferry: other programs keep them when they append or rewrite layers."""
+    last = manifest.layers[-1].annotations if manifest.layers else {}
+    rewritten = any(_ESTARGZ in layer.annotations for layer in manifest.layers)
+    return annotation_keys.REPO_ID in notes and last.get(annotation_keys.LAYER) == "index" and not rewritten
+
+
+def _identified(listed: ListedImage, tag: str, notes: Mapping[str, str]) -> ListedImage:
+    """Add what an image's annotations or labels claim, unless its tag contradicts them."""
+    repo_id, revision = notes.get(annotation_keys.REPO_ID, ""), notes.get(annotation_keys.REVISION, "")
+    if tag and not is_tag_of(tag.rpartition(":")[2], repo_id, revision):
+        return replace(listed, error=f"it claims to be {repo_id}@{revision}, its tag does not")
+    return replace(
+        listed,
+        repo_id=repo_id,
         repo_type=notes.get(annotation_keys.REPO_TYPE),
-        revision=notes.get(annotation_keys.REVISION),
+        revision=revision,
         commit=notes.get(annotation_keys.COMMIT),
-        size=sum(layer.size for layer in manifest.layers),
         license=notes.get(annotation_keys.LICENSES),
         created=notes.get(annotation_keys.CREATED),
         incomplete=annotation_keys.INCOMPLETE in notes,
@@ -83,11 +113,4 @@ def _describe(reader: BlobReader, tag: str) -> ListedImage:
 
 
 def _is_leftover(tag: str, image: ListedImage) -> bool:
-    named = not image.incomplete and image.repo_id and image.revision
-    return bool(named) and is_leftover(tag, image.repo_id or "", image.revision or "")
-
-
-def _open(reader: BlobReader, document: RawManifest) -> tuple[dict[str, str], Manifest]:
-    manifest, _ = for_platform(reader, document, host_platform())
-    notes = Index.parse(document).annotations if document.media_type in INDEX_TYPES else {}
-    return {**manifest.annotations, **notes}, manifest
+    return bool(image.repo_id and not image.incomplete and is_leftover(tag, image.repo_id, image.revision or ""))

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmstack.carried_image.file_index import NO_SELECTION, Selection
 from llmstack.carried_image.naming import DEFAULT_REVISION, parse_repo, tag_for
+from llmstack.carried_image.selection import NO_SELECTION, Selection
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import ENDPOINT_VARIABLE
 from llmstack.hf.snapshot import RepoType

@@ -24,9 +24,12 @@ LAYER_ZSTD = LAYER_TAR + "+zstd"
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 
+# Some registries and old tools leave the type out.
+IMAGE_CONFIG_TYPES = frozenset({CONFIG, DOCKER_CONFIG, ""})
 INDEX_TYPES = frozenset({INDEX, DOCKER_INDEX})
 MANIFEST_TYPES = frozenset({MANIFEST, DOCKER_MANIFEST})
 
