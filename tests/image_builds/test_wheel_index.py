@@ -21,9 +21,7 @@ def write_wheel(folder, name, version, headers=""):
         info = f"{name}-{version}.dist-info"
         archive.writestr(f"{info}/METADATA", metadata)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(
-            f"{folder}/RECORD", "".join(f"{folder}/{file},,\n" for file in ("METADATA", "WHEEL", "RECORD"))
-        )
+        archive.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return path
 
 

@@ -31,9 +31,10 @@ _MACOS_MACHINES = {"universal2": "arm64", "intel": "x86_64"}
 _PIP = """
 import json, runpy, sys
 from pip._vendor.packaging import markers
-environment = {**markers.default_environment(), **json.loads(sys.argv.pop(1))}
+target = json.loads(sys.argv.pop(1))
+environment = {**markers.default_environment(), **target}
 markers.default_environment = lambda: dict(environment)
-for name, value in environment.items():
+for name, value in target.items():
     if value and not markers.Marker(f"{name} == {value!r}").evaluate():
         sys.exit(f"this version of pip cannot evaluate environment markers for a target: {name}")
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
