@@ -16,6 +16,8 @@ from tests.support.registry import Registry, plain_registry
 from tests.support.serving import Serving, install_client, repository, serving
 
 OLD = "00000000000000000000000000000000000000aa"
+# What a browser sends.
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 README = b"""---
 license: mit
 tags: [small]

@@ -18,12 +18,11 @@ from llmstack.hub_server.pages.repo_page import ENTRIES
 from llmstack.hub_server.repos import Repo, Revision, make_repo
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
-from tests.hub_server.conftest import OLD
+from tests.hub_server.conftest import HTML, OLD
 from tests.support.carried import COMMIT, carry
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving
 
-HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 TEMPLATES = Path(llmstack.hub_server.pages.__file__).parent / "templates"
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from llmstack.carried_image.file_index import ROOT, BlobRange, IndexedFile, extents
 from llmstack.carried_image.image import Image, StoredLayer, open_image
-from llmstack.carried_image.naming import check_repo_id, is_leftover, repo_of
+from llmstack.carried_image.naming import check_repo_id, is_leftover, repo_of, tag_for
 from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hub_server.error_answers import needs_extract
@@ -46,6 +46,9 @@ def _carried(place: ImageReader, tag: str, image: Image) -> tuple[Revision, File
     index = image.index
     if index is None or index.incomplete or is_leftover(tag, index.repo_id, index.revision):
         return None
+    if tag != tag_for(index.repo_id, index.revision) or place.repo_type not in {None, index.repo_type}:
+        claimed = f"{index.repo_type} {index.repo_id}@{index.revision}"
+        raise IntegrityError(f"its file index claims another repo or revision: {claimed}")
     revision = Revision(
         repo_type=index.repo_type,
         repo_id=check_repo_id(index.repo_id),

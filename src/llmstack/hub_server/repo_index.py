@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 import time
 from collections import OrderedDict, defaultdict
@@ -22,6 +23,7 @@ from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
 from llmstack.net.parallel import run_all
 from llmstack.oci.reference import Digest
+from llmstack.reporting import write_traceback
 
 # Limits of the caches: files of indexes (about 750 bytes each), and bytes of small files.
 _MAX_FILES = 200_000
@@ -202,6 +204,10 @@ class RepoIndex:
             self._note(f"{place.reader.name}:{tag} is left out: {error}")
             if isinstance(error, UnavailableError | NotAuthorizedError):
                 return error
+        except Exception:
+            # A bug that one image triggers must not hide the others.
+            self._note(f"{place.reader.name}:{tag} is left out: a bug in llmstack")
+            write_traceback(sys.stderr)
         with self._lock:
             self._retire(self._seen.get((number, tag)))
             self._seen[number, tag] = _Seen(digest, revision)
