@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import tracemalloc
+from itertools import islice
 from urllib.parse import urlencode
 
 import pytest
 
 from llmstack.carried_image.file_index import IndexedFile
-from llmstack.hub_server.hub_api import paths_info
+from llmstack.hub_server.hub_api import paths_info, tree
 from llmstack.hub_server.repos import Files
 from llmstack.oci.layout import Layout
 from tests.hub_server.conftest import FILES, OLD, WEIGHTS
+from tests.hub_server.test_pages import repo
 from tests.support.carried import COMMIT
 from tests.support.serving import Serving, serving, sparse_repo
 
@@ -203,6 +206,29 @@ def test_many_unknown_paths_cost_little():
     assert paths_info(files, [f"data/other-{number}" for number in range(10_000)]) == []
     assert [item["path"] for item in paths_info(files, ["data", "data/part-7", "data/part"])] == ["data", "data/part-7"]
     assert time.process_time() - began < 2
+
+
+def test_a_tree_costs_what_is_taken_of_it():
+    """A path of 30,000 directories has 900 MB of parents; each of 200,000 files is one step of the others."""
+    deep = "/".join(["d"] * 30_000) + "/f"
+    names = [deep, *(f"many/{number:06}" for number in range(200_000))]
+    files = Files({name: IndexedFile(name, 0, "0" * 40, "", ()) for name in names}, {})
+    revision = repo("model", "org/model", 0).shown
+    tracemalloc.start()
+    began = time.process_time()
+    first = [item["path"] for item in islice(tree(revision, files, "", recursive=True), 3)]
+    assert first == ["d", "d/d", "d/d/d"]
+    assert [item["path"] for item in tree(revision, files, "", recursive=False)] == ["d", "many"]
+    assert [item["path"] for item in tree(revision, files, deep[:5], recursive=False)] == ["d/d/d/d"]
+    assert [item["path"] for item in islice(tree(revision, files, "many", recursive=True), 2)] == names[1:3]
+    assert [item["path"] for item in paths_info(files, ["d/d", deep[:59_999], "d/e", "many"])] == [
+        "d/d",
+        deep[:59_999],
+        "many",
+    ]
+    assert time.process_time() - began < 1
+    assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    tracemalloc.stop()
 
 
 def test_a_file_of_more_than_50_gb(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import CONFIG, LAYER_GZIP, Descriptor, Manifest
+from tests.hub_server.test_load import MEGABYTE, memory
 from tests.support import layers
 from tests.support.carried import carry
 from tests.support.registry import Registry
@@ -85,6 +86,22 @@ def test_pages_of_images_without_a_file_index(hub: Serving):
         assert "in compressed layers" in text
         assert "/resolve/" not in text
         assert f"{image} ./" in text
+
+
+def test_a_path_of_30_000_directories_costs_neither_time_nor_memory(tmp_path: Path):
+    deep = layers.tar(layers.file("REPO/" + "d/" * 30_000 + "f", b"x"))
+    layers.image(tmp_path / "carried/models", deep, tag="other--deep")
+    limit = layers.tar(layers.file("REPO/" + "d/" * 200 + "f", b"x"))
+    layers.image(tmp_path / "carried/datasets", limit, tag="other--limit")
+    with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
+        before = memory(hub, "VmHWM")
+        for target in ("/api/models/other/deep/tree/main?recursive=true", "/other/deep", "/api/models/other/deep"):
+            answer = hub.get(target)
+            assert (answer.status, answer.headers["x-error-code"]) == (502, "BadGateway")
+            assert "the limit is" in answer.headers["x-error-message"]
+        tree = json.loads(hub.get("/api/datasets/other/limit/tree/main?recursive=true").body)
+        assert (len(tree), tree[-1]["path"]) == (201, "d/" * 200 + "f")
+        assert memory(hub, "VmHWM") - before < 32 * MEGABYTE
 
 
 def test_large_compressed_layers_are_not_read(tmp_path: Path):

@@ -8,7 +8,7 @@ from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 
 # Seconds to wait before a retry when the registry is unavailable.
 RETRY_AFTER = 5
-_MAX_MESSAGE = 300
+_MAX_MESSAGE = 1000
 
 
 class AnswerError(LlmstackError):

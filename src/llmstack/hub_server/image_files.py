@@ -146,14 +146,14 @@ def _scan_layer(tar: TarReader, rootfs: Rootfs, held: dict[str, tuple[int, int]]
     for entry in tar:
         rootfs.add(entry)
         if entry.kind == "file":
-            held["/".join(part for part in entry.name.split("/") if part not in {"", "."})] = tar.position, entry.size
+            held[entry.path] = tar.position, entry.size
 
 
 def _scanned_files(rootfs: Rootfs, layers: list[StoredLayer], found: list[dict[str, tuple[int, int]]]) -> Files:
     origins = {path: (number, f"{ROOT}/{path}") for path in rootfs.files for number in [_highest(found, path)]}
     origins |= {link.path: (link.content.layer, link.content.path) for link in rootfs.links()}
     files = {}
-    for path, (number, inner) in sorted(origins.items()):
+    for path, (number, inner) in origins.items():
         if inner not in found[number]:
             raise IntegrityError(f"{path!r} is a link to a file that its layer does not have")
         offset, size = found[number][inner]
