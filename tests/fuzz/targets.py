@@ -6,18 +6,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from llmstack.carried_image.file_index import FileIndex
+from llmstack.carried_image.file_index import BlobRange, FileIndex, IndexedFile
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
 from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError
 from llmstack.extraction.destination_layout import CacheLayout
 from llmstack.extraction.fetch_plan import case_conflicts
+from llmstack.hub_server.model_card import parse_card, split_card
+from llmstack.hub_server.pages.readme_html import render
+from llmstack.hub_server.repos import Files, Revision
+from llmstack.hub_server.routes import find_route, get_healthz
+from llmstack.hub_server.urls import normalized
 from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
@@ -27,7 +33,7 @@ from llmstack.net.http_urls import display_url, redirected
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
 from llmstack.oci.compression import decompressed
-from llmstack.oci.layout import find_manifest, tags_of
+from llmstack.oci.layout import Layout, find_manifest, tags_of
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.rootfs import Rootfs
 from llmstack.oci.spec import Descriptor, ImageConfig, Index, Manifest, Platform, RawManifest, media_type_of
@@ -40,6 +46,23 @@ _SCRATCH = tempfile.mkdtemp(prefix="llmstack-fuzz-", dir="/dev/shm" if Path("/de
 _NAMESPACE = Namespace(None, f"{_SCRATCH}/none")
 _KINDS: tuple[EntryKind, ...] = ("file", "directory", "symlink", "hardlink", "other")
 _PIECE = 4000
+_DIGEST = Digest("sha256:" + "0" * 64)
+_REVISION = Revision(
+    repo_type="model",
+    repo_id="org/model",
+    name="main",
+    commit="0" * 40,
+    image="registry.example/models:org--model",
+    digest=_DIGEST,
+    size=0,
+    files=1,
+    license=None,
+    gated=False,
+    created=None,
+    needs_extract=False,
+    reader=Layout(Path(_SCRATCH) / "none"),
+)
+_FILES = Files({"a.png": IndexedFile("a.png", 1, "0" * 40, "0" * 64, (BlobRange(_DIGEST, 0, 1),))}, {})
 
 
 def reference(data: bytes) -> None:
@@ -177,6 +200,17 @@ def settings(data: bytes) -> None:
         load_recipe(folder)
 
 
+def hub(data: bytes) -> None:
+    """READMEs with model cards, which the hub shows, and the paths of requests."""
+    text = data.decode(errors="replace")
+    json.dumps(parse_card(text), allow_nan=False)
+    assert "<script" not in render(split_card(text), _REVISION, _FILES)
+    if found := find_route(normalized(text.partition("\n")[0])):
+        route, target = found
+        assert not target.repo_id or check_repo_id(target.repo_id)
+        assert route.public == (route.handler is get_healthz)
+
+
 def texts(data: bytes) -> None:
     """What is shown to people, and the catalogue that people write in."""
     text = data.decode(errors="surrogateescape")
@@ -194,7 +228,7 @@ def texts(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (reference, manifest, layer, merging, file_index, wish_list, archive, headers, settings, texts)
+    for target in (reference, manifest, layer, merging, file_index, wish_list, archive, headers, settings, hub, texts)
 }
 
 
