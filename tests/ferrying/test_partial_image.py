@@ -20,6 +20,7 @@ from llmstack.oci.repository import Registries
 from llmstack.oci.store import BlobReader
 from tests.support import registry as registries
 from tests.support.cli import run_llmstack
+from tests.support.sink import Sink
 
 # Each in a layer of its own, and the largest first: `a.bin` is carried first, `j.bin` last.
 FILES = {f"{name}.bin": name.encode() * (17_000_000 - 1000 * place) for place, name in enumerate("abcdefghij")}
@@ -220,6 +221,19 @@ def test_each_layer_but_the_last_makes_a_checkpoint_at_most(hub, registry, busyb
     assert models(target).tags() == ["org--ten"]
 
 
+@pytest.mark.parametrize("deletable", [True, False])
+def test_a_registry_that_keeps_tags_does_not_keep_the_partial_image(hub, busybox_base, deletable):
+    """A tag that cannot be deleted refers to the finished image afterwards."""
+    hub.add_repo("org/ten", {name: FILES[name] for name in ("a.bin", "b.bin")})
+    with Sink() as sink:
+        sink.keep_tags = True
+        sink.refuse = [] if deletable else [(f"DELETE .*/{PARTIAL}", 405)]
+        assert run_llmstack("ferry", "org/ten", "--to", sink.host, "--base", f"oci:{busybox_base}").code == 0
+        store = models(sink.host)
+        assert store.tags() == (["org--ten"] if deletable else ["org--ten", PARTIAL])
+        assert deletable or store.manifest(PARTIAL) == store.manifest("org--ten")
+
+
 @pytest.mark.parametrize("kind", ["registry", "token_registry"])
 def test_deleting_a_manifest(kind, request, monkeypatch, tmp_path):
     """A right of its own, which the token server is asked for."""
@@ -237,6 +251,6 @@ def test_deleting_a_manifest(kind, request, monkeypatch, tmp_path):
         carry(repository, "gone", {"config.json": b"{}"})
         carry(repository, "kept", {"config.json": b"[]"})
         digest = repository.manifest("gone").digest
-        assert repository.delete_manifest(digest)
+        assert repository.delete_manifest(digest, "gone")
         assert repository.tags() == ["kept"]
-        assert repository.delete_manifest(digest)
+        assert repository.delete_manifest(digest, "gone")

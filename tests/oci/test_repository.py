@@ -22,6 +22,7 @@ from llmstack.oci.spec import INDEX, LAYER_TAR, Descriptor, Index, Manifest
 from llmstack.oci.store import copy_blob, read_verified, write_bytes
 from tests.oci.repositories import BLOB, DATA, open_repository, put_image, uploads
 from tests.support.registry import Registry
+from tests.support.sink import Sink
 from tests.support.webserver import Request, Response, WebServer
 
 FIXTURES = ["registry", "secure_registry", "token_registry"]
@@ -179,6 +180,40 @@ def test_a_refused_mount_becomes_an_upload(registry: Registry, client: Client):
     write_bytes(other, data)
     assert copy_blob(blob, _NotARepository(other), target) is True
     assert target.has_blob(blob.digest)
+
+
+NO_DIGESTS, NO_TAGS = ("DELETE .*/manifests/sha256:.*", 405), ("DELETE .*/manifests/old", 405)
+
+
+@pytest.mark.parametrize(
+    ("keep_tags", "refuse", "deleted"),
+    [
+        (False, [], True),
+        (False, [NO_DIGESTS], True),
+        (False, [NO_DIGESTS, NO_TAGS], False),
+        (True, [], True),
+        (True, [NO_TAGS], False),
+    ],
+)
+def test_delete_manifest_tells_whether_the_tag_is_deleted(
+    client: Client, keep_tags: bool, refuse: list[tuple[str, int]], deleted: bool
+):
+    """In go-containerregistry's registry a tag outlives its manifest."""
+    with Sink() as sink:
+        repository = open_repository(client, f"{sink.host}/models")
+        digest = put_image(repository, "old").to_raw().digest
+        sink.keep_tags, sink.refuse = keep_tags, refuse
+        assert repository.delete_manifest(digest, "old") == deleted
+        assert repository.tags() == ([] if deleted else ["old"])
+
+
+def test_delete_manifest_keeps_a_tag_of_another_manifest(client: Client):
+    with Sink() as sink:
+        repository = open_repository(client, f"{sink.host}/models")
+        old, new = (put_image(repository, "x", data).to_raw() for data in (b"old", b"new"))
+        sink.keep_tags = True
+        assert repository.delete_manifest(old.digest, "x")
+        assert repository.manifest("x") == new
 
 
 def test_tags_on_many_pages(registry: Registry, client: Client):

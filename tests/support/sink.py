@@ -70,10 +70,11 @@ class Blob:
 
 @dataclass
 class Repository:
-    """Manifests by digest, with their media types, and tags."""
+    """Manifests by digest, with their media types, tags, and the digests deleted with `keep_tags`."""
 
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
 
 
 class Sink:
@@ -81,7 +82,8 @@ class Sink:
 
     `refuse` is a list of patterns for `METHOD path` and statuses, each for one request. `break_after` closes the
     connection of the next upload after so many bytes, `drop_after` that of the next blob that is read. `ignore_range`
-    is the number of range requests that are answered with the complete blob.
+    is the number of range requests that are answered with the complete blob. With `keep_tags`, DELETE by digest keeps
+    the tags, as in go-containerregistry's registry.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -92,6 +94,7 @@ class Sink:
         self.break_after: list[int] = []
         self.drop_after: list[int] = []
         self.ignore_range = 0
+        self.keep_tags = False
         self.block_cache = BlockCache()
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), _handler(self))
@@ -254,13 +257,20 @@ class _Requests(BaseHTTPRequestHandler):
             data = b"".join(body.read(0, body.size))
             if not self._has_all(data):
                 return self._answer(400, body=b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]}')
+            repository.deleted.discard(body.digest)
             repository.manifests[body.digest] = (self.headers.get("Content-Type", ""), data)
             if not reference.startswith("sha256:"):
                 repository.tags[reference] = body.digest
             return self._answer(201, {"Docker-Content-Digest": body.digest})
-        if digest not in repository.manifests:
+        if digest not in repository.manifests or reference in repository.deleted:
             return self._answer(404, body=b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}')
         if self.command == "DELETE":
+            if reference in repository.tags:
+                del repository.tags[reference]
+                return self._answer(202)
+            if self.registry.keep_tags:
+                repository.deleted.add(digest)
+                return self._answer(202)
             del repository.manifests[digest]
             repository.tags = {tag: named for tag, named in repository.tags.items() if named != digest}
             return self._answer(202)

@@ -87,7 +87,7 @@ class PartialImage:
     def remove(self, finished: RawManifest) -> None:
         """Delete the partial image; if the registry does not allow it, point the tag at the finished image."""
         with _removal_warning(self._store, self._tag, self._reporter):
-            if self._digest and self._store.delete_manifest(self._digest):
+            if self._digest and self._store.delete_manifest(self._digest, self._tag):
                 return
             if self._digest or self._replace_existing:
                 self._store.put_manifest(finished, self._tag)
@@ -120,7 +120,7 @@ def remove_partial_image(finished: EarlierImage, store: BlobStore, tag: str, rep
             and partial.index.incomplete
             and _is_same_repo(partial, finished.index)
             and (partial.index.commit, partial.index.selection) == (finished.index.commit, finished.index.selection)
-            and not store.delete_manifest(partial.digest)
+            and not store.delete_manifest(partial.digest, tag)
         ):
             store.put_manifest(finished.raw_manifest, tag)
 

@@ -111,7 +111,7 @@ class Layout:
         with self._writing(), lock_directory(self.folder):
             self._update_index(lambda item: item.annotations.get(REF_NAME) != tag, new)
 
-    def delete_manifest(self, digest: Digest) -> bool:
+    def delete_manifest(self, digest: Digest, _tag: str, /) -> bool:
         """Remove an image from index.json; see BlobStore. Other images may share its blobs, so they stay."""
         with self._writing(), lock_directory(self.folder):
             self._update_index(lambda item: item.digest != digest)

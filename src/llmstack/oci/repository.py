@@ -120,13 +120,9 @@ class Repository:
     def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
         """Return the digests of tags: one HEAD request per tag; see BlobReader."""
 
-        def find(tag: str) -> tuple[str, Digest] | None:
-            try:
-                return tag, self.digest_of(tag)
-            except NotFoundError:
-                return None
-
-        return dict(filter(None, run_all(find, self.tags() if tags is None else tags, jobs, Event())))
+        names = self.tags() if tags is None else tags
+        found = zip(names, run_all(self._digest_or_none, names, jobs, Event()), strict=True)
+        return {tag: digest for tag, digest in found if digest}
 
     def digest_of(self, tag: str) -> Digest:
         """Return the digest of a tag without reading its manifest; raises what `manifest` raises."""
@@ -216,21 +212,32 @@ class Repository:
             # If two clients write the same manifest, distribution may read back a half-written file.
             backoff.wait(error)
 
-    def delete_manifest(self, digest: Digest) -> bool:
-        """Delete a manifest; see BlobStore. Many credentials lack the permission for it."""
+    def delete_manifest(self, digest: Digest, tag: str, /) -> bool:
+        """Delete a manifest; see BlobStore. Many credentials lack the permission for it.
+
+        Some registries keep the tags of a deleted manifest (go-containerregistry), or only delete tags.
+        """
+        self._delete(digest)
+        if self._digest_or_none(tag) == digest:
+            self._delete(tag)
+            return self._digest_or_none(tag) != digest
+        return True
+
+    def _delete(self, reference: str) -> None:
+        """Delete a manifest by its digest, or a tag, unless the registry does not allow it."""
         scopes = (f"repository:{self._repository}:delete",)
-        try:
-            response = self._registry.request("DELETE", self._path(f"manifests/{digest}"), scopes)
-        except NotAuthorizedError:
-            return False
-        if response.status in {200, 202, 204, 404}:
+        with contextlib.suppress(NotAuthorizedError):
+            response = self._registry.request("DELETE", self._path(f"manifests/{reference}"), scopes)
+            # The distribution spec has 405 for registries without deletion; Docker Hub answers 400, others 501.
+            if response.status not in {200, 202, 204, 404, 400, 405, 501}:
+                raise self._registry.error(response, f"{self.name}: cannot delete {reference}")
             discard(response)
-            return True
-        error = self._registry.error(response, f"{self.name}@{digest}: cannot delete the manifest")
-        # The distribution spec has 405 for it; Docker Hub answers 400, others 501.
-        if response.status in {400, 405, 501} or isinstance(error, NotAuthorizedError):
-            return False
-        raise error
+
+    def _digest_or_none(self, tag: str) -> Digest | None:
+        try:
+            return self.digest_of(tag)
+        except NotFoundError:
+            return None
 
     def _upload(self, stream: _HashedStream, backoff: Backoff) -> tuple[Digest, int]:
         what = f"{self.name}: cannot upload a layer"

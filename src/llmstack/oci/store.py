@@ -67,8 +67,11 @@ class BlobStore(BlobReader, Protocol):
     def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index by its digest, and set `tag` to it if one is given."""
 
-    def delete_manifest(self, digest: Digest) -> bool:
-        """Delete a manifest or an index with all its tags; return false if the store does not allow it."""
+    def delete_manifest(self, digest: Digest, tag: str, /) -> bool:
+        """Delete a manifest or an index with all its tags; tell whether `tag` no longer refers to it.
+
+        Returns false if the store does not allow it.
+        """
 
 
 def read_verified(reader: BlobReader, blob: Descriptor, limit: int) -> bytes:
