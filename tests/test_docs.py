@@ -94,3 +94,11 @@ def test_examples_of_the_python_api_run(tmp_path: Path):
     assert outputs[0].startswith("carried ")
     assert outputs[1].endswith("2 files in opt-125m\n")
     assert outputs[2] == "facebook/opt-125m OK\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_paths_of_the_repository_exist(page: Path):
+    names = re.findall(r"`((?:src|docs|tests|tools|images|example|benchmarks|get_hf)/[\w./-]+)`", page.read_text())
+    if page.name == "CHANGELOG.md":
+        return
+    assert [name for name in names if not (ROOT / name).exists() and "NAME" not in name] == []
