@@ -1,4 +1,4 @@
-"""The file index: it comes back as it was written, and what must not be in one is refused."""
+"""The file index: it is parsed as it was written, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_file(**changes: Any) -> FileIndex:
     return parse(files=[{**json.loads(INDEX.to_bytes())["files"][0], **changes}])
 
 
-def test_it_is_written_like_this():
+def test_the_bytes_of_an_index_are_fixed():
     """Other programs read it, and its digest must not change."""
     assert INDEX.to_bytes().decode() == (
         '{"format":"1","repo_id":"org/tiny","repo_type":"model","revision":"main",'
@@ -72,7 +72,7 @@ def test_it_is_written_like_this():
     gated=st.booleans(),
     globs=st.tuples(st.lists(TEXT), st.lists(TEXT)),
 )
-def test_it_comes_back(paths, sizes, texts, gated, globs):
+def test_an_index_is_parsed_as_written(paths, sizes, texts, gated, globs):
     index = replace(
         INDEX,
         repo_id=texts[0],
@@ -119,7 +119,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_paths_that_lead_elsewhere(path: str):
+def test_invalid_paths_are_refused(path: str):
     with pytest.raises(IntegrityError):
         check_path(path)
     with pytest.raises(IntegrityError):
@@ -127,7 +127,7 @@ def test_paths_that_lead_elsewhere(path: str):
 
 
 @pytest.mark.parametrize("path", ["a", ".gitattributes", "...", "a/b/c", "-rf", "C:\\x", "a b", "ü/模型", "é" * 2048])
-def test_paths_that_are_fine(path: str):
+def test_valid_paths(path: str):
     assert check_path(path) == path
     assert with_file(path=path).files[0].path == path
 
@@ -135,13 +135,13 @@ def test_paths_that_are_fine(path: str):
 @pytest.mark.parametrize(
     "paths", [["a", "a"], ["a", "a/b"], ["a/b", "a/b/c/d"], ["a", "a-b", "a/b"], ["b/x", "a", "b"], ["a!", "a", "a/b"]]
 )
-def test_a_path_is_there_once_and_no_folder(paths: list[str]):
+def test_a_path_is_unique_and_not_a_directory(paths: list[str]):
     with pytest.raises(IntegrityError):
         check_paths(paths)
 
 
 @given(PATHS)
-def test_files_below_files_are_found_as_by_looking_at_every_folder(paths: list[str]):
+def test_files_below_files_are_found(paths: list[str]):
     below = any("/".join(path.split("/")[:depth]) in paths for path in paths for depth in range(1, path.count("/") + 1))
     try:
         check_paths(paths)
@@ -150,7 +150,7 @@ def test_files_below_files_are_found_as_by_looking_at_every_folder(paths: list[s
         assert below
 
 
-def test_names_that_differ_in_case_or_begin_alike_are_not_the_same():
+def test_names_that_differ_in_case_or_share_a_prefix_are_different():
     check_paths(["a", "A", "a b", "ab", "a.b/c", "a-b"])
 
 
@@ -174,7 +174,7 @@ def test_names_that_differ_in_case_or_begin_alike_are_not_the_same():
         {"path": 7},
     ],
 )
-def test_files_that_lie(changes: dict[str, Any]):
+def test_invalid_files_are_refused(changes: dict[str, Any]):
     with pytest.raises(IntegrityError):
         with_file(**changes)
 
@@ -203,20 +203,20 @@ def test_files_that_lie(changes: dict[str, Any]):
         {"created": 7},
     ],
 )
-def test_an_index_that_is_none(changes: dict[str, Any]):
+def test_an_invalid_index_is_refused(changes: dict[str, Any]):
     with pytest.raises(IntegrityError):
         parse(**changes)
 
 
-def test_a_newer_format_says_what_to_do():
+def test_a_newer_format_hints_at_an_upgrade():
     for changes in ({}, {"files": ["a", "b"]}):
         with pytest.raises(IntegrityError) as raised:
             parse(format="3", **changes)
         assert "upgrade" in (raised.value.hint or "")
 
 
-def test_a_split_file_is_written_like_this():
-    """Format 2, so that a reader that knows nothing of parts refuses the image instead of giving half a file."""
+def test_a_split_file_needs_format_2():
+    """A reader of format 1 refuses it, instead of returning incomplete files."""
     data = replace(INDEX, files=(SPLIT, FILE)).to_bytes()
     value = json.loads(data)
     assert value["format"] == "2"
@@ -229,7 +229,7 @@ def test_a_split_file_is_written_like_this():
     }
     assert value["files"][1] == json.loads(INDEX.to_bytes())["files"][0]
     assert FileIndex.parse([data]).files == (SPLIT, FILE)
-    with pytest.raises(IntegrityError, match="format 1 has no files in parts"):
+    with pytest.raises(IntegrityError, match="format 1 has no split files"):
         FileIndex.parse([json.dumps({**value, "format": "1"}).encode()])
 
 
@@ -259,14 +259,14 @@ FIRST, *OTHERS = SPLIT_JSON["parts"]
     ],
     ids=str,
 )
-def test_parts_that_lie(changes: dict[str, Any]):
+def test_invalid_parts_are_refused(changes: dict[str, Any]):
     assert parse(format="2", files=[SPLIT_JSON]).files == (SPLIT,)
     with pytest.raises(IntegrityError):
         parse(format="2", files=[{**SPLIT_JSON, **changes}])
 
 
 @given(st.integers(0, 12), st.integers(0, 12))
-def test_extents_are_the_bytes_that_were_asked_for(start: int, length: int):
+def test_extents_cover_the_requested_bytes(start: int, length: int):
     blobs = {
         part.layer: bytes(512) + bytes(range(place, place + part.size))
         for part, place in zip(PARTS, (0, 4, 8), strict=True)
@@ -282,7 +282,7 @@ def test_extents_are_the_bytes_that_were_asked_for(start: int, length: int):
 
 
 @pytest.mark.parametrize("name", ["repo_id", "repo_type", "revision", "commit", "created", "gated", "files"])
-def test_no_field_may_be_missing(name: str):
+def test_every_member_is_required(name: str):
     value = json.loads(INDEX.to_bytes())
     del value[name]
     with pytest.raises(IntegrityError):
@@ -290,12 +290,12 @@ def test_no_field_may_be_missing(name: str):
 
 
 @given(st.binary(max_size=50))
-def test_bytes_that_are_none(data: bytes):
+def test_bytes_that_are_not_an_index_are_refused(data: bytes):
     with pytest.raises(IntegrityError):
         FileIndex.parse([data])
 
 
-def test_a_hundred_thousand_files_take_no_time():
+def test_a_hundred_thousand_files_take_linear_time():
     files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
     began = time.process_time()
     data = replace(INDEX, files=files).to_bytes()
@@ -303,7 +303,7 @@ def test_a_hundred_thousand_files_take_no_time():
     assert time.process_time() - began < 20
 
 
-def test_paths_of_a_thousand_folders_take_no_time():
+def test_paths_of_a_thousand_directories_take_linear_time():
     """Each of these lies two thousand folders deep; looking at every folder of every path would take minutes."""
     began = time.process_time()
     check_paths("a/" * 2000 + str(number) for number in range(5000))

@@ -1,4 +1,4 @@
-"""What people write for an image, and where it is then looked for."""
+"""Image names on the command line, and the locations they are parsed into."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find(argument: str, source: str | None = None) -> ImageRequest:
         (f"hgfkeep/models@{DIGEST}", f"hgfkeep/models@{DIGEST}", None, "main"),
     ],
 )
-def test_without_a_source(argument, place, repo_id, revision):
+def test_names_without_a_source(argument, place, repo_id, revision):
     assert find(argument) == ImageRequest(in_registry(place), repo_id, "model", revision, anywhere=True)
 
 
@@ -56,7 +56,7 @@ def test_without_a_source(argument, place, repo_id, revision):
         ("oci:x:t", LayoutLocation("x", "t")),
     ],
 )
-def test_transports(argument, location):
+def test_names_with_a_transport(argument, location):
     assert find(argument) == ImageRequest(location)
 
 
@@ -71,11 +71,11 @@ def test_transports(argument, location):
         ("oci-archive:x.tar:t", ArchiveLocation("oci-archive", "x.tar", "t")),
     ],
 )
-def test_a_source(source, location):
+def test_a_repo_id_in_a_source(source, location):
     assert find("o/m", source) == ImageRequest(location, "o/m")
 
 
-def test_folders(tmp_path):
+def test_directories_are_namespaces_or_layouts(tmp_path):
     (tmp_path / "ns/models").mkdir(parents=True)
     (tmp_path / "ns/models/index.json").touch()
     (tmp_path / "with:colon").mkdir()
@@ -105,12 +105,12 @@ def test_folders(tmp_path):
         ("o/m", "registry.local/ns:tag"),
     ],
 )
-def test_what_is_refused(argument, source):
+def test_conflicting_or_invalid_names_are_usage_errors(argument, source):
     with pytest.raises(UsageError):
         find(argument, source)
 
 
-def test_names_that_no_disk_takes():
+def test_paths_that_are_too_long():
     assert find("oci-archive:" + "x" * 5000 + ":t", None).location == ArchiveLocation("oci-archive", "x" * 5000, "t")
     with pytest.raises(NotFoundError, match="holds no models"):
         find("o/m", "oci:" + "x" * 5000)

@@ -1,4 +1,4 @@
-"""A JSON object whose list is handed on item by item: same values as json.loads, however it is cut up."""
+"""A JSON object whose list is yielded item by item: same values as json.loads, however it is cut up."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def parse(data: bytes, step: int = 7) -> dict[str, Any]:
     st.sampled_from([None, 2]),
     st.booleans(),
 )
-def test_it_says_what_json_says(members, items, step, indent, ascii_):
+def test_values_are_those_of_json(members, items, step, indent, ascii_):
     value = {**members, "items": items}
     assert parse(json.dumps(value, indent=indent, ensure_ascii=ascii_).encode(), step) == value
 
 
 @given(st.binary(max_size=40), st.integers(0, 40), st.integers(1, 40))
-def test_what_is_no_such_object(noise, place, step):
-    """Never another exception, and never another value than json.loads gives."""
+def test_other_data_is_an_integrity_error(noise, place, step):
+    """No other exception, and no other value than that of json.loads."""
     whole = b'{"a": [1, 2.5], "items": [{"b": null}, "\\u00e9"], "c": true}'
     for data in (noise, whole[:place] + noise + whole[place:], whole[:place]):
         try:
@@ -79,12 +79,12 @@ def test_what_is_no_such_object(noise, place, step):
     ],
     ids=range(17),
 )
-def test_refused(data):
+def test_invalid_documents_are_refused(data):
     with pytest.raises(IntegrityError):
         parse(data, 4096)
 
 
-def test_a_value_beyond_all_measure():
+def test_a_value_that_is_too_long_is_refused_in_time():
     for value in (b'"' + b"x" * 2 * MAX_VALUE + b'"', b"[" + b"[]," * MAX_VALUE + b"[]]", b"1" * 2 * MAX_VALUE):
         for name in (b"a", b"items"):
             began = time.process_time()
@@ -93,8 +93,8 @@ def test_a_value_beyond_all_measure():
             assert time.process_time() - began < 10
 
 
-def test_what_is_not_kept_costs_nothing():
-    """Whole, these fifty thousand lists would take 3 MB."""
+def test_items_that_are_not_kept_cost_no_memory():
+    """At once, these fifty thousand lists would take 3 MB."""
     chunks = [b'{"items": [[]', *([b",[]" * 1000] * 50), b"]}"]
     tracemalloc.start()
     try:

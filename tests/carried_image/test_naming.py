@@ -1,4 +1,4 @@
-"""How repos are named as images: reversible, within the registries' grammar, and judged by huggingface_hub."""
+"""Tags of repo ids: reversible, valid in registries; repo ids as huggingface_hub validates them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_what_the_hub_allows_is_a_repo_id(repo_id: str):
 
 
 @given(ALMOST)
-def test_what_the_hub_does_not_allow_is_none(repo_id: str):
+def test_what_the_hub_does_not_allow_is_not_a_repo_id(repo_id: str):
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -35,7 +35,7 @@ def test_what_the_hub_does_not_allow_is_none(repo_id: str):
 
 
 @given(REPO_IDS)
-def test_a_tag_is_a_tag_and_says_which_repo_it_is_of(repo_id: str):
+def test_a_tag_is_valid_and_reversible(repo_id: str):
     tag = tag_for(repo_id)
     assert is_tag(tag)
     assert tag.replace("--", "/") == repo_id
@@ -72,7 +72,7 @@ def test_tags(repo_id: str, revision: str, tag: str):
     assert tag_for(repo_id, revision) == tag
 
 
-def test_a_tag_that_would_be_too_long_is_told_with_what_to_do():
+def test_a_tag_that_would_be_too_long_is_a_usage_error():
     with pytest.raises(UsageError, match="the limit is 128") as raised:
         tag_for("o/" + "n" * 80, "branch/" + "b" * 60)
     assert raised.value.hint == "name the commit instead of the branch"
@@ -107,7 +107,7 @@ def test_revisions(text: str, expected: tuple[str, str]):
 
 
 @pytest.mark.parametrize("text", ["a/b@", "", "@main", "a/b/c", "a//b", "../b", "a/..", "a--b/c", "a/b.git", " a/b"])
-def test_what_names_no_repo(text: str):
+def test_what_is_not_a_repo_id_with_a_revision(text: str):
     with pytest.raises(UsageError):
         split_revision(text)
 
@@ -149,7 +149,7 @@ def test_namespaces(text: str, shown: str, image: str):
         "registry.local//x",
     ],
 )
-def test_what_is_no_namespace(text: str):
+def test_what_is_not_a_namespace(text: str):
     with pytest.raises(UsageError) as raised:
         Namespace.parse(text)
     assert raised.value.exit_code == 2

@@ -1,4 +1,4 @@
-"""Include and exclude mean what they mean to `hf download`: huggingface_hub itself is asked."""
+"""--include and --exclude select what `hf download` selects: compared with huggingface_hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GLOBS = st.lists(st.text(st.sampled_from("aAb.*?[]!-/"), min_size=1, max_size=6)
 
 
 @given(PATHS, GLOBS, GLOBS)
-def test_it_takes_what_huggingface_hub_takes(paths: list[str], include: list[str], exclude: list[str]):
+def test_globs_select_what_huggingface_hub_selects(paths: list[str], include: list[str], exclude: list[str]):
     expected = list(filter_repo_objects(paths, allow_patterns=include or None, ignore_patterns=exclude or None))
     assert select(paths, Selection(tuple(include), tuple(exclude)), str) == expected
 

@@ -207,7 +207,7 @@ def test_a_file_in_the_way(port: Port, tmp_path: Path):
 @pytest.mark.parametrize("path", ["../climbs", "a//b", "/absolute", "a/./b"])
 def test_a_hub_that_lists_what_no_repo_holds(port: Port, path: str):
     port.hub.add_repo("org/evil", {"config.json": b"{}", path: b"x"})
-    check(port.ferry("org/evil"), 5, "source: ", "is not a path that a repo may hold")
+    check(port.ferry("org/evil"), 5, "source: ", "is not a valid path of a file in a repo")
     assert port.tags() == []
 
 

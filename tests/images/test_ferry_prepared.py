@@ -135,7 +135,7 @@ def test_script_that_fails_or_leaves_an_invalid_file_carries_nothing(ferry):
     script.write_text("echo x > \"$(printf '\\377')\"\n")
     unnamed = ferry("org/tiny", "--prepare", "get_hf/prepare.sh", "--force")
     assert unnamed.code == 5
-    assert r"'\udcff' is not a path that a repo may hold" in unnamed.stderr
+    assert r"'\udcff' is not a valid path of a file in a repo" in unnamed.stderr
     missing = ferry("org/tiny", "--prepare", "get_hf/other.sh")
     assert missing.code == 2
     assert "other.sh" in missing.stderr

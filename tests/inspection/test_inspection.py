@@ -1,4 +1,4 @@
-"""list, inspect and verify: what a namespace holds, what an image holds, and whether every byte is right."""
+"""list, inspect and verify: images of a namespace, details of an image, wrong bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def blob_of(folder, index, path):
     return folder / "models/blobs/sha256" / layer.hex
 
 
-def test_listing_a_registry(registry):
+def test_list_of_a_registry_takes_two_requests_per_tag(registry):
     namespace = registry.namespace()
     with closing(Client()) as client:
         for repo_type in ("model", "dataset"):
@@ -86,12 +86,12 @@ def test_listing_a_registry(registry):
     assert first.error is None
 
 
-def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path):
+def test_list_of_a_missing_directory_is_an_error(tmp_path):
     with closing(Client()) as client, pytest.raises(NotFoundError, match="typo not found"):
         list_images(f"oci:{tmp_path}/typo", NOWHERE, ["model"], registries(client), Event(), 4)
 
 
-def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
+def test_list_includes_damaged_and_foreign_images(carried, tmp_path):
     layout = Layout(carried / "models")
     index = carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
     assert index.files
@@ -112,7 +112,7 @@ def test_listing_folders_with_a_damaged_and_a_foreign_image(carried, tmp_path):
     assert [(entry.image, entry.repo_id) for entry in foreign] == [(f"oci:{tmp_path}/other:latest", None)]
 
 
-def test_a_tag_that_cannot_be_read_is_named_in_the_list(carried):
+def test_list_names_a_tag_that_cannot_be_read(carried):
     layout = Layout(carried / "models")
     carry(layout, "broken", {"a": b"a"}, repo_id="org/broken")
     (carried / "models/blobs/sha256" / layout.manifest("broken").digest.hex).write_bytes(b"{}")
@@ -122,7 +122,7 @@ def test_a_tag_that_cannot_be_read_is_named_in_the_list(carried):
     assert "digest" in line
 
 
-def test_inspecting(carried):
+def test_inspect(carried):
     with opened("org/model", f"oci:{carried}") as source:
         details = inspect(source)
     assert details.index is not None
@@ -135,7 +135,7 @@ def test_inspecting(carried):
     assert details.labels["dev.llmstack.repo-id"] == "org/model"
 
 
-def test_inspecting_in_the_engine(registry, engine):
+def test_inspect_and_verify_in_the_engine(registry, engine):
     there = f"{registry.namespace()}/models:org--model"
     with closing(Client()) as client:
         store = registries(client).repository(Reference.parse(there), write=True)
@@ -176,19 +176,19 @@ AWAY = "is not where the file index says"
         (PARTS | {"config.json": b"{}"}, slice(0), [f"'big.safetensors' {AWAY}", f"'config.json' {AWAY}"]),
     ],
 )
-def test_verifying_parts_in_the_engine(registry, engine, files, keep, problems):
+def test_verify_split_files_in_the_engine(registry, engine, files, keep, problems):
     result, _ = checked(in_engine(registry, engine, files, lambda layers: layers[keep]))
     assert list(result.problems) == problems
     assert result.files == len(files)
 
 
 @pytest.mark.parametrize(("files", "keep"), [(PARTS, slice(1)), ({"config.json": b"{}"}, slice(0))])
-def test_extracting_what_is_not_in_the_engine(registry, engine, tmp_path, files, keep):
+def test_extract_of_files_missing_in_the_engine(registry, engine, tmp_path, files, keep):
     with pytest.raises(IntegrityError, match=r"the file index lists .*, which the image does not hold"):
         run(in_engine(registry, engine, files, lambda layers: layers[keep]), tmp_path / "out")
 
 
-def test_everything_is_right(carried):
+def test_verify_of_a_correct_image_changes_nothing(carried):
     before = {path: path.stat().st_mtime_ns for path in carried.rglob("*")}
     result, reporter = checked("org/model", f"oci:{carried}")
     assert result.ok
@@ -198,7 +198,7 @@ def test_everything_is_right(carried):
 
 
 @pytest.mark.parametrize("place", [0, 600, 1_000_000, -1])
-def test_one_wrong_byte(carried, place):
+def test_verify_finds_one_wrong_byte(carried, place):
     with opened("org/model", f"oci:{carried}") as source:
         blob = blob_of(carried, source.index, "big.safetensors")
     data = bytearray(blob.read_bytes())
@@ -217,7 +217,7 @@ def test_the_other_platforms_base_is_verified_too(carried):
     assert [arm in problem for problem in result.problems] == [True]
 
 
-def test_layers_are_not_read_to_their_end_once_all_is_cancelled(tmp_path):
+def test_verify_stops_in_a_layer_when_cancelled(tmp_path):
     cancel = Event()
     reporter = CancelingReporter(cancel)
     name = image(tmp_path / "foreign", tar(file("REPO/big", bytes(4 * CHUNK))))
@@ -284,7 +284,7 @@ def test_artifacts_have_their_digests_verified(tmp_path, content):
 
 
 def test_a_copy_for_one_platform(tmp_path):
-    """What `docker save` and sparse copies leave: the index lists platforms whose manifests are not there."""
+    """`docker save` and sparse copies list platforms whose manifests they do not hold."""
     layout = Layout(tmp_path / "other")
     here = put(layout, None, blob(layout, b'{"rootfs":{}}', CONFIG))
     away = Descriptor(here.media_type, Digest.of(b"away"), 100, platform=Platform("linux", "riscv64"))
@@ -300,7 +300,7 @@ def test_a_copy_for_one_platform(tmp_path):
     assert "copy the complete image again" in hint
 
 
-def test_a_layer_that_is_missing(carried):
+def test_verify_names_a_missing_layer(carried):
     with opened("org/model", f"oci:{carried}") as source:
         place = blob_of(carried, source.index, "config.json")
         place.unlink()

@@ -1,4 +1,4 @@
-"""The catalogue: its rows, the lines of people around them, and processes that write at the same time."""
+"""The catalogue: its rows, other lines, and concurrent writers."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ def test_a_row():
     )
 
 
-def test_a_new_file_an_empty_catalogue_and_the_one_that_ships_become_the_same():
+def test_a_new_file_an_empty_catalogue_and_the_shipped_one_give_the_same_result():
     text = upsert("", ROW)
     assert text == empty("model") + LINE + "\n"
     folder = Path(__file__).parents[2] / "get_hf"
@@ -88,9 +88,10 @@ def test_old_style_lists_keep_every_byte_and_get_a_table_below(tmp_path):
     assert data.count(b"\n") == data.count(b"\r\n")
 
 
-def test_rows_columns_and_text_of_people_stay():
+@pytest.mark.parametrize("column", ["License", "Licence"], ids=["new", "old"])
+def test_rows_columns_and_text_of_people_stay(column):
     text = (
-        "\ufeff| Model | Commit | Date | Size | Licence | Image | Notes |\n|:--|---|---|--:|---|---|---|\n"
+        f"\ufeff| Model | Commit | Date | Size | {column} | Image | Notes |\n|:--|---|---|--:|---|---|---|\n"
         "| [facebook/opt-125m](x) | mine | | | | | |\n"
         f"{LINE} fast \\| small |\n"
         "| somebody's own row |\n"
@@ -102,7 +103,7 @@ def test_rows_columns_and_text_of_people_stay():
     assert added == text.replace("| somebody", named("gpt2").to_line() + "\n| somebody")
 
 
-def test_a_row_left_twice_by_a_merge_becomes_one():
+def test_a_row_duplicated_by_a_merge_becomes_one():
     text = upsert("", ROW)
     assert upsert(text + LINE + "\nbelow", ROW) == text + "below"
 
@@ -139,7 +140,7 @@ TEXTS = st.tuples(
 
 
 @given(TEXTS, ROWS)
-def test_no_line_is_lost_and_nothing_changes_twice(text, rows):
+def test_updates_lose_no_line_and_are_idempotent(text, rows):
     result = build(rows, text)
     assert {row.key: row.to_line() for row in rows} == parse(result)
     assert build(rows, result) == result
@@ -175,7 +176,7 @@ def test_record_writes_only_changes_and_keeps_the_mode_and_the_link(tmp_path):
     assert sorted(tmp_path.iterdir()) == [link, path]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_record_into_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(UnavailableError, match="cannot be updated: No such file or directory"):
         record(tmp_path / "missing" / "models.md", ROW)
 

@@ -72,11 +72,11 @@ def test_what_people_write_on_one_side_is_kept():
     assert merge(base, written, other) is None
 
 
-def test_both_have_made_the_file():
+def test_a_file_created_on_both_sides():
     assert merge("", build({"org/a": 0}), build({"org/b": 0})) == build({"org/a": 0, "org/b": 0})
 
 
-def test_a_table_that_is_gone_is_a_conflict_and_no_loss():
+def test_a_deleted_table_is_a_conflict():
     base = build({"org/a": 0})
     assert merge(base, "# Nothing here\n", build({"org/b": 0}, base)) is None
 
@@ -133,7 +133,7 @@ def test_two_clones_that_push_one_after_the_other(remote: Path, tmp_path: Path):
     assert list(parse(Clone(remote, tmp_path / "look").catalogue.read_text())) == KEYS[:4]
 
 
-def test_people_who_wrote_different_things_get_the_usual_conflict(remote: Path, tmp_path: Path):
+def test_different_lines_of_people_are_a_conflict(remote: Path, tmp_path: Path):
     one, two = (Clone(remote, tmp_path / name) for name in ("one", "two"))
     for clone, title in ((one, "# One"), (two, "# Two")):
         clone.catalogue.write_text(clone.catalogue.read_text().replace("# Carried models", title))
@@ -145,7 +145,7 @@ def test_people_who_wrote_different_things_get_the_usual_conflict(remote: Path, 
     assert all(mark in text for mark in ("<<<<<<<", "# One", "# Two", ">>>>>>>"))
 
 
-def test_git_that_does_not_know_the_driver_merges_as_ever(remote: Path, tmp_path: Path):
+def test_git_without_the_driver_merges_as_usual(remote: Path, tmp_path: Path):
     clone = Clone(remote, tmp_path / "one")
     clone.git("config", "--unset", "merge.llmstack.driver")
     clone.git("checkout", "-q", "-b", "side")

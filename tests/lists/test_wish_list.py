@@ -1,4 +1,4 @@
-"""Wish lists: what lines mean, what wrong ones are answered with, and that no text can break the parser."""
+"""Wish lists: the meaning of lines, the errors of invalid ones, and a parser that no text breaks."""
 
 import shlex
 import subprocess
@@ -25,7 +25,7 @@ def entry(repo_id, revision="main", line=1, include=(), exclude=(), prepare=None
     return RepoRequest(repo_id, repo_type, revision, Selection(include, exclude), prepare, "list.txt", line)
 
 
-def test_a_list_as_people_write_it():
+def test_comments_options_and_line_ends():
     text = (
         "\ufeff# models\r\n\r\nfacebook/opt-125m   # small\r\n"
         "gpt2@v1.0 --include '*.json' --include=*.txt --exclude 'a b/#*' --prepare ./prepare.sh\t# rest\r\n"
@@ -57,12 +57,12 @@ def test_a_list_as_people_write_it():
     ],
 )
 @pytest.mark.parametrize("repo_type", ["model", "dataset"])
-def test_hub_pages(path, repo_id, revision, repo_type):
+def test_urls_of_hub_pages(path, repo_id, revision, repo_type):
     folder = "datasets/" if repo_type == "dataset" else ""
     for host in ("https://huggingface.co/", "https://hf.co/", "http://127.0.0.1:8080/"):
-        wishes = parse(f"{host}{folder}{path}", repo_type, "http://127.0.0.1:8080")
-        assert wishes.problems == ()
-        assert wishes.entries == (entry(repo_id, revision, repo_type=repo_type),)
+        wish_list = parse(f"{host}{folder}{path}", repo_type, "http://127.0.0.1:8080")
+        assert wish_list.problems == ()
+        assert wish_list.entries == (entry(repo_id, revision, repo_type=repo_type),)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_hub_pages(path, repo_id, revision, repo_type):
         ("org/name@'a b'", "'a b' is not a branch, tag or commit"),
         ("org/name@\x1b[2J", "'\\x1b[2J' is not a branch, tag or commit"),
         ("org/name@" + "x" * 200, "org/name@" + "x" * 200 + ": the tag"),
-        ("org/name other/name", "'other/name' is one word too many"),
-        ("org/name --include a b", "'b' is one word too many"),
-        ("org/name --includes a", "'--includes' is not an option of a wish list"),
-        ("org/name --include", "--include names nothing"),
-        ("org/name --include --exclude a", "--include names nothing"),
-        ("org/name --exclude=", "--exclude names nothing"),
-        ("org/name --prepare a --prepare b", "--prepare is given twice"),
-        ("org/name --include 'a", "a quote or a backslash is not closed"),
-        ("org/name \\", "a quote or a backslash is not closed"),
+        ("org/name other/name", "unexpected word 'other/name'"),
+        ("org/name --include a b", "unexpected word 'b'"),
+        ("org/name --includes a", "unknown option '--includes'"),
+        ("org/name --include", "--include has no value"),
+        ("org/name --include --exclude a", "--include has no value"),
+        ("org/name --exclude=", "--exclude has no value"),
+        ("org/name --prepare a --prepare b", "--prepare is repeated"),
+        ("org/name --include 'a", "unclosed quote or backslash"),
+        ("org/name \\", "unclosed quote or backslash"),
         ("'' --include a", "'' is not a Hugging Face repo id"),
         ("https://huggingface.co/datasets/org/name", "this is the URL of a dataset, not of a model"),
         ("https://huggingface.co/spaces/org/name", "Spaces are not supported"),
@@ -101,10 +101,10 @@ def test_hub_pages(path, repo_id, revision, repo_type):
         ("https://[::1/org/name", "invalid URL"),
     ],
 )
-def test_a_wrong_line_is_a_problem_and_stops_no_other(line, message):
-    wishes = parse(f"gpt2\n{line}\nfacebook/opt-125m\n")
-    assert wishes.entries == (entry("gpt2"), entry("facebook/opt-125m", line=3))
-    (problem,) = wishes.problems
+def test_an_invalid_line_is_a_problem_and_the_others_are_parsed(line, message):
+    wish_list = parse(f"gpt2\n{line}\nfacebook/opt-125m\n")
+    assert wish_list.entries == (entry("gpt2"), entry("facebook/opt-125m", line=3))
+    (problem,) = wish_list.problems
     assert (problem.file, problem.line) == ("list.txt", 2)
     assert problem.message.startswith(message)
     assert str(problem).startswith("list.txt:2: ")
@@ -139,28 +139,28 @@ def test_a_dataset_url_on_the_command_line_names_the_option():
         assert caught.value.hint == "add --type dataset"
 
 
-def test_a_model_in_the_list_of_datasets():
+def test_a_model_url_in_the_list_of_datasets_is_a_problem():
     (problem,) = parse("https://huggingface.co/org/name", "dataset").problems
     assert problem == ListProblem(
         "list.txt", 1, "this is the URL of a model, not of a dataset", "move the line to the list of models"
     )
 
 
-def test_what_is_asked_for_twice_is_a_problem_on_the_second_line():
-    wishes = parse("gpt2\ngpt2@v1\ngpt2@main --include a\nhttps://hf.co/gpt2/tree/v1\norg/n@a/b\norg/n@a_b\n")
-    assert [(wish.repo_id, wish.revision) for wish in wishes.entries] == [
+def test_a_repeated_repo_is_a_problem_on_the_second_line():
+    wish_list = parse("gpt2\ngpt2@v1\ngpt2@main --include a\nhttps://hf.co/gpt2/tree/v1\norg/n@a/b\norg/n@a_b\n")
+    assert [(request.repo_id, request.revision) for request in wish_list.entries] == [
         ("gpt2", "main"),
         ("gpt2", "v1"),
         ("org/n", "a/b"),
     ]
-    assert [str(problem) for problem in wishes.problems] == [
-        "list.txt:3: gpt2@main is on line 1 already",
-        "list.txt:4: gpt2@v1 is on line 2 already",
-        "list.txt:6: org/n@a_b would get the same tag as org/n@a/b on line 5",
+    assert [str(problem) for problem in wish_list.problems] == [
+        "list.txt:3: gpt2@main is already on line 1",
+        "list.txt:4: gpt2@v1 is already on line 2",
+        "list.txt:6: org/n@a_b has the same tag as org/n@a/b on line 5",
     ]
 
 
-def test_reading_a_file(tmp_path, monkeypatch):
+def test_a_file_is_read_as_utf_8(tmp_path, monkeypatch):
     path = tmp_path / "list.txt"
     path.write_bytes(b"\xef\xbb\xbfhttp://hub.local:81/gpt2\r\n")
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.local:81/")
@@ -168,7 +168,7 @@ def test_reading_a_file(tmp_path, monkeypatch):
     path.write_bytes(b"gpt2\n\nna\xefve\n")
     with pytest.raises(UsageError) as caught:
         read_wishlist(path, "model")
-    assert caught.value.message == f"{path}:3: this is not UTF-8 text"
+    assert caught.value.message == f"{path}:3: not UTF-8"
     path.unlink()
     with pytest.raises(UsageError, match="No such file"):
         read_wishlist(path, "model")
@@ -198,7 +198,7 @@ GLOBS = LINE_TEXT.filter(lambda glob: not glob.startswith("--"))
     ),
     st.sampled_from(["\n", "\r\n", "  # a comment's end\n", "\n\n# between\n"]),
 )
-def test_what_is_written_is_read(wishes, end):
+def test_all_options_are_parsed_as_written(wishes, end):
     lines = []
     for repo_id, revision, include, exclude, prepare in wishes:
         words = [f"{repo_id}@{revision}"]
@@ -219,25 +219,25 @@ def test_what_is_written_is_read(wishes, end):
 )
 def test_no_text_breaks_the_parser(text):
     for repo_type in ("model", "dataset"):
-        wishes = parse(text, repo_type)
+        wish_list = parse(text, repo_type)
         lines = text.count("\n") + 1
-        numbers = [found.line for found in (*wishes.entries, *wishes.problems)]
+        numbers = [found.line for found in (*wish_list.entries, *wish_list.problems)]
         assert len(set(numbers)) == len(numbers)
         assert all(1 <= number <= lines for number in numbers)
 
 
-def test_the_lists_that_ship_are_right():
+def test_the_lists_in_get_hf_are_valid():
     folder = Path(__file__).parents[2] / "get_hf"
     for name, repo_type, repo_id in (
         ("to_get_models.txt", "model", "facebook/opt-125m"),
         ("to_get_datasets.txt", "dataset", "cornell-movie-review-data/rotten_tomatoes"),
     ):
-        wishes = read_wishlist(folder / name, repo_type)
-        assert wishes.problems == ()
-        assert [wish.repo_id for wish in wishes.entries] == [repo_id]
+        wish_list = read_wishlist(folder / name, repo_type)
+        assert wish_list.problems == ()
+        assert [request.repo_id for request in wish_list.entries] == [repo_id]
 
 
-def test_neither_yaml_nor_rich_is_imported():
+def test_importing_lists_imports_no_large_package():
     code = (
         "import sys, llmstack.lists.wish_list, llmstack.lists.catalogue\n"
         "print({'yaml', 'rich', 'huggingface_hub', 'docker'} & set(sys.modules))"

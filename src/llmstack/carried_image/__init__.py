@@ -1,1 +1,1 @@
-"""The carried image: its names, its file index, what a wish list asks for and what the catalogue records."""
+"""The carried image: its names, its file index, and how to open it."""

@@ -1,6 +1,6 @@
-"""The file index: which files a carried image holds, their hashes, and where each one's bytes lie.
+"""The file index of a carried image: its files, their hashes, and their positions in the layers.
 
-Stored as `.llmstack/index.json`, alone in the image's last layer.
+Stored as `.llmstack/index.json`, the only file in the last layer.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from llmstack.oci.spec import canonical_json
 
 INDEX_PATH = ".llmstack/index.json"
 ROOT = "REPO"
-# Outside ROOT, so that nobody takes a part of a file for the file.
+# Outside ROOT, so that a part of a file is not mistaken for the file.
 PARTS_ROOT = ".llmstack/parts"
 FORMAT = "1"
-# An index with files in parts says so: whoever knows format 1 alone refuses it, instead of giving half a file.
-FORMAT_OF_PARTS = "2"
-# 100,000 files with long names stay far below this.
+# An index with split files. Readers of format 1 refuse it, instead of returning incomplete files.
+FORMAT_WITH_PARTS = "2"
+# Far more than 100,000 files with long names need.
 MAX_INDEX_SIZE = 256 * 1024 * 1024
-# What Linux opens, in bytes.
+# PATH_MAX of Linux, in bytes.
 MAX_PATH = 4096
-# How many files are serialised in one piece.
-_AT_ONCE = 500
+# The number of files serialized in one piece.
+_FILES_PER_PIECE = 500
 
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -42,7 +42,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BlobRange:
-    """A run of a file's bytes: `layer[offset : offset + size]` of an uncompressed layer, known by its digest."""
+    """Bytes of a file: `layer[offset : offset + size]` of a layer's uncompressed tar, which has the digest `layer`."""
 
     layer: Digest
     offset: int
@@ -51,10 +51,10 @@ class BlobRange:
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """One file: path inside the repo, size in bytes, hashes, and the ranges of layer blobs that hold its bytes.
+    """One file: path in the repo, size in bytes, hashes, and the ranges that hold its bytes.
 
-    `oid` is what the hub knows the file by: the sha256 of an LFS file (64 hex digits), else the git blob sha1 (40).
-    The bytes are those of `parts`, one after the other: a single one, or several where no layer could hold the file.
+    `oid` is the Hub's hash: the sha256 of an LFS file (64 hex digits), else the git blob sha1 (40).
+    A split file has several ranges, one in each of its layers, in order.
     """
 
     path: str
@@ -65,7 +65,7 @@ class IndexedFile:
 
     @property
     def is_split(self) -> bool:
-        """Tell whether the bytes lie in several layers."""
+        """Tell whether the file is split: in parts, each in its own layer."""
         return len(self.ranges) > 1
 
     @property
@@ -74,7 +74,7 @@ class IndexedFile:
         return tuple(part.layer for part in self.ranges)
 
     def part_path(self, number: int) -> str:
-        """Return the path in the image of what holds a part: of the file itself, or of the part if it is split."""
+        """Return the path in the image of the file, or of a part of a split file."""
         return part_path(self.oid, number) if self.is_split else f"{ROOT}/{self.path}"
 
     def new_hash(self) -> FileHash:
@@ -96,7 +96,7 @@ class IndexedFile:
 
 
 def extents(file: IndexedFile, start: int, length: int) -> list[BlobRange]:
-    """Return where `length` bytes of a file lie, from byte `start` on, in order; fewer at the file's end."""
+    """Return the ranges that hold `length` bytes of a file from `start` on, in order; fewer at the file's end."""
     found, stop, begins = [], start + length, 0
     for part in file.ranges:
         low, high = max(start - begins, 0), min(stop - begins, part.size)
@@ -107,15 +107,15 @@ def extents(file: IndexedFile, start: int, length: int) -> list[BlobRange]:
 
 
 def part_path(oid: str, number: int) -> str:
-    """Return the path in the image of one part of a split file; sorted by name, the parts are in order."""
+    """Return the path in the image of one part of a split file. Sorted by path, the parts are in order."""
     return f"{PARTS_ROOT}/{oid}/{number:05}"
 
 
 @dataclass(frozen=True, slots=True)
 class FileIndex:
-    """A carried image's files, sorted by path, and the snapshot that they are of.
+    """The files of a carried image, sorted by path, and the snapshot that they belong to.
 
-    `incomplete` marks what a ferry that is still running, or did not end well, has carried so far.
+    `incomplete` marks a partial image.
     """
 
     repo_id: str
@@ -131,69 +131,69 @@ class FileIndex:
 
     @property
     def size(self) -> int:
-        """The bytes of all files."""
+        """The total size of the files, in bytes."""
         return sum(file.size for file in self.files)
 
     @property
     def format(self) -> str:
-        """The version of the format that tells all that this index does."""
-        return FORMAT_OF_PARTS if any(file.is_split for file in self.files) else FORMAT
+        """The lowest format version that can represent this index."""
+        return FORMAT_WITH_PARTS if any(file.is_split for file in self.files) else FORMAT
 
     def agrees_with(self, tag: str) -> bool:
         """Tell whether a tag is that of the repo and revision that this index claims to be of."""
         return is_tag_of(tag, self.repo_id, self.revision)
 
     def to_bytes(self) -> bytes:
-        """Serialise the index; the same index gives the same bytes."""
+        """Serialize the index; the same index gives the same bytes."""
         return b"".join(self.chunks())
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield what `to_bytes` returns a few files at a time: of many, the whole would be a good deal of memory."""
+        """Yield the bytes of `to_bytes` in pieces, to save memory."""
         head = {name: getattr(self, name) for name in _HEAD}
         selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
         if self.incomplete:
             head["incomplete"] = True
         # The list of files is the last member.
         yield canonical_json({"format": self.format, **head, **selection, "files": []}).removesuffix(b"]}")
-        for start in range(0, len(self.files), _AT_ONCE):
-            listed = canonical_json([file.to_json() for file in self.files[start : start + _AT_ONCE]])
+        for start in range(0, len(self.files), _FILES_PER_PIECE):
+            listed = canonical_json([file.to_json() for file in self.files[start : start + _FILES_PER_PIECE]])
             yield (b"," if start else b"") + listed[1:-1]
         yield b"]}"
 
     @classmethod
     def parse(cls, chunks: Iterable[bytes | memoryview]) -> FileIndex:
-        """Read an index; raises IntegrityError if it is of another format, or names or ranges are not allowed."""
+        """Parse an index; raises IntegrityError for an unknown format, or invalid names or ranges."""
         value: dict[str, Any] = {}
         files: list[IndexedFile] = []
         layers: dict[str, Digest] = {}
         try:
             for item in parse_items(chunks, "files", value, "file index"):
                 if "format" in value:
-                    # Where it comes first, the files of a format that is not known are not looked at.
+                    # If `format` comes first, files of an unknown format are not parsed.
                     _check_format(value)
                 files.append(_parse_file(item, layers))
             _check_format(value)
             value["files"]
             index = cls(
-                repo_id=_text(value, "repo_id"),
+                repo_id=_string(value, "repo_id"),
                 repo_type=_repo_type(value),
-                revision=_text(value, "revision"),
-                commit=_text(value, "commit"),
+                revision=_string(value, "revision"),
+                commit=_string(value, "commit"),
                 created=_date(value, "created"),
-                license=_optional_text(value, "license"),
+                license=_optional_string(value, "license"),
                 gated=bool(value["gated"]),
                 selection=Selection(
-                    _texts(value, "include"), _texts(value, "exclude"), _optional_text(value, "prepare")
+                    _strings(value, "include"), _strings(value, "exclude"), _optional_string(value, "prepare")
                 ),
                 files=tuple(files),
                 incomplete=bool(value.get("incomplete")),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise IntegrityError(f"file index: {error!r} makes it unreadable") from error
+            raise IntegrityError(f"file index: invalid: {error!r}") from error
         if not _COMMIT.fullmatch(index.commit):
-            raise IntegrityError("file index: wrong commit")
+            raise IntegrityError("file index: invalid commit")
         if value["format"] == FORMAT != index.format:
-            raise IntegrityError(f"file index: format {FORMAT} has no files in parts")
+            raise IntegrityError(f"file index: format {FORMAT} has no split files")
         check_paths(file.path for file in files)
         _check_hashes(files)
         return index
@@ -205,23 +205,24 @@ _PART = tuple(field.name for field in fields(BlobRange))
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Make sure that these can be one repo's files: clean paths, none twice, none below a file; raises IntegrityError.
+    """Check that paths can be the files of one repo: valid, unique, none below a file; raises IntegrityError.
 
-    With a zero for the slash, which no path holds and nothing sorts before, what lies below a path follows it at once.
+    NUL replaces the slash for sorting: it is in no path and sorts first, so that the paths below a path follow it
+    directly.
     """
     ordered = sorted(check_path(path).replace("/", "\0") for path in paths)
     for path, following in pairwise(ordered):
         if following == path:
             raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} is listed twice")
         if following.startswith(path + "\0"):
-            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} lies below a file")
+            raise IntegrityError(f"{following.replace(chr(0), '/')[:200]!r} is below a file")
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it is one that a repo may hold: Unicode, relative, clean, inside; raises IntegrityError."""
-    wrong = "\0" in path or any(part in {"", ".", ".."} for part in path.split("/"))
-    if wrong or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
-        raise IntegrityError(f"{path[:200]!r} is not a path that a repo may hold")
+    """Return `path` if it is a valid path of a file in a repo: Unicode, relative, normalized; raises IntegrityError."""
+    invalid = "\0" in path or any(part in {"", ".", ".."} for part in path.split("/"))
+    if invalid or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
+        raise IntegrityError(f"{path[:200]!r} is not a valid path of a file in a repo")
     return path
 
 
@@ -245,27 +246,27 @@ def _check_hashes(files: Iterable[IndexedFile]) -> None:
 
 
 def _check_format(value: dict[str, Any]) -> None:
-    if value.get("format") not in {FORMAT, FORMAT_OF_PARTS}:
+    if value.get("format") not in {FORMAT, FORMAT_WITH_PARTS}:
         raise IntegrityError(
-            f"file index: format {str(value.get('format'))[:20]!r} is not known",
-            hint="the image was made by a newer llmstack: upgrade",
+            f"file index: format {str(value.get('format'))[:20]!r} is unknown",
+            hint="upgrade llmstack: a newer version made this image",
         )
 
 
 def _parse_file(value: object, layers: dict[str, Digest]) -> IndexedFile:
-    """Read one file's entry; `layers` keeps one digest for all files of a layer."""
+    """Parse one file; `layers` keeps one Digest for all files of a layer."""
     if not isinstance(value, dict):
-        raise TypeError("a file is no object")
+        raise TypeError("a file must be an object")
     size = _number(value, "size")
-    oid, sha256 = _text(value, "oid"), _text(value, "sha256")
+    oid, sha256 = _string(value, "oid"), _string(value, "sha256")
     if not _OID.fullmatch(oid) or not _SHA256.fullmatch(sha256):
         raise ValueError("oid or sha256")
     parts = _parse_parts(value, size, layers) if "parts" in value else (_parse_part(value, size, layers),)
-    return IndexedFile(_text(value, "path"), size, oid, sha256, parts)
+    return IndexedFile(_string(value, "path"), size, oid, sha256, parts)
 
 
 def _parse_parts(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> tuple[BlobRange, ...]:
-    """Read where a split file lies: in two layers or more, none of them twice, and not in any other place as well."""
+    """Parse the parts of a split file: in two layers or more, each layer once."""
     parts = tuple(_parse_part(item, _number(item, "size"), layers) for item in value["parts"])
     if "layer" in value or "offset" in value or len(parts) < 2 or len({part.layer for part in parts}) < len(parts):
         raise ValueError("parts")
@@ -275,7 +276,7 @@ def _parse_parts(value: dict[str, Any], size: int, layers: dict[str, Digest]) ->
 
 
 def _parse_part(value: dict[str, Any], size: int, layers: dict[str, Digest]) -> BlobRange:
-    layer = layers.setdefault(text := _text(value, "layer"), Digest.parse(text))
+    layer = layers.setdefault(text := _string(value, "layer"), Digest.parse(text))
     return BlobRange(layer, _number(value, "offset"), size)
 
 
@@ -286,15 +287,15 @@ def _number(value: dict[str, Any], name: str) -> int:
     return number
 
 
-def _text(value: dict[str, Any], name: str) -> str:
-    text = value[name]
-    if not isinstance(text, str):
+def _string(value: dict[str, Any], name: str) -> str:
+    string = value[name]
+    if not isinstance(string, str):
         raise TypeError(name)
-    return text
+    return string
 
 
 def _date(value: dict[str, Any], name: str) -> str:
-    parse_date(text := _text(value, name))
+    parse_date(text := _string(value, name))
     return text
 
 
@@ -305,12 +306,12 @@ def _repo_type(value: dict[str, Any]) -> RepoType:
     raise ValueError("repo_type")
 
 
-def _optional_text(value: dict[str, Any], name: str) -> str | None:
-    return None if value.get(name) is None else _text(value, name)
+def _optional_string(value: dict[str, Any], name: str) -> str | None:
+    return None if value.get(name) is None else _string(value, name)
 
 
-def _texts(value: dict[str, Any], name: str) -> tuple[str, ...]:
-    texts = value.get(name, [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+def _strings(value: dict[str, Any], name: str) -> tuple[str, ...]:
+    strings = value.get(name, [])
+    if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
         raise TypeError(name)
-    return tuple(texts)
+    return tuple(strings)

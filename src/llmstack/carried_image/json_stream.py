@@ -1,7 +1,4 @@
-"""Reading a JSON object whose one long list is too much to be held: its items are handed on one by one.
-
-What a document costs in memory is what its reader keeps, not what a hostile one would unfold to.
-"""
+"""Parse a JSON object with one long list: yield the list's items one by one, so that memory use stays small."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 from llmstack.errors import IntegrityError
 from llmstack.oci.spec import JSON_DECODER, check_json
 
-# No single value is longer, in characters; a list that is handed on item by item is no single value.
+# The longest single value, in characters. The list itself is not a single value.
 MAX_VALUE = 1024 * 1024
 _PIECE = 64 * 1024
 _SPACES = frozenset(" \t\n\r")
@@ -23,9 +20,9 @@ _AFTER_VALUE = _SPACES | frozenset(",:]}")
 def parse_items(
     chunks: Iterable[bytes | memoryview], name: str, members: dict[str, Any], what: str
 ) -> Iterator[object]:
-    """Yield the items of an object's list `name`, and put the object's other members into `members` as they come.
+    """Yield the items of an object's list `name`; put the object's other members into `members`.
 
-    Raises IntegrityError, which names `what`, for anything but such an object.
+    Raises IntegrityError, which names `what`, if the data is not such an object.
     """
     text = _Text(chunks)
     try:
@@ -34,7 +31,7 @@ def parse_items(
             key = text.value()
             text.expect(":")
             if not isinstance(key, str) or key in members:
-                raise ValueError(f"the member {str(key)[:40]!r} is there twice, or is no name")
+                raise ValueError(f"member {str(key)[:40]!r} is repeated or not a string")
             members[key] = None
             if key == name:
                 yield from _list_items(text)
@@ -44,7 +41,7 @@ def parse_items(
                 text.end()
                 return
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not JSON, or not as it should be: {error}") from error
+        raise IntegrityError(f"{what}: invalid JSON: {error}") from error
 
 
 def _list_items(text: _Text) -> Iterator[object]:
@@ -59,7 +56,7 @@ def _list_items(text: _Text) -> Iterator[object]:
 
 
 class _Text:
-    """A document's text, of which only what is being looked at is there; every method raises ValueError."""
+    """The text of a document, decoded piece by piece; all methods raise ValueError."""
 
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._pieces = _cut(chunks)
@@ -68,7 +65,7 @@ class _Text:
         self._at = 0
 
     def peek(self) -> str:
-        """Return the next character that is no space; nothing at the end."""
+        """Return the next character that is not white space; an empty string at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _SPACES:
                 self._at += 1
@@ -76,31 +73,31 @@ class _Text:
                 return self._text[self._at : self._at + 1]
 
     def expect(self, allowed: str) -> str:
-        """Take the next character, which must be one of these."""
+        """Consume the next character, which must be one of `allowed`."""
         char = self.peek()
         if not char or char not in allowed:
-            raise ValueError(f"{char!r} instead of one of {allowed!r}")
+            raise ValueError(f"found {char!r}, expected one of {allowed!r}")
         self._at += 1
         return char
 
     def value(self) -> object:
-        """Take the next value whole."""
+        """Consume the next value."""
         self.peek()
-        tried, more = 0, True
+        attempted, more = 0, True
         while True:
             left = len(self._text) - self._at
             if left > MAX_VALUE:
-                raise ValueError(f"a value of more than {MAX_VALUE} characters")
-            # Twice as much each time: a long value is not begun again for every piece of it.
-            if left >= 2 * tried or not more:
-                tried = left
+                raise ValueError(f"a value has more than {MAX_VALUE} characters")
+            # Double the length before each new attempt, so that a long value costs linear time.
+            if left >= 2 * attempted or not more:
+                attempted = left
                 try:
                     value, end = JSON_DECODER.raw_decode(self._text, self._at)
                 except json.JSONDecodeError:
                     if not more:
                         raise
                 else:
-                    # What begins like a number may go on beyond what is there of the text.
+                    # A number may continue in the next piece.
                     if self._text[end : end + 1] in _AFTER_VALUE or not more:
                         check_json(value, self._text[self._at : end])
                         self._at = end
@@ -108,12 +105,12 @@ class _Text:
             more = self._more()
 
     def end(self) -> None:
-        """Make sure that nothing follows."""
+        """Raise ValueError if anything follows."""
         if rest := self.peek():
-            raise ValueError(f"{rest!r} after its end")
+            raise ValueError(f"found {rest!r} after the end")
 
     def _more(self) -> bool:
-        """Read on, and let go of what was taken; false at the end."""
+        """Read another piece and drop the consumed text; return false at the end."""
         for piece in self._pieces:
             self._text = self._text[self._at :] + self._decoder.decode(piece)
             self._at = 0

@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any, Literal
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import FORMAT_OF_PARTS, FileIndex
+from llmstack.carried_image.file_index import FORMAT_WITH_PARTS, FileIndex
 from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
@@ -149,7 +149,7 @@ class _Extraction:
                 hint="use --layout dir; only carried images have a file index",
                 side="source",
             )
-        if self.image.labels.get(annotation_keys.FORMAT) == FORMAT_OF_PARTS:
+        if self.image.labels.get(annotation_keys.FORMAT) == FORMAT_WITH_PARTS:
             self.reporter.warn(
                 f"{self.image.name} was built on a carried image with split files, which are left out: "
                 "extract the carried image to get them"

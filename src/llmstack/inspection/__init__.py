@@ -1,4 +1,4 @@
-"""Looking at carried images: what a namespace holds, what one image holds, and whether every byte is right."""
+"""List the images of a namespace, describe one image, verify all its bytes."""
 
 from llmstack.inspection.image_details import ImageDetails, LayerDetails, inspect
 from llmstack.inspection.namespace_list import ListedImage, list_images

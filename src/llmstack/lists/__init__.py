@@ -1,1 +1,1 @@
-"""Wish lists, which people write and llmstack reads, and the catalogue, which llmstack writes."""
+"""Wish lists, which llmstack reads, and the catalogue, which it writes."""

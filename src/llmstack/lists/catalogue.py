@@ -1,7 +1,7 @@
-"""The catalogue, models.md and datasets.md: a Markdown table with a row per carried tag, among lines that people wrote.
+"""The catalogue, models.md and datasets.md: a Markdown table with a row per carried tag, next to lines of people.
 
-llmstack changes only its own rows, which it knows by their first cell (repo id and revision); every other line stays as
-it is, byte for byte.
+llmstack changes only its own rows, which it finds by their first cell (repo id and revision). All other lines stay
+unchanged, byte for byte.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from llmstack.reporting.text import human_size, printable
 
 FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
-_COLUMNS = ("Commit", "Date", "Size", "Licence", "Image")
+_COLUMNS = ("Commit", "Date", "Size", "License", "Image")
+# Tables of earlier versions keep their heads.
+_HEADS = (_COLUMNS, ("Commit", "Date", "Size", "Licence", "Image"))
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SEPARATOR = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
 _CELL_END = re.compile(r"(?<!\\)\|")
-# A linked name and a linked commit: no row that a person wrote looks like that by accident.
+# A linked name and a linked commit: rows of people do not look like that by accident.
 _OWN_ROW = re.compile(r"\s*\|\s*\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)\s*\|")
 _MARKUP = re.compile(r"([\\`*\[\]<>|])")
 _SHORT_COMMIT = 12
@@ -33,10 +35,10 @@ _SHORT_COMMIT = 12
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRow:
-    """What the catalogue says of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
+    """The row of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
 
-    `image` is named as people pull it, with its tag; `hub` is the address of the hub that the links lead to.
-    `renamed_to` is the current id of a renamed repo: the links lead to it.
+    `image` is the reference to pull, with its tag; `hub` is the URL of the hub that the links lead to. `renamed_to` is
+    the current id of a renamed repo: the links lead to it.
     """
 
     repo_id: str
@@ -53,11 +55,11 @@ class CatalogueRow:
 
     @property
     def key(self) -> str:
-        """What tells this row from others: `repo_id`, or `repo_id@revision` where that is not main."""
+        """The key of the row: `repo_id`, or `repo_id@revision` for a revision other than main."""
         return printable(self.repo_id if self.revision == DEFAULT_REVISION else f"{self.repo_id}@{self.revision}")
 
     def to_line(self) -> str:
-        """Return the row in Markdown, without a line end."""
+        """Return the row in Markdown, without a newline."""
         page = repo_url(self.renamed_to or self.repo_id, self.repo_type, self.hub)
         repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
         cells = (
@@ -82,15 +84,15 @@ def empty(repo_type: RepoType) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return llmstack's own rows: from key (CatalogueRow.key) to line, in the order of the text."""
+    """Return llmstack's own rows by key (CatalogueRow.key), in order."""
     lines = _LINE.findall(text)
     return {key: lines[position].rstrip("\r\n") for position, key in _own_rows(lines, _find_table(lines)).items()}
 
 
 def upsert(text: str, row: CatalogueRow) -> str:
-    """Return the catalogue with `row` in the place of the one with its key, or where its name sorts if it is new.
+    """Return the catalogue with `row` instead of the row with its key; a new row is inserted by name.
 
-    Cells that people added behind a row stay. A text without the table gets one at its end, an empty text a heading.
+    Cells that people added to a row stay. A text without the table gets one at its end, an empty text also a heading.
     """
     lines: list[str] = _LINE.findall(text or empty(row.repo_type))
     line_end = _line_end(lines)
@@ -104,34 +106,34 @@ def upsert(text: str, row: CatalogueRow) -> str:
 
 
 def put(text: str, key: str, line: str | None) -> str:
-    """Return the catalogue with `line` as its row of that key, or without one; for texts that have the table."""
+    """Return the catalogue with `line` as the row of a key, None: without that row. No change if it has no table."""
     lines: list[str] = _LINE.findall(text)
     table = _find_table(lines)
     return text if table is None else _put(lines, table, key, line)
 
 
 def without_rows(text: str) -> str:
-    """Return what people wrote: the text without llmstack's own rows."""
+    """Return the lines of people: the text without llmstack's own rows."""
     lines: list[str] = _LINE.findall(text)
     own = _own_rows(lines, _find_table(lines))
     return "".join(line for position, line in enumerate(lines) if position not in own)
 
 
 def date_of(line: str) -> str:
-    """Return the date of a row's commit, as it is written there."""
+    """Return the date of a row's commit, as written in the row."""
     return _cells(line)[2]
 
 
 def record(path: Path, row: CatalogueRow) -> bool:
-    """Bring the catalogue at `path` up to date with `row`; tell whether it had to change.
+    """Update the catalogue at `path` with `row`; return whether it changed.
 
-    Processes that record at the same time wait for each other. A reader sees the old file or the new one, whole.
+    Concurrent processes wait for each other. A reader sees the old file or the new one, whole.
     Raises UnavailableError if the file cannot be read or written.
     """
     path = path.resolve()
     try:
         with lock_directory(path.parent):
-            # Bytes that are not UTF-8 are a person's, and go back as they came.
+            # Bytes that are not UTF-8 belong to people and stay unchanged.
             old = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
             new = upsert(old, row)
             if new == old:
@@ -151,7 +153,7 @@ def _table_head(repo_type: RepoType) -> tuple[str, str]:
 
 
 def _put(lines: list[str], table: range, key: str, line: str | None) -> str:
-    """Put a row in the place of those with its key, of which a merge may have left two, or where its name sorts."""
+    """Replace the rows of a key, of which a merge may have left two, or insert a new row by name."""
     keys = _own_rows(lines, table)
     same = [position for position, found in keys.items() if found == key]
     line_end = _line_end(lines)
@@ -175,16 +177,16 @@ def _line_end(lines: list[str]) -> str:
 
 
 def _new_table(lines: list[str], repo_type: RepoType, line_end: str) -> list[str]:
-    """Return the lines that add a table below `lines`; an unended last line is ended, and a blank one put between."""
+    """Return the lines that add a table below `lines`, after the end of the last line and a blank line."""
     gap = [] if lines[-1].endswith("\n") else [line_end]
     gap += [line_end] if lines[-1].strip() else []
     return gap + [line + line_end for line in _table_head(repo_type)]
 
 
 def _find_table(lines: list[str]) -> range | None:
-    """Return the positions of the rows of llmstack's table, which is known by its column names."""
+    """Return the positions of the rows of llmstack's table, found by its column names."""
     for head in range(len(lines) - 1):
-        if tuple(_cells(lines[head])[1 : 1 + len(_COLUMNS)]) == _COLUMNS and _SEPARATOR.fullmatch(lines[head + 1]):
+        if tuple(_cells(lines[head])[1 : 1 + len(_COLUMNS)]) in _HEADS and _SEPARATOR.fullmatch(lines[head + 1]):
             end = start = head + 2
             while end < len(lines) and lines[end].lstrip().startswith("|"):
                 end += 1
@@ -212,11 +214,11 @@ def _order(key: str) -> tuple[str, str, str, str]:
 
 
 def escape(text: str) -> str:
-    """Return `text` as it has to stand in a cell of a Markdown table to be read as it is."""
+    """Escape `text` for a cell of a Markdown table."""
     return _MARKUP.sub(r"\\\1", printable(text))
 
 
 def _code(text: str) -> str:
-    """Return `text` as code, unless it holds what code in a table cannot."""
+    """Return `text` as code, unless it contains characters that code in a table cannot contain."""
     text = printable(text)
     return escape(text) if set("`|\\") & set(text) else f"`{text}`"

@@ -1,4 +1,4 @@
-"""Merging two versions of a catalogue by its rows: the merge driver that git calls (gitattributes, "merge driver")."""
+"""Merge two versions of a catalogue by its rows, as a merge driver of git (gitattributes, "merge driver")."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from llmstack.lists.catalogue import date_of, parse, put, without_rows
 
 
 def merge(base: str, ours: str, theirs: str) -> str | None:
-    """Return `ours` with all that `theirs` has changed since `base`; None where both have changed people's own lines.
+    """Return `ours` with the changes of `theirs` since `base`; None if both changed the lines of people.
 
-    Rows are merged by their key. Where both have changed the same one, that of the newer commit counts.
+    Rows are merged by key. If both changed a row, the one of the newer commit wins.
     """
     prose = without_rows(base)
     if without_rows(theirs) == prose:
@@ -21,9 +21,9 @@ def merge(base: str, ours: str, theirs: str) -> str | None:
 
 
 def _apply(base: dict[str, str], changed: dict[str, str], text: str) -> str | None:
-    """Return `text` with the rows of `changed` that differ from `base`, and without those that `changed` lacks.
+    """Return `text` with the rows of `changed` that differ from `base`, and without those missing in `changed`.
 
-    None where `text` has no table any more that they could be put into.
+    None if `text` no longer has a table for them.
     """
     for key in base.keys() - changed.keys():
         if parse(text).get(key) == base[key]:
