@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of everything that reads what strangers write (`make fuzz`).
+"""Coverage-guided fuzzing of everything that reads untrusted bytes (`make fuzz`).
 
-    python -m tests.fuzz --seconds 60               each target for a minute, as many at once as there are processors
-    python -m tests.fuzz layer --seconds 3600       one of them
-    python -m tests.fuzz layer --again FILE         what a finding of the run above does
+    python -m tests.fuzz --seconds 60               all targets, a minute each, one per CPU at a time
+    python -m tests.fuzz layer --seconds 3600       one target
+    python -m tests.fuzz layer --again FILE         repeat a finding
 
-A finding is an exception that is no LlmstackError, an input that takes longer than ten seconds, or one that takes more
-than half a gigabyte; its input is kept in the folder that is named. Needs the dependency group `fuzz`.
+A finding is an exception other than LlmstackError, an input that takes more than 10 seconds or more than 512 MB.
+Findings are written to `.fuzz/`. Needs the dependency group `fuzz`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _KEPT = Path(".fuzz")
 
 
 def main() -> int:
-    """Fuzz; return 1 if anything was found."""
+    """Fuzz; return 1 if there are findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", nargs="*", help=f"{', '.join(TARGETS)} (default: all)")
-    parser.add_argument("--seconds", type=int, default=60, help="how long each (default: 60)")
-    parser.add_argument("--again", type=Path, help="run the one target over this file, and nothing else")
+    parser.add_argument("--seconds", type=int, default=60, help="seconds per target (default: 60)")
+    parser.add_argument("--again", type=Path, help="run one target with this file only")
     options = parser.parse_args()
     if unknown := set(options.target) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _fuzz(name: str, seconds: int) -> bool:
-    """Fuzz a target in a process of its own; tell whether nothing was found."""
+    """Fuzz a target in another process; tell whether there are no findings."""
     with tempfile.TemporaryDirectory(prefix=f"llmstack-fuzz-{name}-") as folder:
         corpus = Path(folder)
         for number, seed in enumerate(seeds(name)):
@@ -68,7 +68,7 @@ def _fuzz(name: str, seconds: int) -> bool:
         )
     lines = (done.stdout + done.stderr).splitlines()
     runs = next((line.rpartition(" ")[2] for line in lines if "number_of_executed_units" in line), "no")
-    print(f"{name}: {runs} inputs, {'nothing found' if done.returncode == 0 else 'FOUND:'}", flush=True)
+    print(f"{name}: {runs} inputs, {'no findings' if done.returncode == 0 else 'FINDING:'}", flush=True)
     if done.returncode:
         print("\n".join(lines[-60:]), flush=True)
     return done.returncode == 0

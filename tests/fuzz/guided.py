@@ -1,4 +1,4 @@
-"""One target driven by its coverage of llmstack, in a process of its own: `python -m tests.fuzz.guided TARGET …`."""
+"""Fuzz one target, guided by its coverage of llmstack: `python -m tests.fuzz.guided TARGET …`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import atheris
 
-# What is imported in here is what is watched.
+# Only modules imported here are instrumented.
 with atheris.instrument_imports(include=["llmstack"]):
     from tests.fuzz.targets import TARGETS
 

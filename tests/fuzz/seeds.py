@@ -1,4 +1,4 @@
-"""Seeds that are no text: small tars, made here rather than kept."""
+"""Seeds that are binary: small tars."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ _ENTRIES = [
     file("REPO/.wh.gone"),
     file("REPO/sub/.wh..wh..opq"),
     symlink("REPO/link", "config.json"),
-    hardlink("REPO/twin", "REPO/config.json"),
+    hardlink("REPO/hard", "REPO/config.json"),
+    file("/REPO/absolute"),
 ]
 
 
 def made(name: str) -> list[bytes]:
-    """Return the seeds that are made for a target."""
+    """Return the binary seeds of a target."""
     if name == "layer":
         return _layers()
     return _archives() if name == "archive" else []
 
 
 def _layers() -> list[bytes]:
-    whole = tar(*_ENTRIES)
+    complete = tar(*_ENTRIES)
     ours = b"".join(tar_writer.layer([tar_writer.TarFile("REPO/é" * 60, 3)], [[b"abc"]]))
     odd = tar(special("REPO/pipe", tarfile.FIFOTYPE), file("REPO/s", pax_headers={"GNU.sparse.major": "1"}))
+    records = file("PaxHeaders/x", b"5 a=\n" * 2000 + b"18 path=REPO/pax\n", type=tarfile.XHDTYPE)
     return [
-        whole,
+        complete,
         tar(*_ENTRIES, form=tarfile.GNU_FORMAT),
         ours,
         odd,
-        whole[:1536] + b"\nnext layer\n" + tar(*_ENTRIES[:2]),
-        gzip.compress(whole, mtime=0),
-        zstandard.compress(whole),
+        complete[:1536] + b"\nnext layer\n" + tar(*_ENTRIES[:2]),
+        gzip.compress(complete, mtime=0),
+        zstandard.compress(complete),
+        gzip.compress(b"", mtime=0) * 500 + gzip.compress(complete, mtime=0),
+        tar(records, file("REPO/a")),
+        zstandard.compress(tar(*(file(f"REPO/{number}/a/b/c") for number in range(2000)))),
     ]
 
 

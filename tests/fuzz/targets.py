@@ -1,6 +1,6 @@
-"""What reads bytes that strangers write, one function each: any bytes at all end well, or in an LlmstackError.
+"""One function for each reader of untrusted bytes: any input ends in a result or an LlmstackError.
 
-`python -m tests.fuzz` drives them by coverage; test_corpus.py runs them over the seeds and what was once found.
+`python -m tests.fuzz` drives them by coverage; test_corpus.py runs them over the seeds and earlier findings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,17 @@ from llmstack.oci.compression import decompressed
 from llmstack.oci.layout import Layout, find_manifest, tags_of
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.rootfs import Rootfs
-from llmstack.oci.spec import Descriptor, ImageConfig, Index, Manifest, Platform, RawManifest, media_type_of
+from llmstack.oci.spec import (
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+    RawManifest,
+    canonical_json,
+    media_type_of,
+    parse_object,
+)
 from llmstack.oci.store import CHUNK
 from llmstack.oci.tar_reader import EntryKind, TarEntry, TarReader
 from llmstack.reporting.text import fit, printable, width_of
@@ -44,7 +54,9 @@ from llmstack.settings import load_settings
 
 _SCRATCH = tempfile.mkdtemp(prefix="llmstack-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 _NAMESPACE = Namespace(None, f"{_SCRATCH}/none")
-_KINDS: tuple[EntryKind, ...] = ("file", "directory", "symlink", "hardlink", "other")
+_KINDS: dict[str, EntryKind] = {"a": "file", "b": "directory", "c": "symlink", "d": "hardlink", "e": "other"}
+# Links may expand, but not without limit (see rootfs.py).
+_MAX_LINKED = 20_000
 _PIECE = 4000
 _DIGEST = Digest("sha256:" + "0" * 64)
 _REVISION = Revision(
@@ -82,19 +94,28 @@ def reference(data: bytes) -> None:
         locate(argument, source or None, "model", _NAMESPACE)
 
 
+def json_object(data: bytes) -> None:
+    """JSON from registries and images: what is read can be shown, and written again."""
+    with contextlib.suppress(LlmstackError):
+        value = parse_object(data, "a document")
+        assert parse_object(canonical_json(value), "the same document") == value
+        repr(value).encode("utf-8", "backslashreplace")
+
+
 def manifest(data: bytes) -> None:
     """Manifests, indexes and configs."""
-    document = RawManifest("", data)
+    raw = RawManifest("", data)
     with contextlib.suppress(LlmstackError):
-        media_type_of(document.json())
+        media_type_of(raw.json())
     with contextlib.suppress(LlmstackError):
-        found = Manifest.parse(document)
+        found = Manifest.parse(raw)
         assert Manifest.parse(found.to_raw()) == found
     with contextlib.suppress(LlmstackError):
-        index = Index.parse(document)
+        index = Index.parse(raw)
         tags_of(index)
         for descriptor in index.manifests:
             assert Descriptor.from_json(descriptor.to_json()) == descriptor
+            assert descriptor.size < 2**63
         find_manifest(index, "latest", "a layout")
     with contextlib.suppress(LlmstackError):
         config = ImageConfig.parse(data)
@@ -103,18 +124,35 @@ def manifest(data: bytes) -> None:
         assert all(len(digest.hex) == 64 for digest in config.diff_ids)
 
 
+def layout(data: bytes) -> None:
+    """An OCI layout's index.json, and a manifest that it can name."""
+    folder = Path(_SCRATCH) / "layout"
+    folder.mkdir(exist_ok=True)
+    opened = Layout(folder)
+    index, _, body = data.partition(b"\n\n")
+    with contextlib.suppress(LlmstackError):
+        (folder / "index.json").write_bytes(index)
+        digest, _ = opened.write_blob(lambda: [body])
+        opened.manifest(digest)
+    with contextlib.suppress(LlmstackError):
+        tags = opened.tags()
+        assert sorted(opened.digests()) == tags
+        opened.put_manifest(RawManifest("", body), "new")
+        assert set(opened.tags()) == {*tags, "new"}
+
+
 def layer(data: bytes) -> None:
-    """A layer's tar, in whatever compression; the sums in its headers are made right, so that more of it is read."""
+    """Layers in any compression, with the checksums in their headers corrected."""
     rootfs = Rootfs("REPO")
     with contextlib.suppress(LlmstackError):
         for tar in data.split(b"\nnext layer\n")[:4]:
-            reader = TarReader(decompressed(_cut(_with_right_sums(tar)), "a layer"), "a layer")
+            reader = TarReader(decompressed(_cut(_with_valid_checksums(tar)), "a layer"), "a layer", len(tar))
             size = 0
             for entry in reader:
                 assert entry.size >= 0
                 _check_inside(rootfs.add(entry))
                 size += sum(map(len, reader.content()))
-                # A bomb unfolds only as far as it is read.
+                # A decompression bomb expands only as far as it is read.
                 if size > 16 * CHUNK:
                     return
             rootfs.end_layer()
@@ -122,7 +160,7 @@ def layer(data: bytes) -> None:
 
 
 def merging(data: bytes) -> None:
-    """Entries of layers, one a line: a letter for the kind, the name, and a target; a blank line ends a layer."""
+    """Entries of layers, one per line: a letter for the kind, the name, a target. A blank line ends a layer."""
     rootfs = Rootfs("REPO")
     with contextlib.suppress(LlmstackError):
         for line in data.decode(errors="surrogateescape").split("\n")[:200]:
@@ -130,7 +168,7 @@ def merging(data: bytes) -> None:
                 rootfs.end_layer()
                 continue
             name, _, target = line[1:].partition(" ")
-            _check_inside(rootfs.add(TarEntry(name, _KINDS[ord(line[0]) % len(_KINDS)], 0, target)))
+            _check_inside(rootfs.add(TarEntry(name, _KINDS.get(line[0], "file"), 0, target)))
         rootfs.end_layer()
         _check_links(rootfs)
 
@@ -160,13 +198,13 @@ def wish_list(data: bytes) -> None:
 
 
 def archive(data: bytes) -> None:
-    """Archives of `docker save` and skopeo."""
+    """Archives from `docker save` and skopeo."""
     path = Path(_SCRATCH) / "archive.tar"
-    path.write_bytes(_with_right_sums(data))
+    path.write_bytes(_with_valid_checksums(data))
     for opened in (DockerArchive(path), OciArchive(path)):
         with contextlib.suppress(LlmstackError):
-            document = opened.manifest("")
-            for blob in Manifest.parse(document).layers[:3]:
+            raw = opened.manifest("")
+            for blob in Manifest.parse(raw).layers[:3]:
                 assert sum(map(len, opened.read_blob(blob))) == blob.size
 
 
@@ -228,7 +266,21 @@ def texts(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (reference, manifest, layer, merging, file_index, wish_list, archive, headers, settings, hub, texts)
+    for target in (
+        reference,
+        json_object,
+        manifest,
+        layout,
+        layer,
+        merging,
+        file_index,
+        wish_list,
+        archive,
+        headers,
+        settings,
+        hub,
+        texts,
+    )
 }
 
 
@@ -236,8 +288,8 @@ def _cut(data: bytes) -> list[bytes]:
     return [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
 
 
-def _with_right_sums(data: bytes) -> bytes:
-    """Return a tar with the checksum of each header as it should be (POSIX.1-2017, pax)."""
+def _with_valid_checksums(data: bytes) -> bytes:
+    """Return a tar with valid checksums in its headers (POSIX.1-2017, pax)."""
     blocks = bytearray(data)
     for start in range(0, len(blocks) - tarfile.BLOCKSIZE + 1, tarfile.BLOCKSIZE):
         if blocks[start + 257 : start + 262] == b"ustar":
@@ -251,7 +303,8 @@ def _check_inside(path: str | None) -> None:
 
 
 def _check_links(rootfs: Rootfs) -> None:
-    for link in rootfs.links():
+    for number, link in enumerate(rootfs.links()):
+        assert number < _MAX_LINKED
         _check_inside(link.path)
         _check_inside(link.same_as)
     for path in rootfs.files:
@@ -259,7 +312,7 @@ def _check_links(rootfs: Rootfs) -> None:
 
 
 def seeds(name: str) -> list[bytes]:
-    """Return what a target begins with: the files of its corpus, and for tars those that seeds.py makes."""
+    """Return the first inputs of a target: the files of its corpus, and the tars that seeds.py makes."""
     from tests.fuzz.seeds import made
 
     folder = Path(__file__).parent / "corpus" / name

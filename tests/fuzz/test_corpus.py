@@ -1,4 +1,4 @@
-"""Every fuzz target over its seeds, among them whatever was found once, and over what a few cuts make of them."""
+"""Every fuzz target over its seeds and earlier findings, complete and damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_seeds(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_seeds_that_are_damaged(name):
+def test_damaged_seeds(name):
     rng = random.Random(name)
     for seed in seeds(name):
         for _ in range(20):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError
@@ -16,57 +16,114 @@ from llmstack.oci.tar_reader import TarEntry
 
 Layer = Sequence[TarEntry]
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
+TARGETS = st.lists(st.sampled_from(["a", "b", "c", "a", "b", "c", "..", ".", ""]), min_size=1, max_size=4).map("/".join)
+# A path of the model is a file of a layer (counted from the top), a link to a target, or a directory.
+Tree = dict[str, int | str | None]
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> TarEntry:
     path = "REPO/" + draw(NAMES)
-    kind = draw(st.sampled_from(["file", "file", "folder", "whiteout", "opaque"]))
-    folder, name = posixpath.split(path)
+    kind = draw(st.sampled_from(["file", "file", "directory", "link", "whiteout", "opaque"]))
+    directory, name = posixpath.split(path)
     match kind:
         case "whiteout":
-            return TarEntry(f"{folder}/.wh.{name}", "file", 0, "")
+            return TarEntry(f"{directory}/.wh.{name}", "file", 0, "")
         case "opaque":
-            return TarEntry(f"{folder}/.wh..wh..opq", "file", 0, "")
-        case "folder":
+            return TarEntry(f"{directory}/.wh..wh..opq", "file", 0, "")
+        case "directory":
             return TarEntry(path + "/", "directory", 0, "")
+        case "link":
+            return TarEntry(path, "symlink", 0, draw(TARGETS | TARGETS.map("/REPO/{}".format)))
         case _:
             return TarEntry(path, "file", 1, "")
 
 
-def apply(layers: Sequence[Layer]) -> dict[str, int]:
-    """Apply layers from the bottom up; return which layer each file is from, counted from the top."""
-    tree: dict[str, int | None] = {}
+def apply(layers: Sequence[Layer]) -> Tree:
+    """Apply layers from the bottom up."""
+    tree: Tree = {"REPO": None}
     for number, layer in enumerate(layers):
         for entry in layer:
-            folder, name = posixpath.split(entry.name)
+            directory, name = posixpath.split(entry.name)
             if name == ".wh..wh..opq":
-                tree = {path: value for path, value in tree.items() if not path.startswith(folder + "/")}
+                tree = {path: value for path, value in tree.items() if not path.startswith(directory + "/")}
             elif name.startswith(".wh."):
-                _remove(tree, f"{folder}/{name[4:]}")
+                _remove(tree, f"{directory}/{name[4:]}")
         for entry in layer:
             path = entry.name.rstrip("/")
             if posixpath.basename(path).startswith(".wh."):
                 continue
             parent = posixpath.dirname(path)
             while parent:
-                if tree.get(parent) is not None:
-                    tree[parent] = None
+                tree[parent] = None
                 parent = posixpath.dirname(parent)
-            if entry.kind == "file":
-                _remove(tree, path)
-                tree[path] = len(layers) - 1 - number
-            elif tree.get(path) is not None or path not in tree:
+            if entry.kind == "directory":
                 tree[path] = None
-    return {path.removeprefix("REPO/"): layer for path, layer in tree.items() if layer is not None}
+            else:
+                _remove(tree, path)
+                tree[path] = entry.target if entry.kind == "symlink" else len(layers) - 1 - number
+    return tree
 
 
-def _remove(tree: dict[str, int | None], path: str) -> None:
+def _remove(tree: Tree, path: str) -> None:
     for inner in [inner for inner in tree if inner == path or inner.startswith(path + "/")]:
         del tree[inner]
 
 
-def merge(layers: Sequence[Layer]) -> dict[str, int]:
+def files_of(tree: Tree) -> dict[str, int]:
+    return {path.removeprefix("REPO/"): layer for path, layer in tree.items() if isinstance(layer, int)}
+
+
+def resolve(tree: Tree, path: str, links: int = 0) -> str | None:
+    """Return where a path leads, as the kernel finds it one name after the other; None if it does not exist."""
+    done = ""
+    names = path.split("/")
+    while names:
+        name = names.pop(0)
+        if name in {"", "."}:
+            continue
+        if done and tree.get(done, 0) is not None:
+            return None
+        if name == ".." and not done:
+            raise IntegrityError("out of the image")
+        done = posixpath.dirname(done) if name == ".." else posixpath.join(done, name)
+        if done and not (done + "/").startswith("REPO/"):
+            raise IntegrityError("out of the root")
+        if done and done not in tree:
+            return None
+        target = tree.get(done)
+        if isinstance(target, str):
+            links += 1
+            if links > 40:
+                raise IntegrityError("too many links")
+            directory = "" if target.startswith("/") else posixpath.dirname(done)
+            names = [*directory.split("/"), *target.split("/"), *names]
+            done = ""
+    if not done:
+        raise IntegrityError("out of the root")
+    return done
+
+
+def links_of(tree: Tree) -> tuple[dict[str, str], list[str]]:
+    """Return the files that are links with the files that they lead to, and the links to nothing."""
+    found, dangling = {}, []
+    for path in sorted(path for path, target in tree.items() if isinstance(target, str)):
+        end = resolve(tree, path)
+        inside = sorted(inner for inner in tree if end and inner.startswith(end + "/") and tree[inner] is not None)
+        if end and isinstance(tree[end], int):
+            found[path] = end
+        elif not inside:
+            dangling.append(path.removeprefix("REPO/"))
+        elif path.startswith(f"{end}/"):
+            raise IntegrityError("the directory contains the link")
+        for inner in inside:
+            target = resolve(tree, inner)
+            if end and target and isinstance(tree[target], int):
+                found[path + inner.removeprefix(end)] = target
+    return {path.removeprefix("REPO/"): end.removeprefix("REPO/") for path, end in found.items()}, dangling
+
+
+def merge(layers: Sequence[Layer]) -> tuple[Rootfs, dict[str, int]]:
     rootfs = Rootfs("REPO")
     found = {}
     for number, layer in enumerate(reversed(layers)):
@@ -75,19 +132,30 @@ def merge(layers: Sequence[Layer]) -> dict[str, int]:
         assert kept <= added
         found |= dict.fromkeys(kept, number)
     assert sorted(found) == rootfs.files
-    return found
+    return rootfs, found
 
 
 def is_valid(layer: Layer) -> bool:
     """Tell whether a layer has no path twice, and nothing below its own files."""
     paths = [entry.name.rstrip("/") for entry in layer]
-    files = {entry.name for entry in layer if entry.kind == "file" and ".wh." not in entry.name}
+    files = {entry.name for entry in layer if entry.kind != "directory" and ".wh." not in entry.name}
     return len(paths) == len(set(paths)) and not any(path.startswith(file + "/") for path in paths for file in files)
 
 
-@given(st.lists(st.lists(entries(), max_size=5).filter(is_valid), max_size=4))
+@settings(max_examples=300)
+@given(st.lists(st.lists(entries(), max_size=6).filter(is_valid), max_size=4))
 def test_merging_from_the_top_is_applying_from_the_bottom(layers):
-    assert merge(layers) == apply(layers)
+    rootfs, found = merge(layers)
+    tree = apply(layers)
+    assert found == files_of(tree)
+    try:
+        expected = links_of(tree)
+    except IntegrityError:
+        with pytest.raises(IntegrityError):
+            list(rootfs.links())
+        return
+    links = {link.path: link.same_as for link in rootfs.links()}
+    assert (links, rootfs.dangling) == expected
 
 
 @given(st.text(max_size=12))

@@ -59,6 +59,7 @@ class _Node:
         "blocked",
         "children",
         "entries",
+        "exists",
         "is_directory",
         "name",
         "new",
@@ -80,6 +81,8 @@ class _Node:
         self.below = 0
         # What higher layers hide: this path and all below; all below; a file at this path.
         self.blocked = self.opaque = self.is_directory = False
+        # Whether the merged image has a directory here, even an empty one.
+        self.exists = False
         # The last layer with an entry below this path.
         self.used_in = -1
 
@@ -167,8 +170,12 @@ class Rootfs:
         """
         directories = [parent for node in self._new for parent in self._mark_parents(node)]
         shown = [node for node in self._new if node.new and not node.hides(node.new.kind)]
+        for node in directories:
+            node.exists = node.exists or not node.hides("directory")
         for node in shown:
-            if node.new and node.new.kind != "directory":
+            if node.new and node.new.kind == "directory":
+                node.exists = True
+            elif node.new:
                 node.show(node.new)
                 (self._files if node.new.kind == "file" else self._links).append(node)
         for node in directories:
@@ -319,6 +326,8 @@ class Rootfs:
         for name in target.split("/"):
             if name in {"", "."}:
                 continue
+            if node is not self._top and not node.exists:
+                return None, count
             found = node.parent if name == ".." else node.children.get(name)
             if found is None and node is not self._top:
                 return None, count
