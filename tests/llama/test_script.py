@@ -141,7 +141,7 @@ def test_a_write_error_leaves_no_output(large, tmp_path):
 # Runs the script and stops it where it opens its third output file: it reports that on a pipe, then waits for a signal.
 # A loop, because a signal may arrive just before a blocking call.
 STOPPED = """
-import os, runpy, sys, time
+import os, runpy, signal, sys, time
 pipe, *sys.argv = sys.argv[1:]
 
 def stop(event, arguments):
@@ -150,6 +150,8 @@ def stop(event, arguments):
         while True:
             time.sleep(0.01)
 
+# A shell starts background jobs with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(stop)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
