@@ -1,7 +1,7 @@
-"""A hub and a registry with a proxy before each, and `llmstack ferry` between them, many repos to a process.
+"""`llmstack ferry` between a hub and a registry, with a proxy in front of each; many repos per process.
 
-Every repo has its own fault. What is wrong with the registry is put in place when ferry asks the hub about the repo:
-it carries one after the other.
+Every repo has its own fault. The faults of the registry are set when ferry requests the repo from the hub, because it
+ferries one repo after the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.support.proxy import Proxy, Seen
 from tests.support.registry import Registry
 
 QUICK = {"LLMSTACK_RETRY_WAIT": "0.01", "LLMSTACK_TIMEOUT": "30"}
-# Silence has to be noticed soon, but not where the machine is merely busy.
+# A short timeout for stalls, but long enough for a busy machine.
 IMPATIENT = {**QUICK, "LLMSTACK_TIMEOUT": "1.5"}
 ASKED = re.compile(r"/api/models/org/([^/?]+)/revision/")
 
 
 @dataclass
 class Outcome:
-    """What became of one case: ferry's result, what was left in the registry, and the files after a second run."""
+    """The result of one case: of the first run, its leftovers in the registry, and the files after a second run."""
 
     case: Case
     result: dict[str, Any]
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class Bench:
-    """Carries the repos of some cases, with their faults and then without."""
+    """Ferries the repos of cases, first with their faults, then without."""
 
     def __init__(self, hub: Hub, registry: Registry, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Bench:
         return run_llmstack(*command, cwd=self.folder, env=more)
 
     def run(self, cases: Sequence[Case], *, layout: Path | None = None) -> dict[str, Outcome]:
-        """Carry each case's repo, all in one process, and again without a fault; return what became of them by name."""
+        """Ferry the repos of all cases in one process, then again without faults; return the outcomes by name."""
         self._cases = {case.name: case for case in cases}
         faults = {case.name: [] for case in cases}
         for case in cases:
@@ -116,7 +116,7 @@ class Bench:
         return self.stored.files(tag) if layout is None else layout_files(layout / "models", tag)
 
     def _asked(self, seen: Seen) -> None:
-        """Put in place what is wrong with the registry for the repo that ferry turns to now."""
+        """Set the faults of the registry when ferry starts the next repo."""
         match = ASKED.match(seen.target)
         if self._cases and match and match[1] != self._current:
             self._settle()
@@ -129,7 +129,7 @@ class Bench:
                 self.proxy.accept()
 
     def _settle(self) -> None:
-        """Note what uploads the repo before has left."""
+        """Record the unfinished uploads of the previous repo."""
         known = {name for left in self._left.values() for name in left}
         if self._current in self._cases:
             self._left[self._current] = self.stored.uploads() - known
@@ -139,7 +139,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(registry: Registry, folder: Path, hub: Hub | None = None) -> Iterator[Bench]:
-    """Start the two proxies, and a hub where none is given."""
+    """Start the two proxies, and a hub if none is given."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         made = Bench(hub or stack.enter_context(Hub()), registry, folder)
@@ -149,7 +149,7 @@ def bench(registry: Registry, folder: Path, hub: Hub | None = None) -> Iterator[
 
 
 def start(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
-    """Start llmstack without waiting for its end; what it says goes to a pipe."""
+    """Start llmstack with stderr in a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "llmstack", *command],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""What a case of the fault matrix is: one thing that goes wrong at one moment, and how it must end."""
+"""The cases of the fault matrix: one fault at one moment, and the expected result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.proxy import Rule
 SEED = int(os.environ.get("FAULTS_SEED", "6"))
 
 _random = random.Random(SEED)
-# A bundle of three, one of them an LFS file on the CDN; nothing needs more.
+# A bundle of three files, one of them an LFS file on the CDN.
 FILES = {
     "config.json": b'{"model_type": "opt"}',
     "onnx/vocab.txt": _random.randbytes(7_000),
@@ -24,11 +24,11 @@ WEIGHTS = len(FILES["weights.bin"])
 
 @dataclass(frozen=True)
 class Case:
-    """`hub`, `cdn` and `registry` go wrong; `code` is the exit code of a run that carries just this (0: survived).
+    """Faults, and the exit code of a run with them (0: the run survives).
 
-    `hub` are rules of a proxy before the hub, `registry` of one before the registry, `cdn` faults of the hub's storage.
-    `words` must stand in the error. `leaves`: the registry cannot be told of the upload that was given up. `named`: it
-    has the tag although the answer that says so was lost. `slow` cases wait for timeouts, and get a short one.
+    `hub` and `registry` are rules of the proxies in front of them, `cdn` faults of the hub's storage. `words` must be
+    in the error. `leaves`: the aborted upload cannot be cancelled. `named`: the tag exists although the response was
+    lost. `late`: the run may finish before the fault. `slow` cases wait for timeouts, and have a short one.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Case:
     words: tuple[str, ...] = ()
     leaves: bool = False
     named: bool = False
+    late: bool = False
     slow: bool = False
 
     def __str__(self) -> str:
@@ -48,10 +49,10 @@ class Case:
 
 
 def place(name: str, size: int = WEIGHTS) -> int:
-    """Return a byte of something, by the seed and a name."""
+    """Return a byte offset, by the seed and a name."""
     return random.Random(f"{SEED} {name}").randrange(1, size)
 
 
-# What a server answers that may be better the next time.
+# Responses that are retried.
 PASSING = (408, 429, 500, 502, 503, 504)
 AT_ONCE = {"Retry-After": "0"}

@@ -9,40 +9,40 @@ import pytest
 
 from tests.faults.cases import SEED, Case
 
-TOLD = pytest.StashKey[Counter[tuple[str, str, bool]]]()
+COUNTS = pytest.StashKey[Counter[tuple[str, str, bool]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TOLD] = Counter()
+    config.stash[COUNTS] = Counter()
 
 
 @pytest.fixture
 def tell(pytestconfig: pytest.Config) -> Callable[[str, Case], None]:
-    """Return a function that counts a case that ended as it must."""
+    """Return a function that counts a case with the expected result."""
 
     def count(verb: str, case: Case) -> None:
-        pytestconfig.stash[TOLD][verb, case.group, case.code == 0] += 1
+        pytestconfig.stash[COUNTS][verb, case.group, case.code == 0] += 1
 
     return count
 
 
 def selected(request: pytest.FixtureRequest) -> set[str]:
-    """Return the names of the cases that are to be run of this module: no other is worth its time."""
+    """Return the names of the selected cases of this module."""
     items = [item for item in request.session.items if item.path == request.path]
     cases = [item.callspec.params.get("case") for item in items if hasattr(item, "callspec")]
     return {case.name for case in cases if case is not None}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    told = config.stash[TOLD]
-    if not told:
+    counts = config.stash[COUNTS]
+    if not counts:
         return
     write = terminalreporter.write_line
     write(f"\nFault matrix, seed {SEED}:\n")
-    write("| verb | what fails | faults tried | survived | refused cleanly; the next run succeeds |")
+    write("| command | what fails | faults tried | survived | refused cleanly; the next run succeeds |")
     write("|---|---|---:|---:|---:|")
-    for verb, group in sorted({(verb, group) for verb, group, _ in told}):
-        survived, refused = told[verb, group, True], told[verb, group, False]
+    for verb, group in sorted({(verb, group) for verb, group, _ in counts}):
+        survived, refused = counts[verb, group, True], counts[verb, group, False]
         write(f"| {verb} | {group} | {survived + refused} | {survived} | {refused} |")
-    survived = sum(count for (_, _, well), count in told.items() if well)
-    write(f"| all | | {told.total()} | {survived} | {told.total() - survived} |")
+    survived = sum(count for (_, _, well), count in counts.items() if well)
+    write(f"| all | | {counts.total()} | {survived} | {counts.total() - survived} |")

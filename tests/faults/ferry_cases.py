@@ -1,10 +1,10 @@
-"""The fault matrix of `ferry`: what can go wrong on the hub's side, and what on the registry's."""
+"""The fault matrix of `ferry`: faults of the hub and faults of the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.faults.cases import AT_ONCE, PASSING, Case, place
+from tests.faults.cases import AT_ONCE, FILES, PASSING, Case, place
 from tests.support.proxy import Rule
 
 UPLOADS = r"/blobs/uploads/"
@@ -12,7 +12,7 @@ SOURCE = ("source: ",)
 DESTINATION = ("destination: ",)
 BUNDLE = "4 files, config.json"
 
-# The moments of a ferry into a registry: request, what passes before, and what an error must name.
+# The requests to the registry: method, target, number of earlier ones, and the object that an error must name.
 REGISTRY = {
     "earlier": ("GET", r"/manifests/org--[^/]*$", 0, "--"),
     "open": ("POST", UPLOADS, 0, BUNDLE),
@@ -27,7 +27,7 @@ REGISTRY = {
     "manifest2": ("PUT", r"/manifests/sha256:", 1, ""),
     "tag": ("PUT", r"/manifests/org--[^/]*$", 0, "org--tag"),
 }
-# The moments of a ferry out of the hub.
+# The requests to the hub.
 HUB = {
     "info": (r"/api/models/org/{name}/revision/", ""),
     "tree": (r"/api/models/org/{name}/tree/", ""),
@@ -46,7 +46,7 @@ def registry_cases() -> Iterator[Case]:
             yield _registry(f"{moment}-{status}-once", Rule(*at, status=status, headers=AT_ONCE))
         yield _registry(f"{moment}-503-ever", Rule(*at, times=None, status=503), code=6, words=(*what, "503"))
         yield _registry(f"{moment}-403", Rule(*at, status=403, code="DENIED"), code=4, words=(*what, "403"))
-        # distribution 2.8 knows an upload by where it stands, and whoever did not hear of that cannot cancel it.
+        # The URL to cancel an upload is in the lost response.
         lost = method in {"POST", "PATCH"}
         yield _registry(f"{moment}-lost", Rule(*at, lose_answer=True), leaves=lost)
         yield _registry(f"{moment}-reset", Rule(*at, lose_answer=True, reset=True), leaves=lost)
@@ -84,7 +84,7 @@ def _uploads() -> Iterator[Case]:
             too_large = Rule(*at, times=None, status=413, early=early)
             when = "early" if early else "late"
             yield _registry(f"{moment}-413-{when}", too_large, code=1, words=(*what, "413"))
-        # As where a server hangs up after an answer that came early, and the connection is used again before that.
+        # As if the server closed the connection after an early response, and the client had reused it before.
         refused, hung_up = Rule(*at, status=413), Rule("DELETE", UPLOADS, drop=True)
         yield _registry(f"{moment}-413-hung-up", refused, hung_up, code=1, words=(*what, "413"))
         full = Rule(*at, status=507)
@@ -145,6 +145,13 @@ def hub_cases() -> Iterator[Case]:
         target = HUB[moment][0]
         yield _hub(f"{moment}-broken", target, truncate_answer=40, expect=6, words=SOURCE)
         yield _hub(f"{moment}-404", target, times=None, status=404, expect=3, words=SOURCE)
+    # A file that is not in LFS has a git blob sha1.
+    small = (*SOURCE, HUB["small"][1], "do not match")
+    for what in ("corrupt_answer", "truncate_answer"):
+        name = f"small-{what.partition('_')[0]}"
+        yield _hub(name, HUB["small"][0], expect=5, words=small, **{what: place(name, len(FILES["config.json"]))})
+    # A date that is invalid counts as missing, as with mirrors.
+    yield _hub("date-broken", HUB["date"][0], truncate_answer=40)
     yield from _storage()
 
 

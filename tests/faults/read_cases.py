@@ -1,4 +1,4 @@
-"""The fault matrix of `extract` and `verify`: what can go wrong between them and a registry."""
+"""The fault matrix of `extract` and `verify`: faults of the registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.proxy import Rule
 
 Verb = Literal["dir", "hf-cache", "verify"]
 
-# The moments of reading a carried image, with bytes that each has at least; the digests are filled in when it is there.
+# The requests that read a carried image, and the minimum size of each response. Digests are filled in later.
 MOMENTS = {
     "tag": (r"/manifests/org--model$", 400),
     "platform": (r"/manifests/{platform}", 400),
@@ -24,7 +24,7 @@ NAMED = {"weights": "weights.bin", "bundle": "config.json"}
 
 
 def read_cases() -> Iterator[tuple[Verb, Case]]:
-    """Yield each verb with what it has to come through."""
+    """Yield each command with its faults."""
     for moment in MOMENTS:
         many = moment not in {"platform", "config"}
         yield from (("dir", case) for case in _faults("dir", moment, many=many))
@@ -49,8 +49,7 @@ def _faults(verb: Verb, moment: str, *, many: bool) -> Iterator[Case]:
     yield case("lost", Rule(*at, lose_answer=True))
     yield case("cut", Rule(*at, cut_answer=cut, reset=True))
     yield case("cut-ever", Rule(*at, times=None, cut_answer=0), 6)
-    # What a manifest or a layer does not match is its digest; a file of the index, its hash. Between the files of a
-    # bundle lie headers that extract reads over; the second file lies behind them.
+    # Extract ignores the tar headers between the files of a bundle, so the offset is inside the second file.
     flipped = place(f"{verb}-{moment}-flipped", size) + (1100 if moment == "bundle" else 0)
     yield Case(
         f"{verb}-{moment}-flipped",
@@ -59,7 +58,7 @@ def _faults(verb: Verb, moment: str, *, many: bool) -> Iterator[Case]:
         code=5,
         words=("source: ", "onnx/vocab.txt" if moment == "bundle" else named),
     )
-    # A range that is answered with less than was asked for is gone on from; a whole blob that is too short is none.
+    # A short response to a range request is resumed; a complete blob that is too short is an error.
     yield case("short", Rule(*at, truncate_answer=cut), 0 if named else 5)
     if not many:
         return
@@ -73,6 +72,6 @@ def _faults(verb: Verb, moment: str, *, many: bool) -> Iterator[Case]:
 
 
 def with_digests(case: Case, digests: dict[str, str]) -> Case:
-    """Return the case with its rules made for one image."""
+    """Return the case with the digests of one image in its rules."""
     rules = tuple(dataclasses.replace(rule, target=rule.target.format(**digests)) for rule in case.registry)
     return dataclasses.replace(case, registry=rules)

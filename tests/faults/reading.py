@@ -1,4 +1,4 @@
-"""An image in a registry, and `llmstack extract` and `verify` with a faulty proxy before it."""
+"""`llmstack extract` and `verify` of an image in a registry, with a faulty proxy in front of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.registry import Registry
 
 
 class Carried:
-    """An image of FILES, in three layers: one of the large file, one of the small ones, and the file index."""
+    """An image of FILES in a registry, with three layers: the large file, the small files, the file index."""
 
     def __init__(self, registry: Registry, folder: Path) -> None:
         self.registry = registry
@@ -47,7 +47,7 @@ class Carried:
         }
 
     def place(self) -> Path:
-        """Return a folder that is not there yet."""
+        """Return a path that does not exist yet."""
         return self._folder / f"out-{next(self._numbers)}"
 
     def command(self, verb: Verb, out: Path, host: str) -> list[str]:
@@ -62,7 +62,7 @@ class Carried:
 
 @dataclass
 class Ended:
-    """How a run with a fault ended, what was there then, and how the next run without it did."""
+    """The result of a run with a fault, the files after it, and the result of the next run without it."""
 
     case: Case
     fired: bool
@@ -73,7 +73,7 @@ class Ended:
 
 
 def attempt(carried: Carried, verb: Verb, case: Case) -> Ended:
-    """Read the image with a fault and, where that did not work, again without it."""
+    """Read the image with a fault and, if that failed, again without it."""
     out = carried.place()
     made = with_digests(case, carried.digests)
     with Proxy(carried.registry.url) as proxy:
@@ -88,7 +88,7 @@ def attempt(carried: Carried, verb: Verb, case: Case) -> Ended:
 
 
 def placed(out: Path, verb: Verb) -> dict[str, bytes]:
-    """Return the files that have their place, by their paths in the repo."""
+    """Return the files with their final name, by their paths in the repo."""
     root = out / "models--org--model/snapshots" / COMMIT if verb == "hf-cache" else out
     files: dict[str, Any] = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if not re.match(r"\.llmstack-partial/", name)}

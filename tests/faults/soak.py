@@ -1,7 +1,7 @@
-"""Carry and extract in a loop under random faults, every round byte-checked: `make soak`.
+"""Ferry and extract in a loop with random faults, and check every byte: `make soak`.
 
-It ends by itself after SOAK_MINUTES (3). FAULTS_SEED repeats the faults of another run; which request they meet still
-depends on how the threads of that run take turns.
+It ends after SOAK_MINUTES (3). FAULTS_SEED repeats the faults of another run; the requests that they hit still depend
+on the scheduling of threads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITES = (
     ("PUT", "/manifests/"),
     ("DELETE", "/"),
 )
-# What a person would see; anything else is a bug.
+# Any other exit code is a bug.
 EXPECTED = frozenset({0, 1, 3, 4, 5, 6})
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     seed = int(os.environ.get("FAULTS_SEED", str(random.SystemRandom().randrange(10**6))))
     print(f"soaking for {minutes:g} minutes, seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="llmstack-soak-") as name:
-        # A home of its own, so that nothing of whoever runs this is read or written.
+        # A separate home, so that the files of the user are not read or written.
         os.environ["HOME"] = name
         with plain_registry(Path(name) / "registry") as registry:
             return Soak(registry, Path(name), random.Random(seed)).run(time.monotonic() + 60 * minutes)
@@ -59,17 +59,17 @@ class Soak:
         self._count: Counter[str] = Counter()
 
     def run(self, end: float) -> int:
-        """Return 0 when every round came to the right bytes; raises AssertionError in the one that did not."""
+        """Return 0; raises AssertionError in a round with wrong bytes."""
         with bench(self._registry, self._folder / "bench") as made:
             while time.monotonic() < end:
                 self._round(made)
                 print(f"round {self._count['rounds']}: {self._summary()}", flush=True)
-        print(f"done: {self._count['rounds']} rounds, {self._summary()}; every byte as it should be")
+        print(f"done: {self._count['rounds']} rounds, {self._summary()}, no wrong byte")
         return 0
 
     def _summary(self) -> str:
-        told = ("faults", "entries survived", "entries refused", "extracts survived", "extracts refused")
-        return ", ".join(f"{self._count[name]} {name}" for name in told)
+        names = ("faults", "entries survived", "entries refused", "extracts survived", "extracts refused")
+        return ", ".join(f"{self._count[name]} {name}" for name in names)
 
     def _round(self, made: Bench) -> None:
         self._count["rounds"] += 1
@@ -94,7 +94,7 @@ class Soak:
         self._extract(made.stored, made.target, repo_id, expected[repo_id])
 
     def _extract(self, stored: Stored, target: str, repo_id: str, files: dict[str, bytes]) -> None:
-        """Extract into the folder that an earlier round has left, with faults and then without."""
+        """Extract into the directory of an earlier round, with faults and then without."""
         out = self._folder / "out" / repo_id
         space = target.partition("/")[2]
         with Proxy(self._registry.url) as proxy:
@@ -110,7 +110,7 @@ class Soak:
         assert stored.tags()
 
     def _change(self, made: Bench, repo_id: str) -> dict[str, bytes]:
-        """Give a repo another commit, now and then; return its files."""
+        """Add a commit to a repo with some probability; return its files."""
         repo = made.hub.repos.get(("model", repo_id))
         names = ["config.json", "weights.bin", "more.bin", "deep/er/vocab.txt"]
         new = {name: self._chance.randbytes(self._chance.randrange(120_000)) for name in names}
@@ -122,11 +122,11 @@ class Soak:
         return {path: bytes(file.read(0, file.size)) for path, file in repo.head().files.items()}
 
     def _fault(self, requests: Sequence[tuple[str, str]]) -> Rule:
-        """Make a fault up, for one of some kinds of requests, at any byte."""
+        """Return a random fault of one of these requests."""
         method, target = self._chance.choice(requests)
         rule = Rule(method, target, skip=self._chance.randrange(8), times=self._chance.choice([1, 1, 1, 2, 4, 9]))
         kinds = ["status", "lose_answer"]
-        # What the hub says of a repo is believed as it stands, since TLS protects it; files have hashes.
+        # Responses of the Hub API have no hash (TLS protects them); files have one.
         kinds += ["cut_answer", "truncate_answer", "stall_answer"] if method == "GET" else []
         kinds += ["corrupt_answer"] if method == "GET" and target != "/api/" else []
         kinds += ["cut_request", "corrupt_request", "stall_request"] if method in {"PATCH", "PUT"} else []

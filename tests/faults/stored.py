@@ -1,4 +1,4 @@
-"""What a registry or a layout holds, read from its disk: no program that is tested here has a part in it."""
+"""Read the content of a registry or a layout from its disk, without llmstack."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stored:
         return _files(self._link(tag), self._blob)
 
     def document(self, tag: str) -> Any:
-        """Return the index that a tag names."""
+        """Return the index under a tag."""
         return self.blob_json(self._link(tag))
 
     def blob_json(self, digest: str) -> Any:
@@ -46,7 +46,7 @@ class Stored:
         return self._registry.blob_file(digest).stat().st_size
 
     def lose_blob(self, digest: str) -> None:
-        """Let the repository forget a blob, as a clean-up that came at the wrong moment would."""
+        """Remove a blob from the repository, as a garbage collection does."""
         (self._folder / "_layers/sha256" / digest.removeprefix("sha256:") / "link").unlink()
 
     def _link(self, tag: str) -> str:

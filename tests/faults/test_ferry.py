@@ -1,4 +1,4 @@
-"""The fault matrix of `llmstack ferry`: carried whole, or refused cleanly and carried whole by the next run."""
+"""The fault matrix of `llmstack ferry`: a complete image, or a clean error and a complete image from the next run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.conftest import selected
 from tests.faults.ferry_cases import hub_cases, registry_cases
 from tests.support.registry import Registry
 
-# What all cases share runs once, in one process, and may take its time.
+# All cases run once, in one process.
 pytestmark = [pytest.mark.xdist_group("faults-ferry"), pytest.mark.timeout(900)]
 INTO_A_REGISTRY = [*registry_cases(), *hub_cases()]
 INTO_A_LAYOUT = list(hub_cases())
@@ -34,7 +34,7 @@ def written(request, registry: Registry, tmp_path_factory: pytest.TempPathFactor
 def run_all(
     cases: list[Case], wanted: set[str], registry: Registry, folder: Path, *, layout: bool
 ) -> dict[str, Outcome]:
-    """Carry the repos of all cases, many in a process; those that wait for timeouts in one of their own."""
+    """Ferry the repos of all cases, many per process; those that wait for timeouts have their own process."""
     chosen = [case for case in cases if case.name in wanted]
     quick = [case for case in chosen if not case.slow]
     lots = [[case for case in chosen if case.slow], *(quick[n : n + LOT] for n in range(0, len(quick), LOT))]
@@ -56,14 +56,14 @@ def test_into_a_registry(carried: dict[str, Outcome], case: Case, tell: Callable
 
 
 @pytest.mark.parametrize("case", INTO_A_LAYOUT, ids=str)
-def test_onto_a_disk(written: dict[str, Outcome], case: Case, tell: Callable[[str, Case], None]):
+def test_into_a_layout(written: dict[str, Outcome], case: Case, tell: Callable[[str, Case], None]):
     check(written[case.name])
     tell("ferry to a layout", case)
 
 
 def check(outcome: Outcome) -> None:
     case, tag = outcome.case, f"org--{outcome.case.name}"
-    assert outcome.fired, "the fault never happened"
+    assert outcome.fired, "the fault did not occur"
     assert "Traceback" not in outcome.stderr
     if case.code:
         assert outcome.result["status"] == "failed"

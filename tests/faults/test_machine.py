@@ -1,4 +1,4 @@
-"""Folders closed to writing, full disks, many writers, old tokens, blobs that vanish, a commit that is gone."""
+"""Read-only directories, full disks, concurrent runs, expired tokens, lost blobs, deleted commits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.process import need
 from tests.support.proxy import Rule, Seen
 from tests.support.registry import Registry
 
-# What lets root write anywhere.
+# The capabilities that let root write anywhere.
 POWERS = "-dac_override,-dac_read_search,-fowner"
 Tell = Callable[[str, Case], None]
 
@@ -35,7 +35,7 @@ def made(registry: Registry, tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Path]:
-    """A folder that may be looked at and not written to."""
+    """A read-only directory."""
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0o500)
@@ -44,7 +44,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 
 
 def without_powers(*command: str | Path, cwd: Path, env: dict[str, str]) -> Run:
-    """Run llmstack as somebody for whom permissions count, root included."""
+    """Run llmstack so that file permissions apply, also to root."""
     drop = [need("setpriv", "util-linux"), f"--bounding-set={POWERS}", f"--inh-caps={POWERS}"]
     whole = [*(drop if os.geteuid() == 0 else []), sys.executable, "-m", "llmstack", *map(str, command)]
     done = subprocess.run(
@@ -54,7 +54,7 @@ def without_powers(*command: str | Path, cwd: Path, env: dict[str, str]) -> Run:
 
 
 def filled(disk: Path, room: int) -> Path:
-    """Fill a disk up to the last `room` bytes, with a file that may be removed."""
+    """Fill a disk with one file, except for `room` bytes; return the file."""
     other = disk / "other"
     with other.open("wb") as file:
         state = os.statvfs(disk)
@@ -69,7 +69,7 @@ def refused(run: Run, code: int, *words: str) -> None:
         assert word in run.stderr
 
 
-def test_a_layout_that_may_not_be_written_to(made: Bench, closed: Path, tell: Tell):
+def test_a_read_only_layout(made: Bench, closed: Path, tell: Tell):
     command = ["ferry", "org/tiny", "--base", "scratch", "--to", f"oci:{closed}/carried"]
     run = without_powers(*command, cwd=made.folder, env={"HF_ENDPOINT": made.hub.url})
     refused(run, 6, "destination: 3 files, config.json", f"writing to oci:{closed}/carried/models: Permission denied")
@@ -79,8 +79,8 @@ def test_a_layout_that_may_not_be_written_to(made: Bench, closed: Path, tell: Te
     tell("ferry to a layout", Case("closed", "the machine", code=6))
 
 
-def test_a_catalogue_that_may_not_be_written_to(made: Bench, tell: Tell):
-    """The image is there, and its row when there is room for it again."""
+def test_a_read_only_catalogue(made: Bench, tell: Tell):
+    """The image is published; the next run adds its row."""
     lists = made.folder / "get_hf"
     lists.mkdir(mode=0o500)
     command = ["ferry", "org/tiny", "--base", "scratch", "--to", made.target]
@@ -94,7 +94,7 @@ def test_a_catalogue_that_may_not_be_written_to(made: Bench, tell: Tell):
 
 
 @pytest.mark.parametrize("verb", ["dir", "hf-cache"])
-def test_a_folder_that_may_not_be_extracted_into(registry: Registry, closed: Path, tmp_path: Path, verb, tell: Tell):
+def test_extract_into_a_read_only_directory(registry: Registry, closed: Path, tmp_path: Path, verb, tell: Tell):
     carried = Carried(registry, tmp_path)
     run = without_powers(*carried.command(verb, closed / "out", registry.host), cwd=tmp_path, env={})
     refused(run, 2, f"destination: writing to {closed}/out", "Permission denied")
@@ -118,7 +118,7 @@ def test_a_layout_on_a_full_disk(made: Bench, tiny_disk: Path, room: int, tell: 
 
 @pytest.mark.parametrize("verb", ["dir", "hf-cache"])
 @pytest.mark.parametrize("room", [0, 100_000])
-def test_a_folder_on_a_full_disk(registry: Registry, tiny_disk: Path, tmp_path: Path, verb, room: int, tell: Tell):
+def test_extract_onto_a_full_disk(registry: Registry, tiny_disk: Path, tmp_path: Path, verb, room: int, tell: Tell):
     carried = Carried(registry, tmp_path)
     other = filled(tiny_disk, room)
     run = carried.read(verb, tiny_disk / "out", registry.host, QUICK)
@@ -131,7 +131,7 @@ def test_a_folder_on_a_full_disk(registry: Registry, tiny_disk: Path, tmp_path: 
 
 
 def test_a_catalogue_on_a_full_disk(made: Bench, tiny_disk: Path, tell: Tell):
-    """The image is there; what the catalogue held stays, and the row comes when there is room for it."""
+    """The image is published, and the catalogue unchanged; the next run adds the row."""
     lists = tiny_disk / "get_hf"
     lists.mkdir()
     (lists / "models.md").write_text(old := "# Models\n\nMine.\n" * 300)
@@ -147,8 +147,8 @@ def test_a_catalogue_on_a_full_disk(made: Bench, tiny_disk: Path, tell: Tell):
     tell("ferry to a registry", Case("catalogue-full", "the machine", code=6))
 
 
-def test_many_ferries_into_one_layout(made: Bench, tmp_path: Path, tell: Tell):
-    """Two of one repo, and two of others; every layer is shared."""
+def test_concurrent_ferries_into_one_layout(made: Bench, tmp_path: Path, tell: Tell):
+    """Two of the same repo, and two of others with the same layers."""
     for number in (1, 2):
         made.hub.add_repo(f"org/other{number}", {**FILES, "number.txt": b"%d" % number})
     repos = ["org/tiny", "org/tiny", "org/other1", "org/other2"]
@@ -162,7 +162,7 @@ def test_many_ferries_into_one_layout(made: Bench, tmp_path: Path, tell: Tell):
     tell("ferry to a layout", Case("together", "the machine"))
 
 
-def test_a_blob_that_vanishes_before_the_manifest(made: Bench, tell: Tell):
+def test_a_blob_that_is_lost_before_the_manifest(made: Bench, tell: Tell):
     def lose() -> None:
         made.stored.lose_blob(max(made.stored.blobs(), key=made.stored.size))
 
@@ -175,8 +175,8 @@ def test_a_blob_that_vanishes_before_the_manifest(made: Bench, tell: Tell):
     tell("ferry to a registry", Case("vanished", "registry", code=3))
 
 
-def test_a_branch_that_moves_on_while_it_is_carried(made: Bench, tell: Tell):
-    """What was resolved first is carried whole."""
+def test_a_branch_that_changes_during_a_ferry(made: Bench, tell: Tell):
+    """The commit that was resolved first is ferried."""
     repo = made.hub.repos["model", "org/tiny"]
     first = repo.sha
 
@@ -193,8 +193,8 @@ def test_a_branch_that_moves_on_while_it_is_carried(made: Bench, tell: Tell):
 
 
 @pytest.mark.parametrize("moment", ["/tree/", "/resolve/"])
-def test_a_commit_that_is_gone(made: Bench, moment: str, tell: Tell):
-    """Somebody has forced another history upon the branch, and the hub has cleaned up."""
+def test_a_commit_that_is_deleted_during_a_ferry(made: Bench, moment: str, tell: Tell):
+    """As after a force push and a garbage collection on the Hub."""
     repo = made.hub.repos["model", "org/tiny"]
     first = repo.sha
 
@@ -225,8 +225,8 @@ TOKENS = {
 
 
 @pytest.mark.parametrize("moment", TOKENS)
-def test_a_token_that_is_not_good_any_more(token_registry: Registry, tmp_path: Path, moment: str, tell: Tell):
-    """It was revoked, or took long to be used: another one is fetched, and no upload session stays."""
+def test_an_expired_token(token_registry: Registry, tmp_path: Path, moment: str, tell: Tell):
+    """A new token is fetched, and no upload session is left."""
     tokens = token_registry.tokens
     challenge = {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token",service="{tokens.service}"'}
     with bench(token_registry, tmp_path / "bench") as made:
@@ -246,8 +246,8 @@ def test_a_token_that_is_not_good_any_more(token_registry: Registry, tmp_path: P
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 500])
-def test_a_base_that_the_registry_will_not_mount(made: Bench, registry: Registry, tmp_path: Path, status, tell: Tell):
-    """Its bytes go the long way."""
+def test_a_base_image_that_is_not_mounted(made: Bench, registry: Registry, tmp_path: Path, status, tell: Tell):
+    """Its layers are copied."""
     base = Carried(registry, tmp_path)
     rule = Rule("POST", "mount=", times=None, status=status)
     made.proxy.rules = [rule]

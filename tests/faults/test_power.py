@@ -1,6 +1,6 @@
-"""Power that fails at any moment, on a real file system: nothing that was whole is lost, and the next run heals.
+"""Power failures at random moments, on a real file system: no complete result is lost, and the next run completes.
 
-The disk forgets all that the kernel had not written, so this is more than the end of a process.
+Unlike after a kill, the disk loses everything that the kernel had not written yet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def disk(tmp_path: Path) -> Iterator[FragileDisk]:
 
 
 def wait_for_first(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until extract has begun to write its first file."""
+    """Wait until extract has started its first file."""
     while process.poll() is None and not any(set(names) - {"lock"} for *_, names in os.walk(folder)):
         time.sleep(0.001)
 
@@ -51,7 +51,7 @@ def ferry(disk: FragileDisk) -> list[str]:
 
 
 def carried_before(hub: Hub, disk: FragileDisk) -> bytes:
-    """Carry an old version, and return what the catalogue says of it; both have reached the disk."""
+    """Ferry an old version, flush the disk, and return the catalogue."""
     (disk.folder / "work/get_hf").mkdir(parents=True)
     hub.add_repo("org/tiny", OLD)
     assert run_llmstack(*ferry(disk), cwd=disk.folder / "work").code == 0
@@ -84,7 +84,7 @@ def test_ferry_into_a_layout(disk: FragileDisk, hub: Hub, moment: int, tell: Tel
     tell("ferry to a layout", Case(f"power-{moment}", "the machine", code=1))
 
 
-def test_what_ferry_has_called_carried_outlives_the_power(disk: FragileDisk, hub: Hub, tell: Tell):
+def test_a_finished_ferry_survives_a_power_failure(disk: FragileDisk, hub: Hub, tell: Tell):
     carried_before(hub, disk)
     hub.repos["model", "org/tiny"].commit(NEW)
     assert run_llmstack(*ferry(disk), cwd=disk.folder / "work").code == 0

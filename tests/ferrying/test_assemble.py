@@ -1,4 +1,4 @@
-"""A carried image's documents: pure, the same every time, and as the image spec wants them."""
+"""Configs, manifests and index of a carried image: deterministic, and valid by the image spec."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def config_of(index: FileIndex, base: BaseImage) -> dict:
     return json.loads(assemble(index, base, LAYERS).configs[0])
 
 
-def test_it_is_the_same_every_time_and_never_another():
-    """Golden: the digest of an image must not depend on the day, the machine or the release."""
+def test_the_digest_never_changes():
+    """The digest of an image must not depend on the date, the machine or the release."""
     assert assemble(INDEX, SCRATCH, LAYERS) == assemble(INDEX, SCRATCH, list(LAYERS))
     assert assemble(INDEX, SCRATCH, LAYERS).index.digest == (
         "sha256:2aa76d1d7969267ad80fb2b5b12c0c59ee1040138db524ae433e3b6060a1b330"
     )
 
 
-def test_one_manifest_for_each_platform_and_an_index_over_them():
+def test_one_manifest_per_platform_and_an_index():
     made = assemble(INDEX, SCRATCH, LAYERS)
     index = Index.parse(made.index)
     assert [str(item.platform) for item in index.manifests] == ["linux/amd64", "linux/arm64/v8"]
@@ -74,7 +74,7 @@ def test_one_manifest_for_each_platform_and_an_index_over_them():
         ]
 
 
-def test_annotations_are_on_every_manifest_and_labels_say_the_same():
+def test_annotations_and_labels_are_equal_on_all_manifests():
     made = assemble(INDEX, SCRATCH, LAYERS)
     notes = {
         "org.opencontainers.image.title": "org/tiny",
@@ -93,14 +93,14 @@ def test_annotations_are_on_every_manifest_and_labels_say_the_same():
         assert json.loads(config)["config"]["Labels"] == notes
 
 
-def test_datasets_and_what_is_not_known():
+def test_annotations_of_a_dataset_without_license_and_base():
     notes = image_annotations(replace(INDEX, repo_type="dataset", license=None), SCRATCH)
     assert notes["org.opencontainers.image.source"] == "https://huggingface.co/datasets/org/tiny"
     assert "org.opencontainers.image.licenses" not in notes
     assert not any("base" in name for name in notes)
 
 
-def test_the_base_stays_what_it_is_below():
+def test_config_and_layers_of_the_base_are_kept():
     base = base_of(
         {
             "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {"of": "base", "dev.llmstack.format": "lie"}},
@@ -121,8 +121,8 @@ def test_the_base_stays_what_it_is_below():
 
 
 @pytest.mark.parametrize("history", [None, [], "x", [7], [{"created_by": "a"}] * 3, [{"empty_layer": True}]])
-def test_a_history_that_does_not_fit_its_layers_is_made_anew(history: object):
-    """Docker refuses an image whose history pairs up with its layers wrongly."""
+def test_a_history_that_does_not_match_the_layers_is_replaced(history: object):
+    """Docker rejects an image whose history does not match its layers."""
     config = config_of(INDEX, base_of({"history": history, "config": None}, layers=2))
     lines = [line for line in config["history"] if not line.get("empty_layer")]
     assert len(lines) == len(config["rootfs"]["diff_ids"]) == 5

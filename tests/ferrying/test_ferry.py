@@ -1,4 +1,4 @@
-"""`llmstack ferry` as a process: what it carries, what it leaves where it is, and what it says."""
+"""`llmstack ferry` as a process: images, reused layers, output and catalogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = {
     "sub/ünïcödé 模型.json": b"[]",
     "sub/" + "n" * 150 + ".txt": b"a long name",
 }
-# Without a layer for a single file.
+# No file has its own layer.
 SMALL = {path: data for path, data in FILES.items() if path != "model.safetensors"}
 JSON_KEYS = [
     "repo_id",
@@ -61,12 +61,12 @@ def test_into_a_registry(port: Port):
     assert len(said["Layers"]) == 4
     kinds = [layer["mediaType"].rpartition(".v1.")[2] for layer in port.manifest("org--tiny")["layers"]]
     assert kinds == ["tar+gzip", *["tar"] * 3]
-    # Every file was asked for once, and its bytes moved once.
+    # Every file was requested once, and its bytes were transferred once.
     paths = [entry.path for entry in port.hub.log.files(method="GET") if entry.host == "hub"]
     assert len(paths) == len(set(paths)) == len(FILES) - 1
 
 
-def test_the_json_is_what_the_design_says(port: Port):
+def test_json_result(port: Port):
     repo = port.hub.add_repo("org/tiny", SMALL)
     run = port.ferry("org/tiny", "--json", "--progress", "plain")
     assert run.stderr == ""
@@ -93,8 +93,8 @@ def test_the_json_is_what_the_design_says(port: Port):
     assert isinstance(result["seconds"], float)
 
 
-def test_docker_pulls_and_runs_it(port: Port, engine: Engine, busybox_base: Path):
-    """On a base that lies in the same registry, whose layers are mounted and not sent."""
+def test_docker_pulls_and_runs_the_image(port: Port, engine: Engine, busybox_base: Path):
+    """The layers of a base image in the same registry are mounted, not uploaded."""
     base = f"{port.space}/busybox:latest"
     copy = ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"]
     skopeo(*copy, f"oci:{busybox_base}:latest", f"docker://{base}")
@@ -104,8 +104,8 @@ def test_docker_pulls_and_runs_it(port: Port, engine: Engine, busybox_base: Path
     written = moving(port.registry.served())
     mounts = [request for request in written if "mount=" in request.target]
     assert [request.status for request in mounts] == [201, 201]
-    # The large file, the bundle, the file index, and a config for each of two platforms; and between the first two a
-    # checkpoint, with an index and a config of its own.
+    # The large file, the bundle, the file index, and a config for each of two platforms; and between the first two the
+    # partial image, with its own file index and config.
     assert len([request for request in written if request.method == "PATCH"]) == 5 + 2
 
     image = port.image("org--tiny")
@@ -122,7 +122,7 @@ def test_docker_pulls_and_runs_it(port: Port, engine: Engine, busybox_base: Path
 
 
 @pytest.mark.parametrize("base", ["layout", "scratch"])
-def test_onto_a_disk(port: Port, tmp_path: Path, base: str):
+def test_into_a_layout(port: Port, tmp_path: Path, base: str):
     port.hub.add_repo("org/tiny", FILES)
     port.hub.add_repo("org/words", {"data.csv": b"a,b\n"}, repo_type="dataset")
     target = tmp_path / "carried"
@@ -136,7 +136,7 @@ def test_onto_a_disk(port: Port, tmp_path: Path, base: str):
     assert {path.name for path in target.rglob("*") if path.name.startswith(".")} == set()
 
 
-def test_into_a_registry_with_a_login(port: Port, secure_registry: Registry, tmp_path: Path):
+def test_into_a_registry_with_basic_authentication(port: Port, secure_registry: Registry, tmp_path: Path):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     env = {
         "DOCKER_CONFIG": str(secure_registry.docker_config(tmp_path / "docker")),
@@ -146,7 +146,7 @@ def test_into_a_registry_with_a_login(port: Port, secure_registry: Registry, tmp
     assert result["status"] == "carried"
 
 
-def test_into_a_registry_with_tokens(port: Port, token_registry: Registry, tmp_path: Path):
+def test_into_a_registry_with_token_authentication(port: Port, token_registry: Registry, tmp_path: Path):
     port.hub.add_repo("org/tiny", SMALL)
     env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
     space = token_registry.namespace()
@@ -160,7 +160,7 @@ def test_into_a_registry_with_tokens(port: Port, token_registry: Registry, tmp_p
     assert requests <= 10
 
 
-def test_the_digest_is_the_same_anywhere_and_on_any_run(port: Port, token_registry: Registry, tmp_path: Path):
+def test_the_digest_is_the_same_in_every_destination_and_run(port: Port, token_registry: Registry, tmp_path: Path):
     port.hub.add_repo("org/tiny", SMALL, license="mit")
     env = {"DOCKER_CONFIG": str(token_registry.docker_config(tmp_path / "docker"))}
     places = [port.space, port.registry.namespace(), token_registry.namespace(), f"oci:{tmp_path / 'carried'}"]
@@ -184,10 +184,10 @@ def test_datasets_revisions_tags_and_commits(port: Port):
     assert port.tags("datasets") == sorted(tags)
 
 
-# What does not move
+# Reused layers
 
 
-def test_an_unchanged_repo_costs_a_handful_of_requests_and_no_file(port: Port):
+def test_an_unchanged_repo_needs_few_requests_and_no_file(port: Port):
     port.hub.add_repo("org/tiny", SMALL)
     (first,) = port.results("org/tiny")
     port.hub.log.clear()
@@ -202,7 +202,7 @@ def test_an_unchanged_repo_costs_a_handful_of_requests_and_no_file(port: Port):
     assert (result["bytes_total"], result["bytes_transferred"], result["bytes_reused"]) == (size, 0, size)
 
 
-def test_only_the_layer_of_a_changed_file_moves(port: Port):
+def test_only_the_layer_of_a_changed_file_is_uploaded(port: Port):
     second = os.urandom(17 * MiB)
     repo = port.hub.add_repo("org/tiny", {**FILES, "second.safetensors": second})
     port.results("org/tiny")
@@ -224,7 +224,7 @@ def test_only_the_layer_of_a_changed_file_moves(port: Port):
     assert port.files("org--tiny") == {**FILES, "second.safetensors": changed, "config.json": b"[]"}
 
 
-def test_another_revision_takes_over_what_main_holds(port: Port):
+def test_another_revision_reuses_the_layers_of_main(port: Port):
     repo = port.hub.add_repo("org/tiny", SMALL)
     repo.tag("v1")
     port.results("org/tiny")
@@ -234,7 +234,7 @@ def test_another_revision_takes_over_what_main_holds(port: Port):
     assert not port.hub.log.files(method=None)
 
 
-def test_a_layer_that_the_registry_has_lost_moves_again(port: Port):
+def test_a_layer_that_the_registry_has_lost_is_uploaded_again(port: Port):
     repo = port.hub.add_repo("org/tiny", FILES)
     port.results("org/tiny")
     (lost,) = [layer["digest"] for layer in port.manifest("org--tiny")["layers"] if layer["size"] > len(RANDOM)]
@@ -245,7 +245,7 @@ def test_a_layer_that_the_registry_has_lost_moves_again(port: Port):
     assert port.files("org--tiny")["model.safetensors"] == RANDOM
 
 
-def test_force_carries_everything_again(port: Port):
+def test_force_uploads_everything_again(port: Port):
     port.hub.add_repo("org/tiny", SMALL)
     (first,) = port.results("org/tiny")
     port.hub.log.clear()
@@ -255,7 +255,7 @@ def test_force_carries_everything_again(port: Port):
     assert len(port.hub.log.files("*/config.json")) == 1
 
 
-def test_another_image_under_the_tag_is_no_obstacle(port: Port, busybox_base: Path):
+def test_an_image_of_another_program_under_the_tag_is_replaced(port: Port, busybox_base: Path):
     copy = ["copy", "--all", "--dest-tls-verify=false", f"oci:{busybox_base}:latest"]
     skopeo(*copy, f"docker://{port.image('org--tiny')}")
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
@@ -279,7 +279,7 @@ def test_include_and_exclude(port: Port):
     assert "check --include and --exclude" in run.stderr
 
 
-def test_a_dry_run_moves_nothing(port: Port):
+def test_a_dry_run_transfers_nothing(port: Port):
     repo = port.hub.add_repo("org/tiny", FILES)
     run = port.ferry("org/tiny", "--dry-run")
     assert run.code == 0, run.stderr
@@ -299,13 +299,13 @@ def test_a_dry_run_moves_nothing(port: Port):
     assert ["model.safetensors", "17.8", "MB", "reuse"] in rows
 
 
-def test_a_dry_run_makes_no_folder(port: Port, tmp_path: Path):
+def test_a_dry_run_creates_no_directory(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", SMALL)
     assert port.ferry("org/tiny", "--dry-run", "--to", f"oci:{tmp_path / 'carried'}").code == 0
     assert not (tmp_path / "carried").exists()
 
 
-def test_quiet_says_nothing_and_plain_says_a_line_or_two(port: Port):
+def test_quiet_prints_nothing_and_plain_prints_progress_lines(port: Port):
     port.hub.add_repo("org/tiny", SMALL)
     run = port.ferry("org/tiny", "--quiet")
     assert (run.code, run.stdout, run.stderr) == (0, "", "")
@@ -317,7 +317,7 @@ def test_quiet_says_nothing_and_plain_says_a_line_or_two(port: Port):
 
 
 def test_wish_lists(port: Port):
-    """A wrong line is told before anything moves; the right ones go; one that fails stops no other."""
+    """An invalid line is reported before any transfer; valid lines are ferried; a failed repo stops no other."""
     models = port.folder / "get_hf"
     models.mkdir()
     (models / "to_get_models.txt").write_text(
@@ -358,14 +358,14 @@ def test_wish_lists(port: Port):
     assert (models / "models.md").read_text() == models_md
 
 
-def test_named_repos_are_written_into_the_catalogue_too(port: Port):
+def test_repos_from_the_command_line_are_added_to_the_catalogue(port: Port):
     (port.folder / "get_hf").mkdir()
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     port.results("org/tiny")
     assert "[org/tiny]" in (port.folder / "get_hf/models.md").read_text()
 
 
-def test_lists_without_an_entry_are_no_error(port: Port):
+def test_empty_wish_lists_are_no_error(port: Port):
     (port.folder / "get_hf").mkdir()
     (port.folder / "get_hf/to_get_models.txt").write_text("# nothing yet\n")
     assert port.results() == []

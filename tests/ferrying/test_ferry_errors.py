@@ -1,4 +1,4 @@
-"""What `llmstack ferry` says and ends with when something is wrong: never a traceback, never a secret."""
+"""Errors of `llmstack ferry`: exit code, message and hint, without a traceback or a secret."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOWHERE = "127.0.0.1:1"
 
 
 def check(run: Run, code: int, *words: str) -> None:
-    """Make sure that a run ended with this code and one error that a person can act on."""
+    """Check the exit code and the words of the error."""
     assert run.code == code, run.stderr
     assert "Traceback" not in run.stderr
     assert TOKEN not in run.stdout + run.stderr
@@ -48,17 +48,17 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny", "--nonsense"], ["--nonsense"]),
     ],
 )
-def test_a_wrong_command_line(port: Port, arguments: list[str], words: list[str]):
+def test_an_invalid_command_line(port: Port, arguments: list[str], words: list[str]):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     check(port.ferry(*arguments), 2, *words)
     assert not moving(port.registry.served())
 
 
-def test_without_a_target(port: Port):
+def test_no_destination(port: Port):
     check(run_llmstack("ferry", "org/tiny", cwd=port.folder), 2, "no destination namespace", "--to oci:DIR")
 
 
-def test_what_the_hub_does_not_have(port: Port):
+def test_an_unknown_repo_or_revision(port: Port):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     check(port.ferry("org/none"), 3, "source: model org/none: not found on", "check the spelling", "--type dataset")
     check(port.ferry("org/tiny@v9"), 3, "source: model org/tiny has no revision v9", "/org/tiny/tree/main")
@@ -66,7 +66,7 @@ def test_what_the_hub_does_not_have(port: Port):
 
 
 def test_two_revisions_with_one_tag(port: Port):
-    """The image of the first is not replaced behind the back of those who use it."""
+    """The image of the first revision is not replaced without --force."""
     repo = port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     repo.commit({"config.json": b"1"}, branch="feature/x")
     repo.commit({"config.json": b"2"}, branch="feature_x")
@@ -78,7 +78,7 @@ def test_two_revisions_with_one_tag(port: Port):
     assert port.files("org--tiny--feature_x")["config.json"] == b"2"
 
 
-def test_what_the_hub_does_not_give(port: Port):
+def test_a_gated_repo(port: Port):
     port.hub.add_repo("org/gated", {"config.json": b"{}"}, gated="manual")
     page = f"{port.hub.url}/org/gated"
     check(port.ferry("org/gated"), 4, "source: model org/gated is gated", page, "HF_TOKEN")
@@ -89,7 +89,7 @@ def test_what_the_hub_does_not_give(port: Port):
     assert port.uploads() == []
 
 
-def test_a_token_is_seen_by_the_hub_alone(port: Port):
+def test_the_token_is_sent_to_the_hub_only(port: Port):
     port.hub.add_repo("org/gated", {"config.json": b"{}", "weights.bin": bytes(50_000)}, gated="auto")
     env = {"HF_TOKEN": port.hub.add_token(TOKEN, access={"org/gated"})}
     run = port.ferry("org/gated", "--debug", env=env)
@@ -104,7 +104,9 @@ def test_a_token_is_seen_by_the_hub_alone(port: Port):
     assert TOKEN not in run.stderr
 
 
-def test_a_registry_that_wants_a_login(port: Port, secure_registry: Registry, token_registry: Registry, secrets: Path):
+def test_a_registry_that_requires_authentication(
+    port: Port, secure_registry: Registry, token_registry: Registry, secrets: Path
+):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
     for registry in (secure_registry, token_registry):
@@ -116,7 +118,7 @@ def test_a_registry_that_wants_a_login(port: Port, secure_registry: Registry, to
         (secrets / "config.json").write_text("{}")
 
 
-def test_logins_that_cannot_be_read(port: Port, secure_registry: Registry, secrets: Path):
+def test_an_invalid_credential_helper(port: Port, secure_registry: Registry, secrets: Path):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     (secrets / "config.json").write_text(json.dumps({"credHelpers": {secure_registry.host: "nonsense"}}))
     env = {"SSL_CERT_FILE": str(secure_registry.ca_file)}
@@ -130,7 +132,7 @@ def test_a_registry_whose_ca_is_unknown(port: Port, secure_registry: Registry):
     check(run, 6, "destination: ", "TLS", "SSL_CERT_FILE")
 
 
-def test_what_is_not_there(port: Port):
+def test_hosts_and_base_images_that_do_not_exist(port: Port):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     check(port.ferry("org/tiny", "--to", f"{NOWHERE}/x"), 6, f"destination: http://{NOWHERE}/v2/: connection refused")
     check(port.ferry("org/tiny", env={"HF_ENDPOINT": f"http://{NOWHERE}"}), 6, "source: ", "refused")
@@ -143,30 +145,30 @@ def test_what_is_not_there(port: Port):
     "endpoint",
     ["nonsense", "http://", "http://[::1", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://127.0.0.1:1/\tx"],
 )
-def test_a_hub_address_that_is_none(port: Port, endpoint: str):
+def test_an_invalid_hub_url(port: Port, endpoint: str):
     check(port.ferry("org/tiny", env={"HF_ENDPOINT": endpoint}), 2, "HF_ENDPOINT")
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
-def test_a_proxy_that_cannot_be_used(port: Port, name: str):
+def test_an_unsupported_proxy(port: Port, name: str):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     run = port.ferry("org/tiny", env={name: f"socks5://me:{TOKEN}@127.0.0.1:1"})
     check(run, 2, f"{name.lower().removesuffix('_proxy')}_proxy", "a proxy of the kind socks5", "HTTP proxy")
 
 
-def test_a_token_that_was_not_copied_whole(port: Port):
+def test_a_token_with_invalid_characters(port: Port):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     check(port.ferry("org/tiny", env={"HF_TOKEN": f"{TOKEN[:9]}…"}), 2, "token", "HF_TOKEN", "hf auth login")
     assert not port.hub.log
 
 
-def test_a_stored_token_that_cannot_be_read(port: Port, tmp_path: Path):
+def test_a_stored_token_that_is_not_readable(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     run = port.ferry("org/tiny", env={"HF_TOKEN_PATH": str(tmp_path)})
     check(run, 2, "the stored Hub token cannot be read", str(tmp_path), "HF_TOKEN_PATH")
 
 
-def test_a_list_of_which_no_line_is_right(port: Port):
+def test_a_wish_list_without_a_valid_line(port: Port):
     (port.folder / "get_hf").mkdir()
     (port.folder / "get_hf/to_get_models.txt").write_text("org/tiny --inclde x\n")
     check(port.ferry(), 2, "to_get_models.txt:1", "--inclde")
@@ -198,26 +200,26 @@ def test_a_limit_on_the_size_of_files(port: Port, tmp_path: Path):
     check(Run(process.returncode, out, err), 6, "destination: weights.bin: writing to oci:", "File too large")
 
 
-def test_a_file_in_the_way(port: Port, tmp_path: Path):
+def test_a_file_at_the_path_of_the_layout(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     (tmp_path / "carried").write_text("not a folder")
     check(port.ferry("org/tiny", "--to", f"oci:{tmp_path / 'carried'}"), 6, "destination: ", "Not a directory")
 
 
 @pytest.mark.parametrize("path", ["../climbs", "a//b", "/absolute", "a/./b"])
-def test_a_hub_that_lists_what_no_repo_holds(port: Port, path: str):
+def test_invalid_paths_in_the_file_list(port: Port, path: str):
     port.hub.add_repo("org/evil", {"config.json": b"{}", path: b"x"})
     check(port.ferry("org/evil"), 5, "source: ", "is not a valid path of a file in a repo")
     assert port.tags() == []
 
 
-def test_a_name_that_would_delete_files(port: Port):
+def test_a_file_name_that_marks_a_deletion(port: Port):
     port.hub.add_repo("org/odd", {"config.json": b"{}", "a/.wh.config.json": b"x"})
     check(port.ferry("org/odd"), 2, "'a/.wh.config.json' cannot be stored in an image", "--exclude")
     assert port.results("org/odd", "--exclude", "*.wh.*")[0]["status"] == "carried"
 
 
-def test_names_from_strangers_do_no_harm_to_a_terminal(port: Port):
+def test_terminal_escapes_in_file_names_are_not_printed(port: Port):
     port.hub.add_repo("org/odd", {"\x1b[31mred\x07.bin": bytes(40_000)})
     run = port.ferry("org/odd", "--dry-run")
     check(run, 0)
@@ -228,7 +230,7 @@ def test_names_from_strangers_do_no_harm_to_a_terminal(port: Port):
     assert "\x1b" not in run.stdout + run.stderr
 
 
-def test_one_that_fails_stops_no_other(port: Port):
+def test_a_failed_repo_stops_no_other(port: Port):
     port.hub.add_repo("org/one", {"config.json": b"{}"})
     port.hub.add_repo("org/broken", {"weights.bin": bytes(50_000)})
     port.hub.add_repo("org/two", {"config.json": b"{}"})

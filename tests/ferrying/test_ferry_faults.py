@@ -1,4 +1,4 @@
-"""`llmstack ferry` when something breaks in the middle: carried whole, or no tag, and a rerun that completes it."""
+"""`llmstack ferry` with faults: a complete image or no tag, and a rerun that completes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.process import need
 WEIGHTS = random.Random(11).randbytes(3 * MiB)
 FILES = {"config.json": b"{}", "weights.bin": WEIGHTS}
 PEAK_MEMORY = 150 * MiB
-# Prints its child's peak memory in KiB. Linux counts what a process was before its exec, and that was pytest.
+# Prints its child's peak memory in KiB. Linux counts the memory before exec, too, and that would be pytest's.
 LAUNCHER = """
 import os, sys
 _, status, usage = os.wait4(os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]), 0)
@@ -26,7 +26,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def test_connections_that_drop_again_and_again(port: Port):
+def test_repeated_connection_drops(port: Port):
     port.hub.add_repo("org/tiny", FILES)
     for cut in random.Random(5).sample(range(1, len(WEIGHTS)), 6):
         port.hub.fault("*/weights.bin", drop_after=cut)
@@ -58,8 +58,8 @@ def _size(port: Port, digest: str) -> int:
     return port.registry.blob_file(f"sha256:{digest}").stat().st_size
 
 
-def test_the_others_end_when_one_layer_fails(port: Port):
-    """Their uploads are cancelled, and the next repo is carried with the same client."""
+def test_a_failed_layer_cancels_the_others(port: Port):
+    """The next repo is ferried with the same client."""
     large = {f"model-{number}.bin": bytes([number]) * (17 * MiB) for number in range(3)}
     port.hub.add_repo("org/large", large)
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
@@ -77,9 +77,9 @@ def test_the_others_end_when_one_layer_fails(port: Port):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_signals_tidy_up(port: Port, number: signal.Signals, code: int, word: str):
+def test_signals_cancel_uploads(port: Port, number: signal.Signals, code: int, word: str):
     port.hub.add_repo("org/tiny", FILES)
-    port.hub.fault("*/weights.bin", host="cdn", bytes_per_second=MiB, times=None)
+    port.hub.fault("*/weights.bin", host="cdn", stall_after=MiB, times=None)
     with port.start("org/tiny", "--progress", "plain") as process:
         wait_until(lambda: any(path.stat().st_size > 300_000 for path in port.uploads()), process)
         process.send_signal(number)
@@ -95,7 +95,7 @@ def test_signals_tidy_up(port: Port, number: signal.Signals, code: int, word: st
     assert port.files("org--tiny") == FILES
 
 
-def test_a_silent_hub_does_not_keep_an_interrupted_ferry(port: Port):
+def test_an_interrupt_does_not_wait_for_a_silent_hub(port: Port):
     port.hub.add_repo("org/tiny", FILES)
     port.hub.fault("*/weights.bin", host="cdn", stall_after=MiB, times=None)
     with port.start("org/tiny") as process:
@@ -108,9 +108,9 @@ def test_a_silent_hub_does_not_keep_an_interrupted_ferry(port: Port):
     assert port.uploads() == []
 
 
-def test_signals_leave_no_part_of_a_layout(port: Port, tmp_path: Path):
+def test_signals_leave_no_temporary_file_in_a_layout(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", FILES)
-    port.hub.fault("*/weights.bin", host="cdn", bytes_per_second=MiB, times=None)
+    port.hub.fault("*/weights.bin", host="cdn", stall_after=MiB, times=None)
     blobs = tmp_path / "carried/models/blobs/sha256"
     with port.start("org/tiny", "--to", f"oci:{tmp_path / 'carried'}") as process:
         wait_until(lambda: any(path.stat().st_size > 300_000 for path in blobs.glob(".part-*")), process)
@@ -121,9 +121,9 @@ def test_signals_leave_no_part_of_a_layout(port: Port, tmp_path: Path):
     assert not (tmp_path / "carried/models/index.json").exists()
 
 
-def test_a_killed_run_leaves_no_tag_and_the_next_one_completes(port: Port, tmp_path: Path):
+def test_a_killed_run_leaves_no_tag_and_the_next_run_completes(port: Port, tmp_path: Path):
     port.hub.add_repo("org/tiny", FILES)
-    port.hub.fault("*/weights.bin", host="cdn", bytes_per_second=MiB, times=None)
+    port.hub.fault("*/weights.bin", host="cdn", stall_after=MiB, times=None)
     target = tmp_path / "carried"
     blobs = target / "models/blobs/sha256"
     with port.start("org/tiny", "--to", f"oci:{target}") as process:
@@ -136,7 +136,7 @@ def test_a_killed_run_leaves_no_tag_and_the_next_one_completes(port: Port, tmp_p
     assert not list(blobs.glob(".part-*"))
 
 
-def test_two_at_once_come_to_the_same(port: Port):
+def test_two_concurrent_runs_of_one_repo(port: Port):
     port.hub.add_repo("org/tiny", FILES)
     processes = [port.start("org/tiny", "--quiet") for _ in range(2)]
     assert [process.communicate(timeout=120) for process in processes] == [("", "")] * 2
@@ -165,7 +165,7 @@ def test_a_large_file_needs_little_memory_and_no_file_of_its_own(port: Port, tmp
 
 def test_the_token_is_not_in_the_process_list(port: Port):
     port.hub.add_repo("org/tiny", FILES)
-    port.hub.fault("*/weights.bin", host="cdn", bytes_per_second=MiB, times=None)
+    port.hub.fault("*/weights.bin", host="cdn", stall_after=MiB, times=None)
     token = port.hub.add_token("hf_s3cr3tT0kenOfTheTest", access={"org/tiny"})
     with port.start("org/tiny", env={"HF_TOKEN": token}) as process:
         wait_until(lambda: port.hub.log.files("*/weights.bin"), process)

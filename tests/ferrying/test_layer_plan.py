@@ -1,4 +1,4 @@
-"""Which file goes into which layer: every file once, never too many layers, and little changes when little changes."""
+"""The layer plan: every file once, at most the allowed layers, and few changed layers after a small change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def contents(layers: Sequence[PlannedLayer]) -> set[tuple[tuple[str, str], ...]]
 
 
 @given(FILES, st.integers(2, 12), st.integers(0, 300), st.integers(1, 50_000))
-def test_every_file_is_in_one_layer_and_there_are_never_too_many(
+def test_every_file_is_in_one_layer_and_the_layer_limit_holds(
     files: list[HubFile], layers: int, large: int, bundle: int
 ):
     planned = plan(files, Limits(large, bundle, layers))
@@ -59,25 +59,25 @@ def test_every_file_is_in_one_layer_and_there_are_never_too_many(
 
 
 @given(FILES, st.randoms(use_true_random=False))
-def test_the_order_in_which_the_hub_lists_files_does_not_matter(files: list[HubFile], rng: random.Random):
+def test_the_order_of_the_file_list_does_not_matter(files: list[HubFile], rng: random.Random):
     shuffled = list(files)
     rng.shuffle(shuffled)
     assert plan(shuffled, SMALL) == plan(files, SMALL)
 
 
 @given(FILES)
-def test_large_files_come_first_and_everything_is_in_the_order_of_the_paths(files: list[HubFile]):
+def test_large_files_come_first_and_groups_are_sorted_by_path(files: list[HubFile]):
     planned = plan(files, SMALL)
     large = [one.path for layer in planned for one in layer.files if one.size >= SMALL.large]
     small = [one.path for layer in planned for one in layer.files if one.size < SMALL.large]
     assert [one.path for layer in planned for one in layer.files] == large + small
     for paths in (large, small):
         assert paths == sorted(paths, key=str.encode)
-    # A layer that holds a large file holds no small one.
+    # Large and small files do not share a layer.
     assert all(len({one.size >= SMALL.large for one in layer.files}) == 1 for layer in planned)
 
 
-def test_a_usual_model():
+def test_a_typical_model():
     files = [
         file(".gitattributes", 1500),
         file("README.md", 9000),
@@ -94,13 +94,13 @@ def test_a_usual_model():
     ]
 
 
-def test_a_target_of_small_layers_gets_small_bundles():
+def test_bundles_respect_a_small_layer_limit():
     layers = plan([file(f"{number:03}", 1_000_000) for number in range(600)], Limits(layer_size=50_000_000))
     assert max(layer.size for layer in layers) <= 50_000_000
     assert len(layers) < 60
 
 
-def test_parts_leave_room_for_large_and_small_files_or_all_is_refused():
+def test_parts_leave_layers_for_large_and_small_files_or_planning_fails():
     files = [file("huge", 55_000_000), file("large", 17_000_000), file("small", 1)]
     limits = Limits(layer_size=20_000_000, split_large=True, layers=5)
     assert sum(len(layer.layer_sizes) for layer in plan(files, limits)) == 5
@@ -122,7 +122,7 @@ def test_many_large_files_are_grouped_evenly(large: int, small: int, room: int):
         assert max(groups) <= -(-large // (room // 2)) + 1
 
 
-def test_a_hundred_thousand_files_are_planned_in_no_time():
+def test_planning_a_hundred_thousand_files_is_fast():
     files = many(100_000, 50_000)
     began = time.process_time()
     planned = plan(files, LIMITS)
@@ -133,8 +133,8 @@ def test_a_hundred_thousand_files_are_planned_in_no_time():
 
 
 @pytest.mark.parametrize(("count", "size"), [(16_000, 200), (4000, 50_000), (1000, 5_000_000), (500, None)])
-def test_one_small_file_more_or_less_changes_few_bundles(count: int, size: int | None):
-    """On average over many places; every bundle after the place would be too many."""
+def test_adding_or_removing_a_small_file_changes_few_bundles(count: int, size: int | None):
+    """On average over many positions. Boundaries by size would change every later bundle."""
     files = many(count, size)
     before = plan(files, LIMITS)
     assert len(before) < LIMITS.layers, "a plan that is grouped is another matter"
@@ -148,7 +148,7 @@ def test_one_small_file_more_or_less_changes_few_bundles(count: int, size: int |
 
 
 @pytest.mark.parametrize(("count", "size"), [(60_000, 100), (4000, 50_000), (1000, 5_000_000)])
-def test_bundles_are_neither_tiny_nor_larger_than_asked_for(count: int, size: int):
+def test_bundle_sizes(count: int, size: int):
     planned = plan(many(count, size), LIMITS)
     assert all(layer.size <= LIMITS.bundle + 2 * MiB for layer in planned)
     assert all(layer.size >= LIMITS.bundle // 5 for layer in planned[:-1])
@@ -161,7 +161,7 @@ def test_a_changed_file_changes_only_its_bundle():
     assert len(contents(plan(files, LIMITS)) - contents(before)) == 1
 
 
-def test_offsets_and_sizes_are_those_of_the_tar():
+def test_offsets_and_sizes_match_the_tar():
     layer = PlannedLayer((file("a", 3), file("b" * 200, 600), file("c", 0)))
     assert layer.offsets == [512, 512 + 512 + 1536, 512 + 512 + 1536 + 1024 + 512]
     assert layer.size == layer.offsets[-1] + 1024

@@ -1,4 +1,4 @@
-"""A ferry that does not come to its end: what was complete is found by the next one, and by nobody else."""
+"""The partial image of an unfinished ferry: the next run reuses its layers, other commands reject it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import registry as registries
 from tests.support.cli import run_llmstack
 from tests.support.sink import Sink
 
-# Each in a layer of its own, and the largest first: `a.bin` is carried first, `j.bin` last.
+# Each file has its own layer. The largest is uploaded first: `a.bin`, and `j.bin` last.
 FILES = {f"{name}.bin": name.encode() * (17_000_000 - 1000 * place) for place, name in enumerate("abcdefghij")}
 PATIENCE = 120.0
 PARTIAL = "org--ten--partial"
@@ -30,7 +30,7 @@ PARTIAL = "org--ten--partial"
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start llmstack where it finds no catalogue to write into."""
+    """Run llmstack in a directory without a catalogue."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,14 +42,14 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def models(target: str) -> BlobReader:
-    """The repository or layout of a target's models."""
+    """Return the repository or layout of a target's models."""
     registries_ = Registries(Client(), lambda _: None)
     place = f"{target}/models:x" if not target.startswith("oci:") else f"{target}/models"
     return open_reader(parse_location(place), registries_)[0]
 
 
 def named(target: str, tag: str = PARTIAL) -> set[str]:
-    """The files that an image holds; none where there is no image."""
+    """Return the files of an image, or none if there is no image."""
     try:
         index = open_image(models(target), tag).index
     except NotFoundError:
@@ -67,17 +67,16 @@ def wait_until(ready, process: subprocess.Popen[str]) -> None:
     while not ready():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        # A pause between two questions, not a guess at how long it takes.
         time.sleep(0.05)
 
 
 def fetched(hub) -> set[str]:
-    """The files whose bytes the hub was asked for."""
+    """Return the files that were requested from the hub."""
     return {name for name in FILES if hub.log.files(f"*{name}*")}
 
 
 def carry_again(hub, target: str, base: Path, folder: Path):
-    """Run on what is another machine as far as llmstack can tell."""
+    """Run with another home and working directory, as on another machine."""
     hub.faults.clear()
     hub.log.clear()
     (folder / "home").mkdir(parents=True)
@@ -90,7 +89,7 @@ def carry_again(hub, target: str, base: Path, folder: Path):
     )
 
 
-def test_a_killed_ferry_moves_only_what_was_in_flight_again(hub, target, busybox_base, tmp_path):
+def test_a_killed_ferry_uploads_only_unfinished_layers_again(hub, target, busybox_base, tmp_path):
     hub.add_repo("org/ten", FILES)
     for name in ("i.bin", "j.bin"):
         hub.fault(f"*/{name}", stall_after=1_000_000, times=None)
@@ -122,8 +121,8 @@ def test_a_killed_ferry_moves_only_what_was_in_flight_again(hub, target, busybox
     assert fresh.json["results"][0]["digest"] == result["digest"]
 
 
-def test_a_kill_at_any_moment_costs_each_worker_one_file_at_most(hub, registry, busybox_base, tmp_path):
-    """Killed at the very request for another file: those that were done just before need not move again."""
+def test_a_kill_loses_at_most_one_layer_per_worker(hub, registry, busybox_base, tmp_path):
+    """Killed when another file is requested: layers that were finished before are not uploaded again."""
     hub.add_repo("org/ten", FILES)
     target = registry.namespace()
     moved: list[str] = []
@@ -136,7 +135,7 @@ def test_a_kill_at_any_moment_costs_each_worker_one_file_at_most(hub, registry, 
         asked = fetched(hub)
         lost = asked - named(target)
         assert len(lost) <= 2
-        # What an earlier run was done with, no later one asks for.
+        # A later run does not request files of layers that an earlier run finished.
         assert not asked & set(moved)
         moved += asked - lost
     assert len(moved) >= 4
@@ -148,7 +147,7 @@ def test_a_kill_at_any_moment_costs_each_worker_one_file_at_most(hub, registry, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
-def test_an_interrupted_ferry_names_what_is_complete_at_once(hub, target, busybox_base, tmp_path, number):
+def test_an_interrupted_ferry_saves_the_partial_image(hub, target, busybox_base, tmp_path, number):
     hub.add_repo("org/ten", FILES)
     hub.fault("*/j.bin", bytes_per_second=100_000, times=None)
     process = start(target, busybox_base, "--jobs", "1")
@@ -161,7 +160,7 @@ def test_an_interrupted_ferry_names_what_is_complete_at_once(hub, target, busybo
     assert fetched(hub) == {"j.bin"}
 
 
-def test_a_failed_ferry_names_what_is_complete(hub, target, busybox_base, tmp_path):
+def test_a_failed_ferry_saves_the_partial_image(hub, target, busybox_base, tmp_path):
     hub.add_repo("org/ten", FILES)
     hub.fault("*/resolve/*/j.bin", status=404, times=None)
     process = start(target, busybox_base, "--jobs", "1")
@@ -169,13 +168,12 @@ def test_a_failed_ferry_names_what_is_complete(hub, target, busybox_base, tmp_pa
     assert process.returncode != 0
     assert "j.bin" in err
     assert named(target) == set(FILES) - {"j.bin"}
-    # It fails again, with nothing new to name, and then the repo has got another file.
     assert carry_again(hub, target, busybox_base, tmp_path / "elsewhere").code == 0
     assert fetched(hub) == {"j.bin"}
     assert models(target).tags() == ["org--ten"]
 
 
-def test_a_registry_without_deletion_gets_the_partial_tag_repointed(hub, busybox_base, tmp_path, monkeypatch):
+def test_without_deletion_the_partial_tag_points_at_the_finished_image(hub, busybox_base, tmp_path, monkeypatch):
     monkeypatch.setenv("REGISTRY_STORAGE_DELETE_ENABLED", "false")
     with registries.plain_registry(tmp_path / "registry") as registry:
         target = registry.namespace()
@@ -189,12 +187,12 @@ def test_a_registry_without_deletion_gets_the_partial_tag_repointed(hub, busybox
             assert reader.manifest(PARTIAL).digest == reader.manifest("org--ten").digest
             (listed,) = run_llmstack("list", "--from", target, "--json").json
             assert listed["image"].endswith("models:org--ten")
-            # Other bytes in both files, so that the next round has something to name.
+            # Both files change, so that the next round has a partial image again.
             repo.commit({name: update.encode() * 6_000_000 for name in ("a.bin", "b.bin")})
 
 
-def test_another_repos_image_is_left_alone(hub, registry, busybox_base):
-    """`ten/partial` is carried under the tag that checkpoints of the repo `ten` would have."""
+def test_the_image_of_another_repo_is_not_replaced(hub, registry, busybox_base):
+    """The image of `ten/partial` has the tag of the partial image of `ten`."""
     hub.add_repo("ten/partial", {"config.json": b"{}"})
     hub.add_repo("ten", {name: FILES[name] for name in ("a.bin", "j.bin")})
     target = registry.namespace()
@@ -210,7 +208,7 @@ def test_another_repos_image_is_left_alone(hub, registry, busybox_base):
 
 
 @pytest.mark.parametrize("names", ["a", "abc"])
-def test_each_layer_but_the_last_makes_a_checkpoint_at_most(hub, registry, busybox_base, names):
+def test_the_partial_image_is_written_at_most_once_per_layer_and_not_for_the_last(hub, registry, busybox_base, names):
     hub.add_repo("org/ten", {f"{name}.bin": FILES[f"{name}.bin"] for name in names})
     target = registry.namespace()
     registry.served()
@@ -236,7 +234,7 @@ def test_a_registry_that_keeps_tags_does_not_keep_the_partial_image(hub, busybox
 
 @pytest.mark.parametrize("kind", ["registry", "token_registry"])
 def test_deleting_a_manifest(kind, request, monkeypatch, tmp_path):
-    """A right of its own, which the token server is asked for."""
+    """Deletion needs a permission of its own from the token server."""
     from llmstack.engine.credentials import lookup
     from llmstack.oci.reference import Reference
     from tests.support.carried import carry

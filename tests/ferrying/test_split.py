@@ -1,4 +1,4 @@
-"""`ferry --split-large`: a file that no layer of the target can hold, in parts, and whole again on the other side."""
+"""`ferry --split-large`: a file that is too large for one layer is split, and extracted as one file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.listener import Listener
 
 _random = random.Random(11)
 BIG = _random.randbytes(5_000_003)
-# The same bytes under two names, a file that just needs a layer of its own, and small ones.
+# Two files with the same bytes, a file that needs its own layer, and small ones.
 FILES = {"big.gguf": BIG, "copy/big.gguf": BIG, "config.json": b"{}", "some.bin": _random.randbytes(900_000)}
 LAYER = 2_000_000
 CAP = {"LLMSTACK_MAX_LAYER": str(LAYER)}
-# Headers take 2,560 bytes at most, and parts are whole blocks.
+# Headers take at most 2,560 bytes, and a part is a multiple of the tar block.
 PART = (LAYER - 2560) // 512 * 512
 RANGES = [f"bytes={start}-{min(start + PART, len(BIG)) - 1}" for start in range(0, len(BIG), PART)]
 
@@ -35,7 +35,7 @@ def carry(port: Port, *options: str, code: int = 0):
 
 
 def asked(port: Port) -> list[str]:
-    """The ranges that the hub's storage was asked for of the large files, in order."""
+    """Return the ranges of large files that were requested from the storage, in order."""
     return [entry.headers["range"] for entry in port.hub.log.files("*big.gguf") if entry.host == "cdn"]
 
 
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_parts_go_in_and_the_file_comes_out(port, tmp_path, monkeypatch):
+def test_ferry_and_extract_a_split_file(port, tmp_path, monkeypatch):
     repo = port.hub.add_repo("org/big", FILES)
     refused = port.ferry("org/big", env=CAP)
     assert refused.code == 2
@@ -83,7 +83,7 @@ def test_parts_go_in_and_the_file_comes_out(port, tmp_path, monkeypatch):
     sent = [request.length for request in port.registry.served() if request.status == 206]
     assert sum(sent) == len(BIG)
 
-    # Elsewhere, with the same largest layer, it is the same image; with another one, it is not.
+    # In another destination with the same layer limit it is the same image; with another limit, it is not.
     assert carry(port, "--to", f"oci:{tmp_path}/again")["digest"] == first["digest"]
     port.hub.log.clear()
     assert carry(port)["status"] == "up-to-date"
@@ -97,7 +97,7 @@ def test_parts_go_in_and_the_file_comes_out(port, tmp_path, monkeypatch):
     assert run_llmstack("verify", "org/big", "--from", port.space).code == 0
 
 
-def test_a_damaged_part_is_refused(port, tmp_path):
+def test_a_damaged_part_is_detected(port, tmp_path):
     port.hub.add_repo("org/big", {"big.gguf": BIG})
     source, out = f"oci:{tmp_path}/carried", tmp_path / "out"
     carry(port, "--to", source)
@@ -116,24 +116,24 @@ def test_a_damaged_part_is_refused(port, tmp_path):
     assert contents(out) == {"big.gguf": BIG}
 
 
-def test_bytes_that_are_not_the_hubs_get_no_name(port):
-    """The hub sends a wrong byte in the first part; that shows when the last one has come."""
+def test_a_split_file_with_wrong_bytes_is_not_published(port):
+    """The hub sends a wrong byte in the first part, which is detected at the end of the last one."""
     port.hub.add_repo("org/big", {"big.gguf": BIG})
     port.hub.fault("*/big.gguf", corrupt_at=7)
     failed = port.ferry("org/big", "--split-large", env=CAP)
     assert failed.code == 5
     assert "big.gguf" in failed.stderr
     assert port.uploads() == []
-    # The first two parts are kept from being cleaned away, but no index says that they are the file's.
+    # The partial image keeps the first two parts, but its file index does not list the file.
     assert port.tags() == ["org--big--partial"]
     assert len(port.manifest("org--big--partial")["layers"]) == 3
     assert carry(port)["bytes_reused"] == 0
     assert port.tags() == ["org--big"]
 
 
-def test_a_ferry_that_is_killed_in_the_midst_of_a_file_goes_on_to_the_same_image(port, tmp_path):
+def test_a_ferry_killed_inside_a_split_file_resumes_to_the_same_image(port, tmp_path):
     port.hub.add_repo("org/big", FILES)
-    # Both come to a halt in their second part; what is smaller waits for its turn.
+    # Both large files stall in their second part, before any smaller file.
     port.hub.fault("*/big.gguf", drop_after=PART, times=2)
     port.hub.fault("*/big.gguf", stall_after=1_000_000, times=None)
     process = port.start("org/big", "--split-large", "--jobs", "2", env=CAP)
@@ -150,8 +150,8 @@ def test_a_ferry_that_is_killed_in_the_midst_of_a_file_goes_on_to_the_same_image
     assert contents(tmp_path / "out") == FILES
 
 
-def test_a_part_whose_upload_starts_over_is_hashed_once():
-    """And the file's own hash decides before the last part's tar has its end."""
+def test_a_part_is_hashed_once_if_its_upload_restarts():
+    """The hash of the file is checked before the end of the last part's tar."""
     file = HubFile("big.gguf", len(BIG), hashlib.sha256(BIG).hexdigest())
     split = SplitFile(file, PART)
     for sent, right in ((BIG, True), (bytes(1) + BIG[1:], False)):

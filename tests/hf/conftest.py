@@ -1,4 +1,4 @@
-"""A client of the loopback hub, impatient and listened to."""
+"""A client of the loopback hub, with short retry delays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def client(notes: list[str]) -> Iterator[Client]:
 
 @pytest.fixture
 def ask(hub: rig.Hub, client: Client, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that makes a client of the loopback hub, with a token or without."""
+    """Return a function that creates a HubClient for the loopback hub, with or without a token."""
 
     def make(token: str | None = None) -> HubClient:
         point_at(monkeypatch, hub.url)

@@ -1,4 +1,4 @@
-"""What the tests of the hub share."""
+"""Helpers of the hub client tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "hf_s3cr3tT0kenOfTheTest"
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Do what HF_ENDPOINT would have done when huggingface_hub was imported, which was long ago."""
+    """Set the Hub URL as HF_ENDPOINT does when huggingface_hub is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)  # it reads its variables at import
     name = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
     monkeypatch.setattr(name, url + "/{repo_id}/resolve/{revision}/{filename}")  # it reads its variables at import

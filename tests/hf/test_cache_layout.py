@@ -1,4 +1,4 @@
-"""A cache that extract lays out is one that huggingface_hub reads offline: judged by huggingface_hub itself."""
+"""huggingface_hub reads offline the cache that extract writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmstack.oci.layout import Layout
 from tests.extraction.support import FILES, run
 from tests.support.carried import COMMIT, carry
 
-# Run in a process of its own: huggingface_hub reads HF_HUB_OFFLINE and HF_HUB_CACHE once, when it is imported.
+# Run in its own process: huggingface_hub reads HF_HUB_OFFLINE and HF_HUB_CACHE once, at import.
 JUDGE = """
 import json, sys
 from pathlib import Path
@@ -50,7 +50,7 @@ def carried(tmp_path: Path) -> str:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """HF_HUB_CACHE, empty, and no way to the hub."""
+    """An empty HF_HUB_CACHE, with the Hub unreachable."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "hub"
@@ -62,13 +62,13 @@ def judge(revision: str = ""):
     return json.loads(done.stdout)
 
 
-def test_a_whole_snapshot(carried, cache):
+def test_a_complete_snapshot(carried, cache):
     result = run("org/model", None, source=carried, layout="hf-cache")
     seen = judge()
     assert seen["folder"] == result.destination
     assert seen["files"] == {path: len(data) for path, data in FILES.items()}
     assert seen["config"] == FILES["config.json"].decode()
-    # Files of the same bytes are one blob.
+    # Files with the same bytes share one blob.
     assert seen["repos"] == [["org/model", "model", len(FILES), ["main"]]]
     assert seen["warnings"] == []
     assert sorted(path.name for path in cache.iterdir()) == ["CACHEDIR.TAG", "models--org--model"]
@@ -90,7 +90,7 @@ def test_several_revisions_share_the_blobs(carried):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_part_of_a_snapshot_does_not_pass_for_the_whole(carried):
+def test_an_incomplete_snapshot_is_not_taken_for_a_complete_one(carried):
     run("org/model", None, source=carried, layout="hf-cache", include=("config.json",))
     assert judge() == {"error": "IncompleteSnapshotError"}
     run("org/model", None, source=carried, layout="hf-cache")
@@ -98,14 +98,14 @@ def test_a_part_of_a_snapshot_does_not_pass_for_the_whole(carried):
 
 
 @pytest.mark.usefixtures("cache")
-def test_what_was_selected_when_it_was_carried(tmp_path):
+def test_a_snapshot_of_selected_files(tmp_path):
     files = {"config.json": b"{}"}
     carry(Layout(tmp_path / "part/models"), "org--model", files, selection=Selection(include=("config.json",)))
     run("org/model", None, source=f"oci:{tmp_path}/part", layout="hf-cache")
     assert judge()["files"] == {"config.json": 2}
 
 
-def test_a_cache_that_was_deleted_in_part_heals(carried, cache):
+def test_a_partly_deleted_cache_is_completed(carried, cache):
     run("org/model", None, source=carried, layout="hf-cache")
     repo = cache / "models--org--model"
     (repo / "snapshots" / COMMIT / "config.json").unlink()
@@ -127,7 +127,7 @@ def test_a_cache_that_was_deleted_in_part_heals(carried, cache):
     ],
     ids=str,
 )
-def test_the_default_place_is_theirs(environment, monkeypatch):
+def test_the_default_cache_is_that_of_huggingface_hub(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     script = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
@@ -143,6 +143,6 @@ def test_an_unknown_home_directory(carried, variable, monkeypatch):
 
 
 @pytest.mark.usefixtures("cache")
-def test_other_images_have_no_place_in_a_cache(busybox_base):
+def test_other_images_cannot_be_extracted_into_a_cache(busybox_base):
     with pytest.raises(UsageError, match="no file index"):
         run(f"oci:{busybox_base}", None, layout="hf-cache")

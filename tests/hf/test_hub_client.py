@@ -1,4 +1,4 @@
-"""The hub as ferry asks it: what it says, and how it fails, on a loopback hub that speaks the real one's protocol."""
+"""HubClient against a loopback hub with the protocol of the real one: results and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.hf.support import DATA, TOKEN, point_at, read
 from tests.support import hub as rig
 
 
-def test_what_a_repo_is(hub: rig.Hub, ask):
+def test_repo_info(hub: rig.Hub, ask):
     files = {"config.json": b"{}", "weights.bin": DATA, "a/b.txt": b"b", "empty": b""}
     repo = hub.add_repo("org/tiny", files, license="mit", gated="auto")
     first = repo.sha
@@ -45,7 +45,7 @@ def test_every_byte_of_models_and_datasets(hub: rig.Hub, ask):
         assert {path: read(source, info, path) for path in names} == names
 
 
-def test_an_empty_file_is_not_asked_for(hub: rig.Hub, ask):
+def test_an_empty_file_needs_no_request(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"empty": b""})
     source = ask()
     assert read(source, source.info("org/tiny", "model", "main"), "empty") == b""
@@ -61,7 +61,7 @@ def test_resolving_is_one_request_and_listing_two_more(hub: rig.Hub, ask):
     assert len(hub.log) == 3
 
 
-def test_thousands_of_files_come_in_pages(hub: rig.Hub, ask):
+def test_a_file_list_of_several_pages(hub: rig.Hub, ask):
     hub.add_repo("org/many", {f"f{number:04}": b"%d" % number for number in range(2500)})
     source = ask()
     snapshot = source.snapshot(source.info("org/many", "model", "main"))
@@ -69,7 +69,7 @@ def test_thousands_of_files_come_in_pages(hub: rig.Hub, ask):
     assert len(hub.log.all("*/tree/*")) == 3
 
 
-# Who may not
+# Authorization
 
 
 def test_unknown_repos_and_revisions(hub: rig.Hub, ask):
@@ -85,7 +85,7 @@ def test_unknown_repos_and_revisions(hub: rig.Hub, ask):
         assert f"{hub.url}/org/tiny/tree/main" in (raised.value.hint or "")
 
 
-def test_a_gated_repo_says_where_to_accept_and_how_to_give_a_token(hub: rig.Hub, ask):
+def test_the_error_of_a_gated_repo_names_its_page_and_the_token(hub: rig.Hub, ask):
     hub.add_repo("org/gated", {"config.json": b"{}"}, gated="manual")
     source = ask()
     info = source.info("org/gated", "model", "main")
@@ -96,7 +96,7 @@ def test_a_gated_repo_says_where_to_accept_and_how_to_give_a_token(hub: rig.Hub,
     assert raised.value.exit_code == 4
 
 
-def test_a_token_without_access_says_so(hub: rig.Hub, ask):
+def test_a_token_without_access(hub: rig.Hub, ask):
     hub.add_repo("org/gated", {"weights.bin": DATA}, gated="manual", repo_type="dataset")
     source = ask(hub.add_token(TOKEN))
     info = source.info("org/gated", "dataset", "main")
@@ -121,7 +121,7 @@ def test_a_private_repo(hub: rig.Hub, ask):
 
 
 @pytest.mark.parametrize("status", [403, 451])
-def test_a_repo_that_the_hub_has_disabled(hub: rig.Hub, ask, status: int):
+def test_a_disabled_repo(hub: rig.Hub, ask, status: int):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     source = ask()
     info = source.info("org/tiny", "model", "main")
@@ -133,7 +133,7 @@ def test_a_repo_that_the_hub_has_disabled(hub: rig.Hub, ask, status: int):
         assert f"{hub.url}/org/tiny" in (raised.value.hint or "")
 
 
-def test_a_bad_token_is_told_apart_from_an_unknown_repo(hub: rig.Hub, ask):
+def test_an_invalid_token_is_not_reported_as_an_unknown_repo(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     with pytest.raises(NotAuthorizedError, match="the token is invalid") as raised:
         ask(TOKEN).info("org/tiny", "model", "main")
@@ -141,7 +141,7 @@ def test_a_bad_token_is_told_apart_from_an_unknown_repo(hub: rig.Hub, ask):
     assert raised.value.exit_code == 4
 
 
-def test_a_token_stays_with_the_hub(hub: rig.Hub, ask):
+def test_the_token_is_not_sent_to_the_storage(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     source = ask(hub.add_token(TOKEN))
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
@@ -149,10 +149,10 @@ def test_a_token_stays_with_the_hub(hub: rig.Hub, ask):
     assert {entry.token for entry in hub.log.all(host="hub")} == {f"Bearer {TOKEN}"}
 
 
-# What goes wrong for a while
+# Temporary failures
 
 
-def test_a_busy_hub_is_waited_for_as_long_as_it_asks_and_the_person_is_told(hub: rig.Hub, ask, notes: list[str]):
+def test_rate_limits_are_respected_and_noted(hub: rig.Hub, ask, notes: list[str]):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     hub.fault("/api/models/org/tiny/revision/*", status=429, retry_after=3)
     source = ask()
@@ -166,7 +166,7 @@ def test_a_busy_hub_is_waited_for_as_long_as_it_asks_and_the_person_is_told(hub:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("pattern", ["*/revision/*", "*/tree/*", "*/commits/*", "*/weights.bin"])
-def test_a_hub_that_fails_for_a_moment(hub: rig.Hub, ask, status: int, pattern: str):
+def test_a_temporary_failure_is_retried(hub: rig.Hub, ask, status: int, pattern: str):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault(pattern, status=status, times=2)
     source = ask()
@@ -176,7 +176,7 @@ def test_a_hub_that_fails_for_a_moment(hub: rig.Hub, ask, status: int, pattern: 
 
 
 @pytest.mark.parametrize("pattern", ["*/revision/*", "*/tree/*", "*/commits/*", "*/weights.bin"])
-def test_a_hub_that_fails_on_is_given_up_on(hub: rig.Hub, ask, pattern: str):
+def test_a_permanent_failure_is_an_error(hub: rig.Hub, ask, pattern: str):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault(pattern, status=503, times=None)
     source = ask()
@@ -186,7 +186,7 @@ def test_a_hub_that_fails_on_is_given_up_on(hub: rig.Hub, ask, pattern: str):
     assert len(hub.log.all(pattern)) <= 6
 
 
-def test_a_mirror_that_knows_no_commits_is_believed_about_the_repo(hub: rig.Hub, ask):
+def test_a_mirror_without_commit_dates(hub: rig.Hub, ask):
     repo = hub.add_repo("org/tiny", {"config.json": b"{}"})
     repo.commit({"x": b"x"}, branch="other")
     hub.fault("*/commits/*", status=404)
@@ -195,7 +195,7 @@ def test_a_mirror_that_knows_no_commits_is_believed_about_the_repo(hub: rig.Hub,
     assert source.snapshot(info).created == info.last_modified
 
 
-def test_a_hub_that_is_not_there(client: Client, monkeypatch: pytest.MonkeyPatch):
+def test_connection_refused(client: Client, monkeypatch: pytest.MonkeyPatch):
     point_at(monkeypatch, "http://127.0.0.1:1")
     with pytest.raises(UnavailableError, match="refused") as raised:
         HubClient(client).info("org/tiny", "model", "main")
@@ -203,7 +203,7 @@ def test_a_hub_that_is_not_there(client: Client, monkeypatch: pytest.MonkeyPatch
     assert raised.value.side == "source"
 
 
-def test_offline_mode_is_named(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
+def test_offline_mode(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
     hub.add_repo("org/tiny", {"config.json": b"{}"})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it reads its variables at import
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):

@@ -1,4 +1,4 @@
-"""The bytes of the hub's files on their way: broken off, wrong, too slow, behind URLs that expire."""
+"""Reading files: dropped connections, wrong bytes, slow servers, signed URLs that expire."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_dropped_connections_anywhere(hub: rig.Hub, ask, cdn: bool, cuts: list[i
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
 
 
-def test_dropped_connections_without_end(hub: rig.Hub, ask):
+def test_permanent_connection_drops(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault("*/weights.bin", drop_after=0, times=None)
     source = ask()
@@ -74,8 +74,8 @@ def test_a_server_that_ignores_range(hub: rig.Hub, ask):
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
 
 
-def test_a_signed_url_that_expires_midway_is_asked_for_again(hub: rig.Hub, ask):
-    """Every URL given out so far is worthless after the first response, which breaks off."""
+def test_a_signed_url_that_expires_is_renewed(hub: rig.Hub, ask):
+    """All signed URLs expire with the first response, which drops the connection."""
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault("*/weights.bin", host="cdn", drop_after=1000, expire=True)
     source = ask()
@@ -84,14 +84,14 @@ def test_a_signed_url_that_expires_midway_is_asked_for_again(hub: rig.Hub, ask):
     assert ranges == [None, None, "bytes=1000-199999", "bytes=1000-199999"]
 
 
-def test_a_storage_that_refuses_a_fresh_url_for_a_moment(hub: rig.Hub, ask):
+def test_a_storage_that_refuses_a_new_url_once(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault("*/weights.bin", host="cdn", status=403, times=2)
     source = ask()
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
 
 
-def test_a_storage_that_refuses_on(hub: rig.Hub, ask):
+def test_a_storage_that_refuses_every_url(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault("*/weights.bin", host="cdn", status=403, times=None)
     source = ask()
@@ -100,7 +100,7 @@ def test_a_storage_that_refuses_on(hub: rig.Hub, ask):
         read(source, info, "weights.bin")
 
 
-def test_a_hub_that_refuses_without_a_reason_is_not_taken_for_its_storage(hub: rig.Hub, ask):
+def test_a_refusal_of_the_hub_is_not_taken_for_one_of_the_storage(hub: rig.Hub, ask):
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     hub.fault("*/weights.bin", host="hub", status=403, times=None)
     source = ask()
@@ -110,7 +110,7 @@ def test_a_hub_that_refuses_without_a_reason_is_not_taken_for_its_storage(hub: r
     assert len(hub.log.files()) == 1
 
 
-def test_a_commit_that_is_gone(hub: rig.Hub, ask):
+def test_a_deleted_commit(hub: rig.Hub, ask):
     repo = hub.add_repo("org/tiny", {"config.json": b"{}"})
     source = ask()
     info = source.info("org/tiny", "model", "main")
@@ -121,9 +121,9 @@ def test_a_commit_that_is_gone(hub: rig.Hub, ask):
     assert "rerun the command" in (raised.value.hint or "")
 
 
-def test_a_large_file_comes_in_several_ranges(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
-    """The real storage refuses a single GET of more than 50 GB; the window is made small for the test."""
-    monkeypatch.setattr(api, "RANGE_WINDOW", 70_000)  # nobody has 32 GB to spare
+def test_a_large_file_is_read_in_several_ranges(hub: rig.Hub, ask, monkeypatch: pytest.MonkeyPatch):
+    """The real storage rejects a GET of more than 50 GB; the test uses a smaller range."""
+    monkeypatch.setattr(api, "RANGE_WINDOW", 70_000)  # 32 GB would take too long
     hub.add_repo("org/tiny", {"weights.bin": DATA})
     source = ask()
     assert read(source, source.info("org/tiny", "model", "main"), "weights.bin") == DATA
@@ -144,7 +144,7 @@ def test_a_cancel_ends_a_slow_file(hub: rig.Hub, ask, client: Client):
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_hashes_are_the_hubs(data: bytes, lfs: bool):
+def test_hashes_equal_those_of_the_hub(data: bytes, lfs: bool):
     oid = hashlib.sha256(data).hexdigest() if lfs else rig.git_oid(data)
     seen = FileHash(HubFile("x", len(data), oid))
     seen.update(data[:50])

@@ -1,4 +1,4 @@
-"""ferry, broken off and disturbed in any order: a tag names a whole image or is what it was, and a rerun heals."""
+"""Interrupt and disturb ferry in any order: a tag names a complete image or is unchanged, and a rerun completes."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from tests.resume.support import Stopped, StoppingReporter
 from tests.support.hub import Generated, Hub
 from tests.support.sink import Sink
 
-# Just large enough for layers of their own, so that there is something to keep when a run breaks off.
+# Large enough for its own layer, so that an interrupted run has a partial image.
 LARGE = Limits().large + 7
-PLACES = st.integers(0, LARGE)
-# A step takes its time, and there are eight: to look for fewer would take longer than to read them.
+OFFSETS = st.integers(0, LARGE)
+# No shrinking: it would take minutes, and a run has only eight steps.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 ENTRY = RepoRequest("org/model", "model")
 
 
 Fault = Callable[[Hub, Sink, int], None]
-# What goes wrong at the hub and at the registry in the next run, which gets over it.
+# Faults that the next run survives.
 PASSING: dict[str, Fault] = {
-    "the hub drops": lambda hub, _, place: hub.fault("*.bin", host="cdn", drop_after=place, times=1 + place % 3),
-    "the hub ignores ranges": lambda hub, _, place: [
-        hub.fault("*.bin", host="cdn", drop_after=place),
+    "the hub drops": lambda hub, _, offset: hub.fault("*.bin", host="cdn", drop_after=offset, times=1 + offset % 3),
+    "the hub ignores ranges": lambda hub, _, offset: [
+        hub.fault("*.bin", host="cdn", drop_after=offset),
         hub.fault("*.bin", host="cdn", ignore_range=True),
     ],
-    "a signed address expires": lambda hub, _, place: hub.fault("*.bin", host="cdn", drop_after=place, expire=True),
-    "the registry drops an upload": lambda _, sink, place: sink.break_after.append(place),
+    "a signed address expires": lambda hub, _, offset: hub.fault("*.bin", host="cdn", drop_after=offset, expire=True),
+    "the registry drops an upload": lambda _, sink, offset: sink.break_after.append(offset),
     "the registry has lost an upload": lambda _, sink, __: sink.refuse.append(("PATCH", 404)),
     "the registry is down for a moment": lambda _, sink, __: sink.refuse.append(("PUT .*/blobs/", 503)),
     "the registry deletes nothing": lambda _, sink, __: sink.refuse.append(("DELETE .*/manifests/", 405)),
 }
-# And what makes it fail, cleanly.
+# Faults that end the next run with an error.
 FATAL: dict[str, Fault] = {
-    "the hub sends a wrong byte": lambda hub, _, place: hub.fault("*.bin", host="cdn", corrupt_at=place),
-    "the hub sends too little": lambda hub, _, place: hub.fault("*.bin", host="cdn", truncate_to=place),
+    "the hub sends a wrong byte": lambda hub, _, offset: hub.fault("*.bin", host="cdn", corrupt_at=offset),
+    "the hub sends too little": lambda hub, _, offset: hub.fault("*.bin", host="cdn", truncate_to=offset),
     "the hub has lost a file": lambda hub, *_: hub.fault("*/resolve/*.bin", status=404),
     "the registry does not take a manifest": lambda _, sink, __: sink.refuse.append(("PUT .*/manifests/", 413)),
 }
@@ -60,7 +60,7 @@ WRONG = PASSING | FATAL
 
 
 class Ferrying(RuleBasedStateMachine):
-    """A repo that is carried again and again, while it changes and hub and registry go wrong."""
+    """A repo that is ferried repeatedly, while it changes and hub and registry fail."""
 
     def __init__(self, hub: Hub, sink: Sink) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Ferrying(RuleBasedStateMachine):
         sink.blobs.clear()
         self.lost = False
         # What the tag has named so far.
-        self.whole: list[dict[str, bytes]] = []
+        self.complete: list[dict[str, bytes]] = []
         self.seeds = itertools.count(4)
         files = {"a.bin": Generated(LARGE, 1), "b.bin": Generated(LARGE, 2), "config.json": Generated(100, 3)}
         self.repo = hub.add_repo("org/model", files)
@@ -83,14 +83,14 @@ class Ferrying(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 20))
     def a_file_is_again_what_it_was(self, number: int) -> None:
-        if self.whole:
+        if self.complete:
             name = ["a.bin", "b.bin"][number % 2]
-            self.repo.commit({name: self.whole[number % len(self.whole)][name]})
+            self.repo.commit({name: self.complete[number % len(self.complete)][name]})
 
-    @rule(name=st.sampled_from(["a.bin", "b.bin"]), what=st.sampled_from(sorted(WRONG)), place=PLACES)
-    def a_file_changes_and_something_goes_wrong(self, name: str, what: str, place: int) -> None:
+    @rule(name=st.sampled_from(["a.bin", "b.bin"]), what=st.sampled_from(sorted(WRONG)), offset=OFFSETS)
+    def a_file_changes_and_something_goes_wrong(self, name: str, what: str, offset: int) -> None:
         self.a_file_changes(name)
-        WRONG[what](self.hub, self.sink, place)
+        WRONG[what](self.hub, self.sink, offset)
         self.carry(may_fail=what in FATAL)
         self.hub.faults.clear()
         self.sink.heal()
@@ -103,7 +103,7 @@ class Ferrying(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 20))
     def the_registry_loses_a_blob_and_a_file_changes(self, number: int) -> None:
-        """What is reused of the earlier image may be what was lost."""
+        """The lost blob may be a reused layer."""
         self.the_registry_loses_a_blob(number)
         self.a_file_changes("config.json")
         self.carry()
@@ -115,8 +115,8 @@ class Ferrying(RuleBasedStateMachine):
     @rule()
     def carry(self, reporter: RecordingReporter | None = None, *, force: bool = False, may_fail: bool = False) -> None:
         with closing(Client(retry_wait=0.001)) as client:
-            place = Reference.parse(f"{self.sink.host}/llm/models")
-            store = registries(client).repository(place, write=True)
+            repository = Reference.parse(f"{self.sink.host}/llm/models")
+            store = registries(client).repository(repository, write=True)
             before = self.held(store)
             try:
                 repo_ferry = RepoFerry(client, reporter or RecordingReporter(), jobs=2)
@@ -130,15 +130,15 @@ class Ferrying(RuleBasedStateMachine):
                 self.lost = self.lost and result.status == "up-to-date"
                 if not self.lost:
                     assert self.held(store) == self.listed()
-                    self.whole.append(self.listed())
+                    self.complete.append(self.listed())
 
     def check_as_before(self, store: Repository, before: dict[str, bytes] | None) -> None:
-        """What the tag names has not moved; but the run may have brought back a blob that the registry had lost."""
+        """The tag is unchanged, but the run may have uploaded a blob that the registry had lost."""
         after = self.held(store)
-        assert after == before or (self.lost and before is None and after in self.whole)
+        assert after == before or (self.lost and before is None and after in self.complete)
 
     def held(self, store: Repository) -> dict[str, bytes] | None:
-        """Return the bytes of the files under the tag, None where there is none; an image is never half there."""
+        """Return the files under the tag, or None if there is no tag; a tag never names an incomplete image."""
         try:
             image = open_image(store, "org--model")
             assert image.index is not None

@@ -1,4 +1,4 @@
-"""Driving `llmstack ferry` as a process, and looking at what it made with programs that are not ours."""
+"""Run `llmstack ferry` as a process, and check its images with other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MiB = 1024 * 1024
 
 
 def skopeo(*arguments: str | Path) -> str:
-    """Run skopeo against registries on this machine; return what it prints."""
+    """Run skopeo against registries on this machine; return its output."""
     command = [need("skopeo", "skopeo"), "--insecure-policy", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def skopeo(*arguments: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Port:
-    """A hub, a registry with a namespace of its own, and a folder to start from."""
+    """A hub, a registry with its own namespace, and a working directory."""
 
     hub: Hub
     registry: Registry
@@ -52,13 +52,13 @@ class Port:
         return ["ferry", *given, *to, *base]
 
     def results(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """Run it with --json, to a good end, and return the results."""
+        """Run it with --json, check its exit code, and return the results."""
         run = self.ferry("--json", *arguments, env=env)
         assert run.code == 0, run.stderr
         return list(run.json["results"])
 
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start it without waiting for its end."""
+        """Start it in the background."""
         return subprocess.Popen(
             [sys.executable, "-m", "llmstack", *self.command(*arguments)],
             cwd=self.folder,
@@ -72,7 +72,7 @@ class Port:
         return f"{self.space}/{kind}:{tag}"
 
     def inspect(self, tag: str, kind: str = "models", platform: str | None = None) -> dict[str, Any]:
-        """Return what skopeo says of an image."""
+        """Return the output of `skopeo inspect`."""
         chosen = ["--override-arch", platform] if platform else []
         return dict(json.loads(skopeo(*chosen, "inspect", "--tls-verify=false", f"docker://{self.image(tag, kind)}")))
 
@@ -85,7 +85,7 @@ class Port:
         return f"{self.space}/models@{index['manifests'][0]['digest']}"
 
     def tags(self, kind: str = "models") -> list[str]:
-        """Return the tags that the registry has on its disk."""
+        """Return the tags on the registry's disk."""
         place = self.repository(kind) / "_manifests/tags"
         return sorted(path.name for path in place.iterdir()) if place.exists() else []
 
@@ -93,11 +93,11 @@ class Port:
         return self.registry.root / "docker/registry/v2/repositories" / self.space.partition("/")[2] / kind
 
     def uploads(self) -> list[Path]:
-        """Return the bytes of uploads that are neither finished nor cancelled."""
+        """Return the data files of uploads that are neither finished nor cancelled."""
         return [path for path in self.repository().glob("_uploads/*/data") if path.exists()]
 
     def files(self, tag: str, kind: str = "models") -> dict[str, bytes]:
-        """Return the image's files under REPO/, out of a copy that skopeo made of it with every digest kept."""
+        """Return the image's files under REPO/, from a copy by skopeo that preserves all digests."""
         copy = self.folder.parent / f"copy-{hashlib.sha1(os.urandom(8)).hexdigest()}"
         image = f"docker://{self.image(tag, kind)}"
         skopeo("copy", "--all", "--preserve-digests", "--src-tls-verify=false", image, f"oci:{copy}:x")
@@ -105,7 +105,7 @@ class Port:
 
 
 def repo_files(layout: Path, tag: str | None = None) -> dict[str, bytes]:
-    """Return the files under REPO/ of an image in a layout, read by tarfile; the platforms must hold the same."""
+    """Return the files under REPO/ of an image in a layout, read by tarfile; all platforms must be equal."""
     index = _json(layout / "index.json")
     named = "org.opencontainers.image.ref.name"
     (top,) = [one for one in index["manifests"] if tag in {None, one.get("annotations", {}).get(named)}]
@@ -138,7 +138,7 @@ def _json(path: Path) -> Any:
 
 
 def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Ask again and again until something is so; the process must not end before."""
+    """Poll until `ready`; the process must not end before."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
         assert process.poll() is None, process.communicate()

@@ -1,4 +1,4 @@
-"""A loopback Hugging Face hub over real HTTP, judged by the real huggingface_hub (tests/rig/test_hub.py).
+"""A loopback Hugging Face Hub over real HTTP; tests/rig/test_hub.py checks it with the real huggingface_hub.
 
 with Hub() as hub:
     repo = hub.add_repo("org/tiny", {"config.json": b"{}", "model.safetensors": Path("big.bin")}, license="mit")

@@ -1,4 +1,4 @@
-"""Serve folders as hub repos until a signal comes: `python -m tests.support.hub --model org/name=FOLDER`."""
+"""Serve directories as Hub repos until a signal: `python -m tests.support.hub --model org/name=FOLDER`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
         "--model", action="append", default=[], metavar="ID=FOLDER", help="a folder to serve as a model"
     )
     parser.add_argument("--dataset", action="append", default=[], metavar="ID=FOLDER", help="the same, as a dataset")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the URL is the first line printed")
+    parser.add_argument("--port", type=int, default=0, help="0 selects a free one; the first output line is the URL")
     parser.add_argument("--license", default=None, help="the license of every repo")
     parser.add_argument("--lfs-over", type=int, default=10 * 1024, metavar="BYTES", help="larger files are LFS files")
     parser.add_argument("--no-cdn", action="store_true", help="serve LFS files from the hub itself")

@@ -1,4 +1,4 @@
-"""What the hub's JSON API says about a repo, as pure functions of the repo and the request's query."""
+"""The responses of the Hub's JSON API, as pure functions of the repo and the query."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _sibling(file: HubFile, blobs: bool) -> dict[str, Any]:
 
 
 def tree(commit: Commit, folder: str, query: Query) -> tuple[list[dict[str, Any]], str | None]:
-    """GET …/tree/{rev}[/{folder}]: one page, and the query of the next one; raises KeyError for an unknown folder."""
+    """GET …/tree/{rev}[/{folder}]: a page, and the query of the next page; raises KeyError for an unknown folder."""
     if folder and folder not in commit.folders:
         raise KeyError(folder)
     recursive = query.get("recursive", ["false"])[0].lower() == "true"
@@ -68,7 +68,7 @@ def tree(commit: Commit, folder: str, query: Query) -> tuple[list[dict[str, Any]
 
 
 def tree_entry(commit: Commit, path: str, *, expand: bool) -> dict[str, Any]:
-    """One file or folder as tree and paths-info show it."""
+    """A file or folder in the responses of tree and paths-info."""
     if file := commit.files.get(path):
         entry: dict[str, Any] = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
         if file.sha256:
@@ -81,12 +81,12 @@ def tree_entry(commit: Commit, path: str, *, expand: bool) -> dict[str, Any]:
 
 
 def paths_info(commit: Commit, paths: list[str], *, expand: bool) -> list[dict[str, Any]]:
-    """POST …/paths-info/{rev}: those of the paths that exist."""
+    """POST …/paths-info/{rev}: the existing ones of the paths."""
     return [tree_entry(commit, path, expand=expand) for path in paths if path in commit.files or path in commit.folders]
 
 
 def refs(repo: Repo, query: Query) -> dict[str, Any]:
-    """GET …/refs; a branch that is called refs/pr/N is a pull request."""
+    """GET …/refs; a branch named refs/pr/N is a pull request."""
     pulls = [name for name in repo.branches if name.startswith("refs/pr/")]
     answer: dict[str, Any] = {
         "branches": [

@@ -1,4 +1,4 @@
-"""The repos that a loopback hub holds: files with the hashes that git and LFS give them, commits, branches, tags."""
+"""The repos of a loopback hub: files with their git and LFS hashes, commits, branches, tags."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ RepoType = Literal["model", "dataset"]
 Gated = Literal[False, "auto", "manual"]
 
 FIRST_COMMIT = datetime(2024, 1, 1, 12, tzinfo=UTC)
-# What generated files are made of, from places of their own on; no compression makes it smaller.
+# Generated files repeat this block from different offsets. It is not compressible.
 BLOCK = random.Random(6).randbytes(1024 * 1024)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A file of `size` bytes that is made while it is sent, and differs from others by `seed`.
+    """A file of `size` bytes, generated while it is sent; other seeds give other bytes.
 
-    `sha256` spares the hub the hashing of what is very large; a client finds out if it is wrong.
+    `sha256` saves the time to hash a very large file.
     """
 
     size: int
@@ -45,7 +45,7 @@ Content = bytes | Path | Generated
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a commit; `oid` is git's name for the blob, which for an LFS file is its pointer's."""
+    """A file of a commit; `oid` is the git blob sha1 of the file, or of the pointer of an LFS file."""
 
     path: str
     content: Content
@@ -70,7 +70,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """One state of a repo; `files` is sorted by path."""
+    """A commit; `files` is sorted by path."""
 
     sha: str
     title: str
@@ -85,16 +85,15 @@ class Commit:
 
     @cached_property
     def folders(self) -> dict[str, str]:
-        """Every folder's path with a made-up tree id."""
+        """Every folder's path with an invented tree id."""
         parents = {str(parent) for path in self.files for parent in Path(path).parents} - {"."}
         return {path: hashlib.sha1(f"{self.sha} {path}".encode()).hexdigest() for path in sorted(parents)}
 
 
 class Repo:
-    """A model or dataset repo with its history; made by Hub.add_repo.
+    """A model or dataset repo with its history, created by Hub.add_repo.
 
-    Commits are dated a day apart and their ids follow from what they hold, so that the same calls always make the
-    same repo.
+    Commits have dates one day apart, and their ids depend on their content: the same calls give the same repo.
     """
 
     def __init__(
@@ -119,11 +118,11 @@ class Repo:
 
     @property
     def sha(self) -> str:
-        """The commit that `main` names."""
+        """The commit of `main`."""
         return self.branches["main"]
 
     def head(self, revision: str = "main") -> Commit:
-        """Return the commit that a branch, a tag or a commit id names; raises KeyError."""
+        """Return the commit of a branch, a tag or a commit id; raises KeyError."""
         name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         return self.commits[self.branches.get(name) or self.tags.get(name) or name]
 

@@ -1,4 +1,4 @@
-"""What a loopback hub is told to do wrong, where, and how often."""
+"""The faults of a loopback hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Host = Literal["hub", "cdn"]
 
 @dataclass(slots=True)
 class Fault:
-    """One thing that goes wrong, for requests whose decoded URL path matches a glob, `times` times (None: always).
+    """One fault, for requests whose decoded URL path matches a glob, `times` times (None: always).
 
-    `status` (with `retry_after` in seconds, or other `headers`) answers instead of the resource. All others need a
-    response that carries a file's bytes and leave every other alone: `drop_after` closes the connection after so
-    many bytes of the body, `stall_after` falls silent there, `bytes_per_second` is slow, `truncate_to` serves a
-    shorter file as if it were whole, `corrupt_at` changes the byte at that offset of the file, `ignore_range`
-    answers 200 to a Range, `expire` makes every URL that is signed so far worthless. `taken` counts.
+    `status` (with `retry_after` in seconds, or other `headers`) replaces the response. All other faults apply only to
+    responses with the bytes of a file: `drop_after` closes the connection after this number of bytes, `stall_after`
+    sends nothing more after it, `bytes_per_second` limits the rate, `truncate_to` serves a shorter file as if it were
+    complete, `corrupt_at` changes the byte at this offset of the file, `ignore_range` responds to a Range with 200,
+    `expire` invalidates all signed URLs. `taken` counts.
     """
 
     pattern: str
@@ -46,7 +46,7 @@ class Fault:
 
 
 class Faults:
-    """The faults of a hub; each request takes at most one."""
+    """The faults of a hub; at most one applies to each request."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -61,7 +61,7 @@ class Faults:
             self._faults.clear()
 
     def take(self, host: Host, request: Request, *, carries_file: bool) -> Fault | None:
-        """Return the first fault for this request, counted off: one with a status, or one for an answer with a file."""
+        """Return the first fault for this request and count it: with a status, or for a response with a file."""
         if not self._faults:
             return None
         with self._lock:

@@ -1,4 +1,4 @@
-"""The requests that a loopback hub has seen."""
+"""The request log of a loopback hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.hub.faults import Host
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One request and how it was answered; `path` is decoded, `length` is the Content-Length of the answer."""
+    """One request with its response; `path` is decoded, `length` is the Content-Length of the response."""
 
     host: Host
     method: str
@@ -23,7 +23,7 @@ class Logged:
 
     @property
     def is_file(self) -> bool:
-        """Whether it was for a file's bytes or headers, on either host."""
+        """Whether the request is for the bytes or headers of a file, on either host."""
         return self.host == "cdn" or "/resolve/" in self.path or "/resolve-cache/" in self.path
 
     @property
@@ -32,7 +32,7 @@ class Logged:
 
 
 class RequestLog:
-    """All requests in the order in which their answers began; an entry is there before its answer is."""
+    """All requests, in the order of their responses; an entry is added before its response is sent."""
 
     def __init__(self) -> None:
         self._entries: list[Logged] = []

@@ -1,4 +1,4 @@
-"""A loopback Hugging Face hub, and the CDN that it sends clients to for LFS files."""
+"""A loopback Hugging Face Hub, and the CDN that LFS files are redirected to."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a token stands for, and the gated and private repos that it may read."""
+    """The account of a token, with the gated and private repos that it can read."""
 
     name: str
     access: frozenset[str]
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a failure of the fixture
-    """An answer that is an error, in the hub's form."""
+class Refused(Exception):  # noqa: N818 - a response, not a failure of the fixture
+    """An error response in the form of the Hub."""
 
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure of the fixtur
 class Hub:
     """A hub on a free loopback port; with `cdn`, LFS files are redirected to another origin with a signed URL.
 
-    `resolve_cache` sends clients to a relative URL for all other files, as the hosted hub does.
+    `resolve_cache` redirects all other files to a relative URL, as the public Hub does.
     """
 
     def __init__(self, *, port: int = 0, cdn: bool = True, resolve_cache: bool = False) -> None:
@@ -64,7 +64,7 @@ class Hub:
         self.faults = Faults()
         self._signing_epoch = 0
         self._hub = WebServer(lambda request: self._answer("hub", request), port=port)
-        # Another host, not only another port: some clients tell origins apart by the host alone.
+        # Another host, not only another port: some clients compare the host only.
         self._cdn = WebServer(lambda request: self._answer("cdn", request), host="127.0.0.2")
 
     @property
@@ -117,18 +117,18 @@ class Hub:
         self.repos[repo.type, new_id] = repo
 
     def add_token(self, token: str, name: str = "tester", access: frozenset[str] | set[str] = frozenset()) -> str:
-        """Make a token known, with access to the gated and private repos that are named; return it."""
+        """Register a token with access to these gated and private repos; return it."""
         self.accounts[token] = Account(name, frozenset(access))
         return token
 
     def fault(self, pattern: str, **what: Any) -> Fault:
-        """Do something wrong for the next request (`times`) whose path matches the glob; see Fault."""
+        """Add a fault for the next request (or `times` requests) whose path matches the glob; see Fault."""
         fault = Fault(pattern, **what)
         self.faults.add(fault)
         return fault
 
     def expire_signed_urls(self) -> None:
-        """Make every CDN URL that was given out so far worthless."""
+        """Invalidate all signed CDN URLs."""
         self._signing_epoch += 1
 
     def _answer(self, host: Host, request: Request) -> Response:
@@ -176,7 +176,7 @@ class Hub:
     def _repo(
         self, request: Request, account: Account | None, repo_type: RepoType, segments: list[str]
     ) -> tuple[Repo, list[str]]:
-        """Split a path into a repo, of one or two segments, and what follows."""
+        """Split a path into a repo id of one or two segments, and the rest."""
         for length in (2, 1):
             repo_id = "/".join(segments[:length])
             if new_id := self.renamed.get((repo_type, repo_id)):
@@ -225,7 +225,7 @@ class Hub:
         repo, rest = self._repo(request, account, repo_type, segments)
         if len(rest) < 3 or rest[0] != "resolve":
             raise Refused(404, None, "Not found")
-        # refs/pr/1 may come with its slashes bare.
+        # The slashes of refs/pr/1 may be unescaped.
         length = 3 if rest[1] == "refs" else 1
         commit = _commit(repo, "/".join(rest[1 : 1 + length]))
         _check_gate(repo, account)
@@ -339,7 +339,7 @@ def _form(request: Request) -> dict[str, list[str]]:
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return start and stop of what a Range header asks for; None when that lies outside (RFC 9110, section 14)."""
+    """Return start and stop of a Range header, or None if it is not satisfiable (RFC 9110, section 14)."""
     match = RANGE.fullmatch(header) if header else None
     if not match or match[0] == "bytes=-":
         return 0, size
