@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import time
@@ -234,6 +235,22 @@ def registry_with_token(client: Client) -> Iterator[Callable[[str], Repository]]
     registry.start()
     yield open_with
     registry.stop()
+
+
+def test_a_compressed_response_of_a_token_server_is_decoded(client: Client):
+    def answer(request: Request) -> Response:
+        if request.path == "/token":
+            return Response(200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"token": "a"}'))
+        if "authorization" not in request.headers:
+            return Response(401, {"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'})
+        return Response(200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"tags": ["a"]}'))
+
+    registry = WebServer(answer)
+    registry.start()
+    try:
+        assert open_repository(client, f"{registry.url.removeprefix('http://')}/x", write=False).tags() == ["a"]
+    finally:
+        registry.stop()
 
 
 @pytest.mark.parametrize("character", [*map(chr, [*range(9), *range(10, 32), 127]), "\u20ac"])

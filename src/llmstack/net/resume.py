@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 
 from llmstack.errors import IntegrityError
 from llmstack.net.cancel import Cancelled
-from llmstack.net.http_body import Response, discard
+from llmstack.net.http_body import Response, content_encoding, decoded_chunks, discard, encoded_body
 from llmstack.net.http_client import Client
 from llmstack.net.http_headers import content_range
 from llmstack.net.network_errors import ConnectionClosedError, ConnectionLostError, network_errors
@@ -61,24 +61,38 @@ def _body(
 ) -> Generator[bytes, None, None]:
     """Yield the bytes from `position` up to `end` of one response; check the sizes in its headers."""
     skip = 0
-    length = response.headers.get("Content-Length")
+    encoding, length = content_encoding(response), response.headers.get("Content-Length")
     if response.status == 206:
         sent = content_range(response.headers)
         if sent is None or sent[0] != position:
             raise IntegrityError(f"{what}: the server sent another range than requested")
+        if sent[1] != size and encoding:
+            raise encoded_body(what, encoding)
         if sent[1] not in {None, size}:
             raise IntegrityError(f"{what}: the server has {sent[1]} bytes, expected {size}")
+        encoding = ""
     else:
         skip = position
-        if length and length != str(size):
+        # A body of the right size is the object itself, whatever its Content-Encoding says.
+        encoding = "" if length == str(size) else encoding
+        if length and length != str(size) and not encoding:
             raise IntegrityError(f"{what}: the server has {length[:20]} bytes, expected {size}")
     left = end - position
     with network_errors(response.geturl() or what, timeout):
-        while left and (chunk := response.read(min(_CHUNK, skip + left), decode_content=False)):
-            if skip:
-                dropped = min(skip, len(chunk))
-                skip -= dropped
-                chunk = chunk[dropped:]
-            if chunk:
-                left -= len(chunk)
-                yield chunk
+        for chunk in decoded_chunks(response, what) if encoding else _chunks(response, skip + left):
+            kept = chunk[skip : skip + left]
+            skip -= min(skip, len(chunk))
+            left -= len(kept)
+            if kept:
+                yield kept
+            if not left:
+                return
+    if encoding:
+        raise IntegrityError(f"{what}: the decoded body has {end - left} bytes, expected {size}")
+
+
+def _chunks(response: Response, size: int) -> Generator[bytes, None, None]:
+    """Yield up to `size` bytes of a body as it was sent."""
+    while size and (chunk := response.read(min(_CHUNK, size), decode_content=False)):
+        size -= len(chunk)
+        yield chunk
