@@ -12,7 +12,7 @@ from llmstack.carried_image.file_index import FileIndex
 from llmstack.carried_image.image import open_image
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import CONFIG, LAYER_TAR, MANIFEST, RawManifest
+from llmstack.oci.spec import CONFIG, LAYER_TAR, MANIFEST, Descriptor, Manifest, RawManifest
 from tests.hub_server.conftest import HTML
 from tests.support.carried import carry, put_image
 from tests.support.serving import Serving, serving
@@ -68,6 +68,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_raw_manifest(models, "org--layer-size", HUGE)
     put_raw_manifest(models, "org--deep-manifest", DEEP)
     put_raw_manifest(models, "org--negative", b"-1")
+    put_artifact(models, "org--artifact")
+    put_artifact(models, f"sha256-{'ab' * 32}.sig")
     carry(models, "zzz--last", {"config.json": b"{}"}, repo_id="zzz/last")
     with serving(folder, f"oci:{folder}") as hub:
         yield hub
@@ -99,6 +101,13 @@ def put_raw_manifest(models: Layout, tag: str, size: bytes) -> None:
     models.put_manifest(RawManifest(MANIFEST, json.dumps(value).encode().replace(b'"SIZE"', size)), tag)
 
 
+def put_artifact(models: Layout, tag: str) -> None:
+    """Put a manifest as oras and cosign write it: its config is the empty JSON object."""
+    models.write_blob(lambda: [b"{}"])
+    config = Descriptor("application/vnd.oci.empty.v1+json", Digest.of(b"{}"), 2)
+    models.put_manifest(Manifest(config, (Descriptor("text/plain", Digest.of(b"{}"), 2),)).to_raw(), tag)
+
+
 def listed(hub: Serving) -> set[str]:
     return {item["id"] for item in json.loads(hub.get("/api/models").body)}
 
@@ -120,6 +129,11 @@ def test_broken_images_are_left_out_with_a_note(hub: Serving):
     for name in {*INDEXES, "layer-size", "deep-manifest", "negative"} - HARMLESS:
         assert f"org/{name}" not in served
         assert f"models:org--{name} is left out: " in hub.output
+
+
+def test_artifacts_and_signatures_are_not_repos(hub: Serving):
+    assert not [repo_id for repo_id in listed(hub) if "artifact" in repo_id or "sha256" in repo_id]
+    assert "artifact" not in hub.output
 
 
 def test_an_image_that_claims_another_repo_is_not_served_as_that(hub: Serving):

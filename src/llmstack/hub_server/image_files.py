@@ -8,7 +8,7 @@ from contextlib import closing
 
 from llmstack.carried_image.file_index import ROOT, BlobRange, IndexedFile, extents
 from llmstack.carried_image.image import Image, StoredLayer, open_image
-from llmstack.carried_image.naming import check_repo_id, is_leftover, repo_of, tag_for
+from llmstack.carried_image.naming import check_repo_id, is_leftover, is_referrer_tag, repo_of
 from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hub_server.error_answers import needs_extract
@@ -21,17 +21,19 @@ from llmstack.oci.tar_reader import TarReader, layer_by_ranges, open_layer
 MAX_COMPRESSED = 64 * 1024 * 1024
 
 
-def open_revision(place: ImageReader, tag: str, digest: Digest) -> tuple[Revision, Files | None] | None:
+def open_revision(source: ImageReader, tag: str, digest: Digest) -> tuple[Revision, Files | None] | None:
     """Open an image by its digest.
 
-    None for what is not a repo: a partial image, a leftover, a signature, a tag that is not a repo's. The files are
+    None for what is not a repo: a partial image, a leftover, a signature, an artifact, another tag. The files are
     included if the image has a file index. Raises NotFoundError, IntegrityError, NotAuthorizedError, UnavailableError.
     """
-    if tag.startswith("sha256-"):
+    if is_referrer_tag(tag):
         return None
-    image = open_image(place.reader, digest)
+    image = open_image(source.reader, digest)
+    if image.is_artifact:
+        return None
     try:
-        return _carried(place, tag, image) if image.index else _foreign(place, tag, image)
+        return _carried(source, tag, image) if image.index else _foreign(source, tag, image)
     except UsageError:
         return None
 
@@ -42,11 +44,11 @@ def open_files(revision: Revision) -> Files:
     return _indexed_files(image) if image.index else _scan(image)
 
 
-def _carried(place: ImageReader, tag: str, image: Image) -> tuple[Revision, Files] | None:
+def _carried(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Files] | None:
     index = image.index
     if index is None or index.incomplete or is_leftover(tag, index.repo_id, index.revision):
         return None
-    if tag != tag_for(index.repo_id, index.revision) or place.repo_type not in {None, index.repo_type}:
+    if not index.agrees_with(tag) or source.repo_type not in {None, index.repo_type}:
         claimed = f"{index.repo_type} {index.repo_id}@{index.revision}"
         raise IntegrityError(f"its file index claims another repo or revision: {claimed}")
     revision = Revision(
@@ -54,7 +56,7 @@ def _carried(place: ImageReader, tag: str, image: Image) -> tuple[Revision, File
         repo_id=check_repo_id(index.repo_id),
         name=index.revision,
         commit=index.commit,
-        image=f"{place.reader.name}:{tag}",
+        image=f"{source.reader.name}:{tag}",
         digest=image.raw_manifest.digest,
         size=index.size,
         files=len(index.files),
@@ -62,20 +64,20 @@ def _carried(place: ImageReader, tag: str, image: Image) -> tuple[Revision, File
         gated=index.gated,
         created=index.created,
         needs_extract=any(layer.compressed for layer in image.layers_of(index.files).values()),
-        reader=place.reader,
+        reader=source.reader,
     )
     return revision, _indexed_files(image)
 
 
-def _foreign(place: ImageReader, tag: str, image: Image) -> tuple[Revision, None]:
+def _foreign(source: ImageReader, tag: str, image: Image) -> tuple[Revision, None]:
     repo_id, name = repo_of(tag)
     revision = Revision(
-        repo_type=place.repo_type or "model",
+        repo_type=source.repo_type or "model",
         repo_id=repo_id,
         name=name,
         # Clients expect a commit of 40 hex digits that changes with the content.
         commit=image.raw_manifest.digest.hex[:40],
-        image=f"{place.reader.name}:{tag}",
+        image=f"{source.reader.name}:{tag}",
         digest=image.raw_manifest.digest,
         size=sum(layer.size for layer in image.manifest.layers),
         files=None,
@@ -83,7 +85,7 @@ def _foreign(place: ImageReader, tag: str, image: Image) -> tuple[Revision, None
         gated=False,
         created=None,
         needs_extract=not _can_scan(image),
-        reader=place.reader,
+        reader=source.reader,
     )
     return revision, None
 

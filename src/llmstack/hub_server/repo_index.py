@@ -49,9 +49,9 @@ class _Seen:
 class RepoIndex:
     """The repos of `name`, a namespace or a layout; thread-safe. `note` gets a message per image that is left out."""
 
-    def __init__(self, name: str, places: Sequence[ImageReader], jobs: int, note: Callable[[str], None]) -> None:
+    def __init__(self, name: str, sources: Sequence[ImageReader], jobs: int, note: Callable[[str], None]) -> None:
         self.name = name
-        self._places = places
+        self._sources = sources
         self._jobs = jobs
         self._note = note
         self._files = Cache[Digest, Files](_MAX_FILES, lambda files: len(files.files))
@@ -128,12 +128,12 @@ class RepoIndex:
         present: set[tuple[int, str]] = set()
         failed: list[LlmstackError] = []
         refused: list[NotAuthorizedError] = []
-        for number, place in enumerate(self._places):
+        for number, source in enumerate(self._sources):
             try:
-                named = place.reader.digests(None, self._jobs)
+                named = source.reader.digests(None, self._jobs)
             except NotAuthorizedError as error:
                 refused.append(error)
-                if len(refused) == len(self._places):
+                if len(refused) == len(self._sources):
                     raise
                 if kept := {key for key in known if key[0] == number}:
                     present |= kept
@@ -165,9 +165,9 @@ class RepoIndex:
         with self._lookup.held():
             if self._is_miss(key):
                 return
-            for number, place in enumerate(self._places):
-                if place.repo_type in {None, repo_type}:
-                    self._look_up_tags(number, place, _possible_tags(repo_id, name))
+            for number, source in enumerate(self._sources):
+                if source.repo_type in {None, repo_type}:
+                    self._look_up_tags(number, source, _possible_tags(repo_id, name))
             if len(self._misses) >= _MAX_MISSES:
                 self._misses.clear()
             self._misses[key] = time.monotonic() + _MISS_SECONDS
@@ -175,9 +175,9 @@ class RepoIndex:
     def _is_miss(self, key: tuple[RepoType, str, str]) -> bool:
         return time.monotonic() < self._misses.get(key, 0.0)
 
-    def _look_up_tags(self, number: int, place: ImageReader, tags: Sequence[str]) -> None:
+    def _look_up_tags(self, number: int, source: ImageReader, tags: Sequence[str]) -> None:
         try:
-            named = place.reader.digests(tags, self._jobs)
+            named = source.reader.digests(tags, self._jobs)
         except NotAuthorizedError:
             return
         for tag, digest in named.items():
@@ -192,21 +192,21 @@ class RepoIndex:
 
     def _read(self, number: int, named: tuple[str, Digest]) -> LlmstackError | None:
         """Read the image that a tag names; return the error if it may be temporary."""
-        place, (tag, digest) = self._places[number], named
+        source, (tag, digest) = self._sources[number], named
         revision = None
         try:
-            opened = open_revision(place, tag, digest)
+            opened = open_revision(source, tag, digest)
             if opened:
                 revision, files = opened
                 if files:
                     self._files.put(revision.digest, files)
         except LlmstackError as error:
-            self._note(f"{place.reader.name}:{tag} is left out: {error}")
+            self._note(f"{source.reader.name}:{tag} is left out: {error}")
             if isinstance(error, UnavailableError | NotAuthorizedError):
                 return error
         except Exception:
             # A bug that one image triggers must not hide the others.
-            self._note(f"{place.reader.name}:{tag} is left out: a bug in llmstack")
+            self._note(f"{source.reader.name}:{tag} is left out: a bug in llmstack")
             write_traceback(sys.stderr)
         with self._lock:
             self._retire(self._seen.get((number, tag)))
