@@ -36,7 +36,7 @@ def evil(tmp_path: Path) -> str:
     index = carry(store, "t", {"a": b"a"})
     (one,) = index.files
     false = replace(one, path=f"sub/{ESCAPES}", sha256="0" * 64)
-    hostile = replace(index, repo_id=ESCAPES, revision=ESCAPES, created=ESCAPES, license=ESCAPES, files=(false,))
+    hostile = replace(index, repo_id=ESCAPES, revision=ESCAPES, license=ESCAPES, files=(false,))
     put_image(store, f"t{ESCAPES}", hostile, [Descriptor(LAYER_TAR, one.ranges[0].layer, 2048)])
     return f"oci:{tmp_path}/carried"
 

@@ -10,15 +10,17 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from llmstack.carried_image.file_index import BlobRange, FileIndex, IndexedFile
-from llmstack.carried_image.image_location import locate
+from llmstack.carried_image.image_location import RegistryLocation, locate
 from llmstack.carried_image.naming import Namespace, check_repo_id, split_revision, tag_for
 from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError
 from llmstack.extraction.destination_layout import CacheLayout
 from llmstack.extraction.fetch_plan import case_conflicts
+from llmstack.hub_server.hub_api import hub_date
 from llmstack.hub_server.model_card import parse_card, split_card
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.repos import Files, Revision
@@ -34,7 +36,7 @@ from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
 from llmstack.oci.compression import decompressed
 from llmstack.oci.layout import Layout, find_manifest, tags_of
-from llmstack.oci.reference import Digest, Reference
+from llmstack.oci.reference import Digest, Reference, is_tag
 from llmstack.oci.rootfs import Rootfs
 from llmstack.oci.spec import (
     Descriptor,
@@ -91,7 +93,8 @@ def reference(data: bytes) -> None:
         tag_for(*split_revision(text))
     argument, _, source = text.partition("\n")
     with contextlib.suppress(LlmstackError):
-        locate(argument, source or None, "model", _NAMESPACE)
+        request = locate(argument, source or None, "model", _NAMESPACE)
+        assert is_tag(request.location.tag or "none") or not isinstance(request.location, RegistryLocation)
 
 
 def json_object(data: bytes) -> None:
@@ -183,18 +186,24 @@ def file_index(data: bytes) -> None:
         case_conflicts(paths)
         select(paths, index.selection, str)
         assert FileIndex.parse([index.to_bytes()]) == index
+        # What list, inspect, the hub and the catalogue do with it.
+        json.dumps(asdict(index)).encode()
+        assert index.size < len(paths) * 2**63 + 1
+        assert hub_date(index.created)
+        if index.agrees_with("org--tiny"):
+            assert (index.repo_id, index.revision) == ("org/tiny", "main")
         CacheLayout(Path("cache"), index)
 
 
 def wish_list(data: bytes) -> None:
     """Wish lists."""
     text = data.decode(errors="replace")
-    wishes = parse_wishlist(text, "list.txt", "model", "https://hub.example:8080")
-    for entry in wishes.entries:
+    parsed = parse_wishlist(text, "list.txt", "model", "https://hub.example:8080")
+    for entry in parsed.entries:
         assert tag_for(entry.repo_id, entry.revision)
         select(["config.json"], entry.selection, str)
-    assert all(str(problem).isprintable() for problem in wishes.problems)
-    assert len(wishes.entries) + len(wishes.problems) <= text.count("\n") + 1
+    assert all(str(problem).isprintable() for problem in parsed.problems)
+    assert len(parsed.entries) + len(parsed.problems) <= text.count("\n") + 1
 
 
 def archive(data: bytes) -> None:

@@ -367,6 +367,13 @@ def test_an_image_under_another_repos_tag_is_not_that_repo(carried, tmp_path):
     assert run(f"oci:{carried}/models:{digest}", tmp_path / "pinned").repo_id == "org/model"
 
 
+def test_a_dataset_is_not_taken_for_a_model_of_the_same_name(tmp_path):
+    carry(Layout(tmp_path / "carried/models"), "org--data", {"a": b"a"}, repo_id="org/data", repo_type="dataset")
+    with pytest.raises(NotFoundError, match="holds the dataset org/data, not a model") as caught:
+        run("org/data", tmp_path / "cache", source=f"oci:{tmp_path}/carried", layout="hf-cache")
+    assert caught.value.hint == "add --type dataset"
+
+
 def test_an_untagged_image_is_listed(carried, tmp_path):
     index = (carried / "models/index.json").read_text()
     (carried / "models/index.json").write_text(re.sub(r'"annotations":{[^}]*"org--model"}', '"annotations":{}', index))

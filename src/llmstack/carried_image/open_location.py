@@ -133,6 +133,12 @@ def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str
         return True
     if request.repo_id is not None and index.repo_id != request.repo_id:
         raise NotFoundError(f"{image.name} holds {index.repo_id}, not {request.repo_id}", side="source")
+    if request.repo_id is not None and index.repo_type != request.repo_type:
+        raise NotFoundError(
+            f"{image.name} holds the {index.repo_type} {index.repo_id}, not a {request.repo_type}",
+            hint=f"add --type {index.repo_type}",
+            side="source",
+        )
     # Two revisions may share a tag.
     if request.repo_id is not None and request.revision not in {DEFAULT_REVISION, index.revision, index.commit}:
         raise NotFoundError(
