@@ -102,3 +102,16 @@ def test_items_that_are_not_kept_cost_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
+
+
+def test_all_members_together_have_a_limit():
+    """A thousand members that nobody asked for would be kept."""
+    value = b'"' + b"x" * 100_000 + b'"'
+    chunks = (b'{"items": []' if number == 0 else b', "%d": %s' % (number, value) for number in range(1000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="the members without 'items' have more than 2097152 characters"):
+            list(parse_items(chunks, "items", {}, "a document"))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -29,6 +29,9 @@ FORMAT = "1"
 FORMAT_WITH_PARTS = "2"
 # Far more than 100,000 files with long names need.
 MAX_INDEX_SIZE = 256 * 1024 * 1024
+# A compressed layer may expand to an index of this size, and more if it is larger: hashes do not compress well.
+_MAX_EXPANDED = 4 * 1024 * 1024
+_EXPANDED_PER_BYTE = 64
 # PATH_MAX of Linux, in bytes.
 MAX_PATH = 4096
 # The number of files serialized in one piece.
@@ -93,6 +96,11 @@ class IndexedFile:
         if self.is_split:
             return {**head, "parts": [{name: getattr(part, name) for name in _PART} for part in self.ranges]}
         return {**head, "layer": self.ranges[0].layer, "offset": self.ranges[0].offset}
+
+
+def max_index_size(stored: int) -> int:
+    """Return how large a file index may be, in bytes, in a layer of `stored` bytes."""
+    return min(MAX_INDEX_SIZE, _MAX_EXPANDED + _EXPANDED_PER_BYTE * stored)
 
 
 def extents(file: IndexedFile, start: int, length: int) -> list[BlobRange]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile
+from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile, max_index_size
 from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
@@ -350,7 +350,12 @@ def _read_index(reader: BlobReader, layer: Descriptor) -> FileIndex:
     index = None
     with open_layer(reader, layer) as tar:
         for entry in tar:
-            if entry.path == INDEX_PATH and entry.kind == "file" and entry.size <= MAX_INDEX_SIZE and index is None:
+            if entry.path == INDEX_PATH and entry.kind == "file" and index is None:
+                if entry.size > max_index_size(layer.size):
+                    raise IntegrityError(
+                        f"{reader.name}: the file index has {entry.size:,} bytes in a layer of {layer.size:,}, "
+                        f"the limit is {max_index_size(layer.size):,}"
+                    )
                 index = FileIndex.parse(tar.content())
             elif entry.kind != "directory":
                 raise _NotAnIndexError

@@ -12,6 +12,8 @@ from llmstack.oci.spec import JSON_DECODER, check_json
 
 # The longest single value, in characters. The list itself is not a single value.
 MAX_VALUE = 1024 * 1024
+# All members together, without the list.
+MAX_MEMBERS = 2 * MAX_VALUE
 _PIECE = 64 * 1024
 _SPACES = frozenset(" \t\n\r")
 _AFTER_VALUE = _SPACES | frozenset(",:]}")
@@ -25,9 +27,11 @@ def parse_items(
     Raises IntegrityError, which names `what`, if the data is not such an object.
     """
     text = _Text(chunks)
+    characters = 0
     try:
         text.expect("{")
         while True:
+            start = text.consumed
             key = text.value()
             text.expect(":")
             if not isinstance(key, str) or key in members:
@@ -37,6 +41,9 @@ def parse_items(
                 yield from _list_items(text)
             else:
                 members[key] = text.value()
+                characters += text.consumed - start
+                if characters > MAX_MEMBERS:
+                    raise ValueError(f"the members without {name!r} have more than {MAX_MEMBERS} characters")
             if text.expect(",}") == "}":
                 text.end()
                 return
@@ -63,6 +70,8 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._at = 0
+        # The number of characters of all values that were consumed.
+        self.consumed = 0
 
     def peek(self) -> str:
         """Return the next character that is not white space; an empty string at the end."""
@@ -100,6 +109,7 @@ class _Text:
                     # A number may continue in the next piece.
                     if self._text[end : end + 1] in _AFTER_VALUE or not more:
                         check_json(value, self._text[self._at : end])
+                        self.consumed += end - self._at
                         self._at = end
                         return value
             more = self._more()

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.compression import HEAD, sniff
-from llmstack.oci.layout import MAX_INDEX_SIZE, digests_of, find_manifest, tags_of
+from llmstack.oci.layout import MAX_LAYOUT_INDEX_SIZE, digests_of, find_manifest, tags_of
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.spec import (
     CONFIG,
@@ -142,7 +142,7 @@ class OciArchive:
     @cached_property
     def _index(self) -> Index:
         try:
-            data = self._tar.read_all("index.json", MAX_INDEX_SIZE)
+            data = self._tar.read_all("index.json", MAX_LAYOUT_INDEX_SIZE)
         except NotFoundError as error:
             hint = f"if it is from docker save: docker-archive:{self._tar.path}"
             if not self._tar.path.exists():

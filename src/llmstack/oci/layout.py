@@ -25,7 +25,7 @@ from llmstack.oci.store import CHUNK, BlobReader
 
 REF_NAME = "org.opencontainers.image.ref.name"
 # The list of all images is no manifest: no registry limits it. Room for more than 100,000 images.
-MAX_INDEX_SIZE = 32 * 1024 * 1024
+MAX_LAYOUT_INDEX_SIZE = 32 * 1024 * 1024
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _PARTIAL = ".part-"
 _MODE = 0o644
@@ -125,9 +125,10 @@ class Layout:
         entries = [(item, member) for item, member in old if keep(item)] + [(item, item.to_json()) for item in new]
         entries.sort(key=lambda entry: (entry[0].annotations.get(REF_NAME, ""), entry[0].digest))
         data = canonical_json({**value, "manifests": [member for _, member in entries]})
-        if len(data) > MAX_INDEX_SIZE:
+        if len(data) > MAX_LAYOUT_INDEX_SIZE:
             raise UnavailableError(
-                f"writing to {self.name}: index.json would have {len(data):,} bytes, the limit is {MAX_INDEX_SIZE:,}",
+                f"writing to {self.name}: index.json would have {len(data):,} bytes, "
+                f"the limit is {MAX_LAYOUT_INDEX_SIZE:,}",
                 hint="write to another layout, one directory per project for example",
             )
         replace_file(self.folder / "index.json", data, _MODE)
@@ -144,7 +145,7 @@ class Layout:
 
     def _raw_index(self) -> RawManifest:
         try:
-            return RawManifest("", self._read("index.json", "index.json", MAX_INDEX_SIZE))
+            return RawManifest("", self._read("index.json", "index.json", MAX_LAYOUT_INDEX_SIZE))
         except NotFoundError:
             return Index(()).to_raw()
 
