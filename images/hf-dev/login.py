@@ -1,11 +1,12 @@
-"""Sets up the logins of this container: passwords and keys from secrets or the environment, else what is built in.
+"""Set up this container's logins: passwords and keys from secrets or the environment, else the built-in defaults.
 
 Usage: login.py STATE_FOLDER SERVICE... with the services `jupyter` and `ssh`. Exits with a message if a setting is
-wrong, or if the default password would be accepted although REFUSE_DEFAULT_PASSWORD is set.
+invalid, or if the default password would be accepted although REFUSE_DEFAULT_PASSWORD is set.
 """
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from pathlib import Path
 DEFAULTS = Path("/etc/llmstack/default-passwords")
 JUPYTER_HASH = Path("/etc/llmstack/jupyter-password")
 SSH_CONFIG = Path("/etc/ssh/sshd_config.d/10-llmstack-start.conf")
-ENVIRONMENT = Path("/etc/environment")
 PROFILE = Path("/etc/profile.d/llmstack.sh")
-# What a login makes for itself, and what must not leave the process it was given to.
+# Variables that each login sets itself.
 OWN = {"HOME", "LC_CTYPE", "USER", "LOGNAME", "SHELL", "SHLVL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "_"}
-SECRET = ("PASSWORD", "TOKEN", "SECRET", "KEY", "CREDENTIAL")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# One of these words in a variable's name means a secret: HF_TOKEN and PGPASSWORD, but not TOKENIZERS_PARALLELISM.
+SECRET_NAME = re.compile(
+    r"(.*_)?(KEYS?|PASS|PASSPHRASE|PWD|PAT|AUTH|CREDENTIALS?|[A-Z0-9]*(PASSWORDS?|PASSWD|TOKEN|SECRETS?|APIKEYS?))(_.*)?",
+    re.IGNORECASE,
+)
+URL_CREDENTIALS = re.compile(r"://[^/?#\s]*@")
 
 
 def stop(message):
@@ -33,25 +39,25 @@ def switch(name):
 
 
 def setting(name):
-    """Return a secret: the file that NAME_FILE names, else NAME, else None."""
+    """Return a secret: the content of the file in NAME_FILE, else NAME, else None."""
     path = os.environ.get(f"{name}_FILE")
     if path:
         try:
             value = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
-            stop(f"{name}_FILE: {path} cannot be read: {error.strerror}")
+            stop(f"{name}_FILE: {path}: cannot be read: {error.strerror}")
     else:
         value = os.environ.get(name)
     if value is not None and not value.strip():
-        stop(f"{name} is empty: leave it out, or set a password")
+        stop(f"{name} is empty: remove it or set a password")
     return value
 
 
-def write_private(path, text):
+def write_private(path, content):
     """Write a file that only this user can read."""
     path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(os.fsencode(content))
 
 
 def set_up_jupyter(state):
@@ -69,7 +75,7 @@ def set_up_jupyter(state):
 
 
 def set_up_ssh():
-    """Set root's password and keys, make host keys; tell whether the built-in password stays in force."""
+    """Set root's password and keys, create host keys; tell whether the built-in password is accepted."""
     keys, password, key_only = setting("SSH_AUTHORIZED_KEYS"), setting("SSH_ROOT_PASSWORD"), switch("SSH_KEY_ONLY")
     authorized = Path("/root/.ssh/authorized_keys")
     if keys:
@@ -79,41 +85,64 @@ def set_up_ssh():
         stop("SSH_KEY_ONLY is set, but there is no key: set SSH_AUTHORIZED_KEYS_FILE or SSH_AUTHORIZED_KEYS")
     if password is not None:
         subprocess.run(["chpasswd"], input=f"root:{password}\n", text=True, check=True)
-    SSH_CONFIG.unlink(missing_ok=True)
+    variables = session_variables()
+    config = [f"SetEnv {' '.join(sshd_quote(f'{name}={value}') for name, value in variables.items())}"]
     if key_only:
-        SSH_CONFIG.write_text("PasswordAuthentication no\nPermitRootLogin prohibit-password\n", encoding="utf-8")
+        config += ["PasswordAuthentication no", "PermitRootLogin prohibit-password"]
+    write_private(SSH_CONFIG, "\n".join(config) + "\n")
+    # /etc/profile resets PATH in each login shell.
+    PROFILE.write_text(f"export PATH={shlex.quote(os.environ['PATH'])}\n")
     subprocess.run(["ssh-keygen", "-A"], stdout=subprocess.DEVNULL, check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    show_environment()
     return password is None and not key_only
 
 
-def show_environment():
-    """Let ssh logins see the container's environment: pam_env reads the one file, login shells the other."""
-    variables = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name not in OWN and "\n" not in value and not any(word in name.upper() for word in SECRET)
-    }
-    ENVIRONMENT.write_text("".join(f'{name}="{value}"\n' for name, value in variables.items() if '"' not in value))
-    # /etc/profile sets PATH anew in every login shell.
-    PROFILE.write_text(f"export PATH={shlex.quote(variables.get('PATH', ''))}\n")
+def session_variables():
+    """Return the container's variables for SSH sessions, without secrets; report those that cannot be passed on."""
+    variables, left_out = {}, []
+    for name, value in sorted(os.environ.items()):
+        if name in OWN or SECRET_NAME.fullmatch(name) or not NAME.fullmatch(name):
+            continue
+        if URL_CREDENTIALS.search(value) or (name.lower().endswith("_proxy") and "@" in value):
+            left_out.append(f"{name} (contains credentials)")
+        elif "\n" in value:
+            left_out.append(f"{name} (contains a line break)")
+        elif '"' in value and not sshd_has_escapes():
+            left_out.append(f"{name} (contains a double quote, which needs OpenSSH 8.7)")
+        else:
+            variables[name] = value
+    if left_out:
+        print(f"hf-dev: SSH sessions do not get {', '.join(left_out)}", file=sys.stderr)
+    return variables
+
+
+def sshd_quote(assignment):
+    r"""Quote an argument of sshd_config. OpenSSH 8.7 and newer read \\ and \" as escapes, older ones as they are."""
+    if sshd_has_escapes():
+        assignment = assignment.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{assignment}"'
+
+
+def sshd_has_escapes():
+    """Tell whether sshd reads escapes in its configuration."""
+    version = subprocess.run(["ssh", "-V"], stderr=subprocess.PIPE, text=True, check=True).stderr
+    return tuple(map(int, re.match(r"OpenSSH_(\d+)\.(\d+)", version).groups())) >= (8, 7)
 
 
 def warn(services):
-    """Say loudly which service everybody can log in to."""
+    """Print a warning with the services that accept the default password."""
     line = "*" * 78
     how = {"jupyter": "JUPYTER_PASSWORD_FILE", "ssh": "SSH_ROOT_PASSWORD_FILE, or SSH_KEY_ONLY=1 with a key"}
     print(line, file=sys.stderr)
-    print("WARNING: this container accepts the default password, which everybody knows.", file=sys.stderr)
+    print("WARNING: this container accepts the default password, which is public.", file=sys.stderr)
     for service in services:
         print(f"         {service}: set {how[service]}", file=sys.stderr)
-    print("         REFUSE_DEFAULT_PASSWORD=1 makes the container refuse to start like this.", file=sys.stderr)
+    print("         With REFUSE_DEFAULT_PASSWORD=1, such a container does not start.", file=sys.stderr)
     print(line, file=sys.stderr)
 
 
 def main():
-    """Set up the services that were asked for."""
+    """Set up the requested services."""
     state, services = Path(sys.argv[1]), sys.argv[2:]
     (state / "runtime").mkdir(mode=0o700, parents=True, exist_ok=True)
     built_in = {"jupyter": lambda: set_up_jupyter(state), "ssh": set_up_ssh}
@@ -121,7 +150,7 @@ def main():
     open_services = [service for service in services if built_in[service]() and service in known]
     if open_services:
         if switch("REFUSE_DEFAULT_PASSWORD"):
-            stop(f"REFUSE_DEFAULT_PASSWORD is set, and the default password is in force for {', '.join(open_services)}")
+            stop(f"REFUSE_DEFAULT_PASSWORD is set, and the default password is accepted by {', '.join(open_services)}")
         warn(open_services)
     (state / "services").write_text(" ".join(services), encoding="utf-8")
 

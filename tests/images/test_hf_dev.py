@@ -1,4 +1,4 @@
-"""hf-dev on a processor: built, logged in to as people do, and searched for secrets."""
+"""hf-dev for CPUs: built once, used through Jupyter and SSH, and searched for secrets."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import websocket
 from tests.support.process import need
 from tests.support.standin import running
 
-# In two parts, so that the search for it does not find this file.
+# In two parts: a search for the password must not find this file.
 DEFAULT = "hgf" + "good"
-# What ssh() returns where a login is refused.
+# The result of ssh() if the login is refused.
 DENIED = object()
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("images")]
 
 
 class Browser:
-    """A person at Jupyter's login page."""
+    """A browser session with Jupyter."""
 
     def __init__(self, address):
         self.root = f"http://{address}"
@@ -43,7 +43,7 @@ class Browser:
                 return error.code, error.read()
 
     def log_in(self, password):
-        """Fill in the login page; return the status that the kernels' API answers with afterwards."""
+        """Submit the login page; return the status of the kernels API afterwards."""
         assert self.get("/login")[0] == 200
         form = urllib.parse.urlencode({"_xsrf": self.xsrf, "password": password}).encode()
         self.get("/login", form)
@@ -54,7 +54,7 @@ class Browser:
         return next(cookie.value for cookie in self.cookies if cookie.name == "_xsrf")
 
     def run(self, code):
-        """Start a kernel, run code in it, and return what it printed."""
+        """Start a kernel, run code in it, and return its output."""
         status, body = self.get(f"/api/kernels?_xsrf={self.xsrf}", b"{}")
         assert status == 201, body
         kernel = json.loads(body)["id"]
@@ -95,11 +95,11 @@ class Browser:
 
 @pytest.fixture
 def ssh(tmp_path):
-    """Return a function that logs in as root, with a password or a key, and says what a command printed."""
-    # The only way to give OpenSSH's client a password without a terminal.
-    asked = tmp_path / "askpass"
-    asked.write_text('#!/bin/sh\necho "$ASKED_PASSWORD"\n')
-    asked.chmod(0o700)
+    """Return a function that runs a command as root, with a password or a key, and returns its output."""
+    # Without a terminal, OpenSSH's client accepts a password only from an askpass program.
+    askpass = tmp_path / "askpass"
+    askpass.write_text('#!/bin/sh\necho "$ASKED_PASSWORD"\n')
+    askpass.chmod(0o700)
 
     def run(address, command, password="", key=None):
         how = ["PubkeyAuthentication=no", "NumberOfPasswordPrompts=1"]
@@ -109,7 +109,7 @@ def ssh(tmp_path):
         options = [part for option in how for part in ("-o", option)]
         done = subprocess.run(
             [need("ssh", "openssh-client"), "-F", "/dev/null", *options, f"root@{address}", command],
-            env={"SSH_ASKPASS": str(asked), "SSH_ASKPASS_REQUIRE": "force", "ASKED_PASSWORD": password},
+            env={"SSH_ASKPASS": str(askpass), "SSH_ASKPASS_REQUIRE": "force", "ASKED_PASSWORD": password},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -125,13 +125,13 @@ def ssh(tmp_path):
 
 @pytest.fixture(scope="module")
 def both(shared_engine, network, hf_dev):
-    """A container started with no command and nothing set."""
+    """A container with the default command and settings."""
     with running(shared_engine, network, hf_dev) as container:
         container.wait_healthy()
         yield container
 
 
-def test_jupyter_wants_the_password_and_runs_code(both):
+def test_jupyter_requires_the_password_and_runs_code(both):
     browser = Browser(f"{both.ip}:8888")
     assert browser.get("/api/kernels")[0] == 403
     assert browser.log_in("wrong") == 403
@@ -141,9 +141,9 @@ def test_jupyter_wants_the_password_and_runs_code(both):
     assert browser.run(code).splitlines()[-1] == "6 5.23.0 /workspace"
 
 
-def test_ssh_wants_the_password_and_shows_the_images_environment(both, ssh):
+def test_ssh_requires_the_password_and_passes_the_images_environment(both, ssh):
     assert ssh(both.ip, "true", password="wrong") is DENIED
-    # Login shells read /etc/profile, which sets a PATH of its own.
+    # Login shells read /etc/profile, which resets PATH.
     command = "echo $HF_HOME $HF_HUB_OFFLINE; command -v python jupyter-lab; bash -lc 'command -v python'"
     assert ssh(both.ip, command, password=DEFAULT).splitlines() == [
         "/workspace/.cache/huggingface 1",
@@ -153,21 +153,21 @@ def test_ssh_wants_the_password_and_shows_the_images_environment(both, ssh):
     ]
 
 
-def test_the_default_password_is_warned_of_loudly(both):
-    assert "WARNING: this container accepts the default password, which everybody knows." in both.logs
+def test_default_password_prints_a_warning(both):
+    assert "WARNING: this container accepts the default password, which is public." in both.logs
     assert "jupyter: set JUPYTER_PASSWORD_FILE" in both.logs
     assert "ssh: set SSH_ROOT_PASSWORD_FILE" in both.logs
     assert DEFAULT not in both.logs
 
 
-def test_host_keys_are_the_containers_own(both, hf_dev):
+def test_each_container_has_its_own_host_keys(both, hf_dev):
     inside = both.exec("sh", "-c", "ls /etc/ssh").stdout
     assert "ssh_host_ed25519_key" in inside
     listed = both.engine.docker("run", "--rm", "--network", "none", "--entrypoint", "ls", hf_dev, "/etc/ssh").stdout
     assert "ssh_host" not in listed
 
 
-def test_the_cache_is_where_it_should_be_and_offline_unless_asked(shared_engine, hf_dev):
+def test_cache_is_in_the_workspace_and_offline_by_default(shared_engine, hf_dev):
     code = (
         "from huggingface_hub import constants as c; from transformers.utils import hub as u;"
         "print(c.HF_HUB_CACHE, c.HF_HUB_OFFLINE, u.is_offline_mode())"
@@ -179,14 +179,14 @@ def test_the_cache_is_where_it_should_be_and_offline_unless_asked(shared_engine,
     assert online == "/workspace/.cache/huggingface/hub False False\n"
 
 
-def test_jupyter_alone_with_a_password_from_a_file(shared_engine, network, hf_dev):
+def test_jupyter_only_with_a_password_from_a_file(shared_engine, network, hf_dev):
     options = ("--env", "JUPYTER_PASSWORD_FILE=/run/jupyter-password", "--env", "JUPYTER_PASSWORD=not this one")
     command = ("jupyter-lab", "--ServerApp.port=9999", "--ServerApp.base_url=/lab-one/")
     script = 'echo of-my-own > /run/jupyter-password; exec tini -- llmstack-entrypoint "$@"'
     wrapped = ("-c", script, "sh", *command)
     options += ("--env", "REFUSE_DEFAULT_PASSWORD=1", "--entrypoint", "sh")
     with running(shared_engine, network, hf_dev, *wrapped, options=options) as container:
-        # The healthcheck follows port and base_url.
+        # The health check uses the port and base_url.
         container.wait_healthy()
         assert "WARNING: this container" not in container.logs
         assert container.exec("sh", "-c", "ls /etc/ssh").stdout.count("ssh_host") == 0
@@ -211,13 +211,50 @@ def test_passwords_from_the_environment_and_a_key_for_ssh(shared_engine, network
         container.wait_healthy()
         assert "WARNING: this container" not in container.logs
         assert ssh(container.ip, "true", password=DEFAULT) is DENIED
-        seen = ssh(container.ip, "env; cat /etc/environment", key=key)
-        assert "HF_HOME=" in seen
-        assert "of-my-own" not in seen
+        variables = ssh(container.ip, "env", key=key)
+        assert "HF_HOME=" in variables
+        assert "of-my-own" not in variables
         assert Browser(f"{container.ip}:8888").log_in("of-my-own") == 200
 
 
-def test_an_ssh_password_of_ones_own_replaces_the_default(shared_engine, network, hf_dev, ssh):
+def test_ssh_sessions_get_the_variables_unchanged_and_no_secret(shared_engine, network, hf_dev, ssh):
+    passed = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "MONKEY_MODE": "on",
+        "MAX_NEW_TOKENS": "8",
+        "HASH": "a #b # c",
+        "QUOTES": """it's "quoted" \\ and \\\\ $HOME `x` %h""",
+        "SPACES": "  two  ",
+        "EMPTY": "",
+        "UNICODE": "模型",
+        "no_proxy": "inside.site",
+        "http_proxy": "http://proxy.site:3128",
+        "PINNED": "git+https://git.site/repo@v1",
+    }
+    left_out = {
+        "HTTPS_PROXY": "http://user:hush@proxy.site:3128",
+        "ftp_proxy": "user:hush@proxy.site:3128",
+        "PIP_INDEX_URL": "https://user:hush@pip.site/simple",
+        "HF_TOKEN": "hush",
+        "PGPASSWORD": "hush",
+        "AWS_SECRET_ACCESS_KEY": "hush",
+        "TWO_LINES": "a\nb",
+    }
+    options = [part for name, value in {**passed, **left_out}.items() for part in ("--env", f"{name}={value}")]
+    with running(shared_engine, network, hf_dev, options=tuple(options)) as container:
+        container.wait_healthy()
+        output = ssh(container.ip, "env -0", password=DEFAULT)
+        variables = dict(entry.split("=", 1) for entry in output.split("\0") if entry)
+        assert {name: variables.get(name) for name in passed} == passed
+        assert not left_out.keys() & variables.keys()
+        assert "hush" not in output + container.logs
+        reported = (
+            "HTTPS_PROXY (contains credentials), PIP_INDEX_URL (contains credentials), TWO_LINES (contains a line"
+        )
+        assert f"SSH sessions do not get {reported}" in container.logs
+
+
+def test_ssh_password_replaces_the_default(shared_engine, network, hf_dev, ssh):
     options = ("--env", "SSH_ROOT_PASSWORD=of-my-own")
     with running(shared_engine, network, hf_dev, options=options) as container:
         container.wait_healthy()
@@ -228,20 +265,20 @@ def test_an_ssh_password_of_ones_own_replaces_the_default(shared_engine, network
 
 
 @pytest.mark.parametrize(
-    ("variables", "why"),
+    ("variables", "cause"),
     [
-        (["REFUSE_DEFAULT_PASSWORD=1"], "the default password is in force for jupyter, ssh"),
-        (["REFUSE_DEFAULT_PASSWORD=1", "JUPYTER_PASSWORD=x"], "the default password is in force for ssh"),
+        (["REFUSE_DEFAULT_PASSWORD=1"], "the default password is accepted by jupyter, ssh"),
+        (["REFUSE_DEFAULT_PASSWORD=1", "JUPYTER_PASSWORD=x"], "the default password is accepted by ssh"),
         (["JUPYTER_PASSWORD="], "JUPYTER_PASSWORD is empty"),
-        (["JUPYTER_PASSWORD_FILE=/no/such"], "/no/such cannot be read"),
+        (["JUPYTER_PASSWORD_FILE=/no/such"], "/no/such: cannot be read"),
         (["SSH_KEY_ONLY=1"], "there is no key"),
     ],
 )
-def test_what_cannot_be_safe_does_not_start(shared_engine, network, hf_dev, variables, why):
+def test_invalid_or_unsafe_setting_prevents_the_start(shared_engine, network, hf_dev, variables, cause):
     options = tuple(part for variable in variables for part in ("--env", variable))
     with running(shared_engine, network, hf_dev, options=options) as container:
         assert container.wait_ended() == 78
-        assert why in container.logs
+        assert cause in container.logs
 
 
 def test_any_uid_runs_jupyter(shared_engine, network, hf_dev):
@@ -255,12 +292,12 @@ def test_any_uid_runs_jupyter(shared_engine, network, hf_dev):
         )
 
 
-def test_a_jupyter_that_another_command_starts_has_no_default_password(shared_engine, hf_dev):
+def test_jupyter_started_by_another_command_has_no_default_password(shared_engine, hf_dev):
     def configured(*options):
         command = ["run", "--rm", "--network", "none", *options, hf_dev, "sh", "-c", "jupyter-lab --show-config-json"]
         done = shared_engine.docker(*command)
         assert "WARNING" not in done.stderr
-        # What is before it are lines of the log.
+        # The log precedes the JSON document.
         return json.loads(done.stdout[done.stdout.index("{") :])
 
     found = configured("-e", "REFUSE_DEFAULT_PASSWORD=1")
@@ -269,7 +306,7 @@ def test_a_jupyter_that_another_command_starts_has_no_default_password(shared_en
     assert "hashed_password" in configured("-e", "JUPYTER_PASSWORD=mine")["PasswordIdentityProvider"]
 
 
-def test_another_command_starts_neither(shared_engine, hf_dev):
+def test_another_command_starts_no_service(shared_engine, hf_dev):
     done = shared_engine.docker(
         "run", "--rm", "--network", "none", "--env", "REFUSE_DEFAULT_PASSWORD=1", hf_dev, "echo", "only this"
     )
@@ -277,23 +314,23 @@ def test_another_command_starts_neither(shared_engine, hf_dev):
 
 
 @pytest.mark.parametrize("name", ["hf:cpu", "hf-dev:cpu"])
-def test_no_password_token_or_setting_of_the_site_in_the_image(shared_engine, hf_dev, name):
+def test_image_contains_no_password_token_or_build_setting(shared_engine, hf_dev, name):
     assert hf_dev
-    told = (
+    metadata = (
         shared_engine.docker("history", "--no-trunc", name).stdout
         + shared_engine.docker("image", "inspect", name).stdout
     )
-    assert DEFAULT not in told
-    assert "HF_TOKEN" not in told
-    assert "_proxy" not in told.lower()
-    assert "PIP_INDEX_URL" not in told
+    assert DEFAULT not in metadata
+    assert "HF_TOKEN" not in metadata
+    assert "_proxy" not in metadata.lower()
+    assert "PIP_INDEX_URL" not in metadata
     [config] = json.loads(shared_engine.docker("image", "inspect", name).stdout)
     variables = dict(variable.split("=", 1) for variable in config["Config"]["Env"])
     assert not [key for key in variables if "PASSWORD" in key or "TOKEN" in key]
 
 
-def test_the_default_password_is_in_no_file(shared_engine, hf_dev):
-    """Deleted files too: what the context held is searched by the recipes' tests."""
+def test_no_file_contains_the_default_password(shared_engine, hf_dev):
+    """Files of the build context are searched in the tests of the recipes."""
     search = ("grep", "-rIl", "--exclude-dir=site-packages", "--exclude-dir=proc", "--exclude-dir=sys", DEFAULT, "/")
     done = shared_engine.docker("run", "--rm", "--network", "none", hf_dev, *search, check=False)
     assert (done.returncode, done.stdout) == (1, "")
