@@ -103,7 +103,7 @@ def test_a_killed_ferry_uploads_only_unfinished_layers_again(hub, target, busybo
     for verb in (["extract", image, tmp_path / "out"], ["inspect", image], ["verify", image]):
         refused = run_llmstack(*verb)
         assert refused.code == 3
-        assert "not a whole image" in refused.stderr
+        assert "is a partial image" in refused.stderr
     assert not (tmp_path / "out").exists()
     assert run_llmstack("extract", "org/ten", tmp_path / "out", "--from", target).code == 3
     (listed,) = run_llmstack("list", "--from", target, "--json").json

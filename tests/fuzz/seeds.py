@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,9 @@ def made(name: str) -> list[bytes]:
     """Return the binary seeds of a target."""
     if name == "layer":
         return _layers()
+    if name == "encoded_body":
+        data = bytes(5000) + b"x" * 5000
+        return [gzip.compress(data, mtime=0), zlib.compress(data), gzip.compress(data, mtime=0)[:-4]]
     return _archives() if name == "archive" else []
 
 

@@ -30,6 +30,7 @@ from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
 from llmstack.lists.wish_list import parse_wishlist
+from llmstack.net.http_body import inflated
 from llmstack.net.http_headers import content_range, next_link, requested_delay
 from llmstack.net.http_urls import display_url, redirected
 from llmstack.oci.archive import DockerArchive, OciArchive
@@ -217,8 +218,20 @@ def archive(data: bytes) -> None:
                 assert sum(map(len, opened.read_blob(blob))) == blob.size
 
 
+def encoded_body(data: bytes) -> None:
+    """A response body in gzip or zlib format."""
+    size = 0
+    with contextlib.suppress(LlmstackError):
+        for chunk in inflated(iter(_cut(data)), "a body", "gzip"):
+            assert len(chunk) <= CHUNK
+            size += len(chunk)
+            # Like read_limited: a bomb is decoded only up to a limit.
+            if size > CHUNK:
+                return
+
+
 def headers(data: bytes) -> None:
-    """What servers say in headers: challenges, places to go on to, times to wait."""
+    """Response headers: challenges, redirects, links, ranges, delays."""
     text = data.decode("latin-1")
     challenge = Challenge.parse(text)
     for place in ("https://registry.example", "http://127.0.0.1:5000"):
@@ -285,6 +298,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         file_index,
         wish_list,
         archive,
+        encoded_body,
         headers,
         settings,
         hub,

@@ -45,7 +45,7 @@ def decoded_chunks(response: Response, what: str) -> Iterator[bytes]:
         return chunks
     if encoding not in {"gzip", "x-gzip", "deflate"}:
         raise encoded_body(what, encoding)
-    return _inflated(chunks, what, encoding)
+    return inflated(chunks, what, encoding)
 
 
 def encoded_body(what: str, encoding: str) -> IntegrityError:
@@ -56,7 +56,7 @@ def encoded_body(what: str, encoding: str) -> IntegrityError:
     )
 
 
-def _inflated(chunks: Iterator[bytes], what: str, encoding: str) -> Iterator[bytes]:
+def inflated(chunks: Iterator[bytes], what: str, encoding: str) -> Iterator[bytes]:
     """Decode gzip or zlib data, in chunks of limited size."""
     decoder, empty = zlib.decompressobj(wbits=47), True
     try:
