@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-images sizes fuzz soak torch lint format docs schema hooks clean
+.PHONY: help system demo test test-unit test-images test-judges sizes fuzz soak torch lint format docs schema hooks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ system: ## install the programs that the tests use, where apt can
 demo: $(READY) ## carry a real small model onto a disk and back, and show it
 	@$(BIN)/python tools/demo.py
 
+test-unit: $(READY) ## run the tests that need neither root nor Docker nor a network; two minutes
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --ignore=tests/llama \
+	  -m "not images and not judges and not engine and not registry and not browser and not system" $(PYTEST_ARGS)
+
 test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup \
 	  $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
@@ -29,6 +33,10 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 test-images: system $(READY) ## build and use the large images as well; half an hour, less with .rig/ kept
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
 	@$(BIN)/python -m pytest -m images tests/images $(PYTEST_ARGS)
+
+test-judges: system $(READY) ## let current Docker, podman, crane, oras, skopeo, cosign and umoci judge; needs root
+	@tools/judges setup
+	@$(BIN)/python -m pytest -m judges tests/judges $(PYTEST_ARGS)
 
 sizes: $(READY) ## measure the memory that very large repos take; a quarter of an hour
 	@$(BIN)/python -m benchmarks.sizes

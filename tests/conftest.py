@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 
 from llmstack.image_builds.recipe_folder import images_folder
+from tests.support import process
 from tests.support import registry as registries
 from tests.support.base import write_busybox_layout
 from tests.support.disk import small_disk
@@ -35,6 +36,17 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
 NOWHERE = "http://127.0.0.1:1"
+# The markers of tests that use these fixtures; `make test-unit` leaves all of them out.
+MARKERS = {
+    "shared_engine": "engine",
+    "registry": "registry",
+    "secure_registry": "registry",
+    "token_registry": "registry",
+    "polled_registry": "registry",
+    "browser": "browser",
+    "busybox_base": "system",
+    "tiny_disk": "system",
+}
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("llmstack", deadline=None)
@@ -56,10 +68,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the engine in one process, where they do not say themselves what they share."""
+    """Mark tests by the fixtures that they use, and keep those of the engine in one process."""
     for item in items:
-        if "shared_engine" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("xdist_group"):
+        fixtures = getattr(item, "fixturenames", ())
+        for name in {MARKERS[fixture] for fixture in fixtures if fixture in MARKERS}:
+            item.add_marker(name)
+        if "shared_engine" in fixtures and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("engine"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let only marked tests use the machine's programs, so that the markers are right."""
+    process.programs_allowed = any(item.get_closest_marker(name) for name in (*MARKERS.values(), "images", "judges"))
 
 
 def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:

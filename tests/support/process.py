@@ -18,8 +18,20 @@ class RigError(Exception):
     """The rig cannot be set up on this machine; the message says what to do."""
 
 
+# Whether the running test has a marker that lets it use programs of the machine; set by tests/conftest.py.
+programs_allowed = True
+# Programs of every Linux system.
+_ESSENTIAL = frozenset({"ps", "setpriv", "tar"})
+
+
 def need(command: str, package: str) -> str:
-    """Return the path of a program; raises RigError with the package that holds it."""
+    """Return the path of a program; raises RigError with the package to install.
+
+    Raises RigError also in a test without the marker `engine`, `registry`, `browser` or `system`: `make test-unit`
+    would run it on machines that lack the program.
+    """
+    if not programs_allowed and command not in _ESSENTIAL:
+        raise RigError(f"a test that uses `{command}` needs a marker: engine, registry, browser or system")
     places = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     path = shutil.which(command, path=places)
     if path is None:
