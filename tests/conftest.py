@@ -43,7 +43,9 @@ MARKERS = {
     "secure_registry": "registry",
     "token_registry": "registry",
     "polled_registry": "registry",
+    "runners_engine": "engine",
     "browser": "browser",
+    "clients": "system",
     "busybox_base": "system",
     "tiny_disk": "system",
 }
@@ -71,7 +73,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the fixtures that they use, and keep those of the engine in one process."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        for name in {MARKERS[fixture] for fixture in fixtures if fixture in MARKERS}:
+        # A parameter may be the name of a fixture.
+        parameters = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        names = {*fixtures, *(value for value in parameters if isinstance(value, str))}
+        for name in {MARKERS[fixture] for fixture in names if fixture in MARKERS}:
             item.add_marker(name)
         if "shared_engine" in fixtures and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("engine"))

@@ -84,6 +84,7 @@ echo "codes: $code $?"
 """
 
 
+@pytest.mark.system
 def test_a_disk_that_is_too_small_is_refused_before_writing(source, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -108,6 +109,7 @@ find "$DISK" -type f | wc -l
 """
 
 
+@pytest.mark.system
 def test_a_disk_that_fills_while_writing_is_resumed_after_space_is_freed(source, tmp_path):
     """The disk has space for the bytes but not enough inodes."""
     disk = tmp_path / "disk"
@@ -121,6 +123,7 @@ def test_a_disk_that_fills_while_writing_is_resumed_after_space_is_freed(source,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.system
 def test_a_read_only_destination_is_a_usage_error(source, tmp_path):
     script = 'mount -t tmpfs -o ro none "$1" && shift && "$@"'
     unshare = [need("unshare", "util-linux"), "--map-root-user", "--mount", "sh", "-c", script, "sh", str(tmp_path)]

@@ -24,6 +24,8 @@ from tests.support.cli import run_llmstack
 from tests.support.disk import FragileDisk
 from tests.support.hub import Hub
 
+pytestmark = pytest.mark.system
+
 MOMENTS = range(4)
 _random = random.Random(SEED)
 OLD = {"config.json": b"{}", "weights.bin": _random.randbytes(100_000)}

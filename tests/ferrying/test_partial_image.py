@@ -173,6 +173,7 @@ def test_a_failed_ferry_saves_the_partial_image(hub, target, busybox_base, tmp_p
     assert models(target).tags() == ["org--ten"]
 
 
+@pytest.mark.registry
 def test_without_deletion_the_partial_tag_points_at_the_finished_image(hub, busybox_base, tmp_path, monkeypatch):
     monkeypatch.setenv("REGISTRY_STORAGE_DELETE_ENABLED", "false")
     with registries.plain_registry(tmp_path / "registry") as registry:

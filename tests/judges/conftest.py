@@ -48,7 +48,7 @@ def judge() -> Judge:
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A directory that the programs of the sid root see under the same path; pytest's own may be elsewhere."""
-    with tempfile.TemporaryDirectory(prefix="llmstack-judge-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="llmstack-judge-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

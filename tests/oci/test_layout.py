@@ -86,6 +86,7 @@ def test_blob_store_operations(layout: Layout):
     assert parts(layout) == []
 
 
+@pytest.mark.system
 def test_skopeo_reads_and_writes_layouts(layout: Layout, tmp_path: Path):
     raw = put_image(layout, "org--tiny").to_raw()
     copy = tmp_path / "copy"
@@ -236,6 +237,7 @@ def test_a_path_that_cannot_be_a_directory(tmp_path: Path, name: str):
         layout.tags()
 
 
+@pytest.mark.system
 def test_a_disk_that_fails_while_it_is_read(tmp_path: Path):
     with FragileDisk(tmp_path / "disk") as disk:
         layout = Layout(disk.folder / "models")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.disk import FragileDisk, as_root
 from tests.support.process import need
+
+pytestmark = pytest.mark.system
 
 
 def test_another_view_of_the_mounts_does_not_keep_the_disk(tmp_path: Path):

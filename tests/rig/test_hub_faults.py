@@ -15,6 +15,8 @@ import pytest
 from tests.support.hub import Hub
 from tests.support.process import need
 
+pytestmark = pytest.mark.system
+
 DATA = os.urandom(200_000)
 # What curl calls its failures.
 PARTIAL_FILE, TIMED_OUT, TLS_FAILED = 18, 28, 35
