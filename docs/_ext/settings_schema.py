@@ -33,8 +33,8 @@ TYPES: dict[Any, dict[str, Any]] = {
     },
 }
 DESCRIPTIONS = {
-    "namespace": "Where images go to and come from: registry/path, or oci:DIRECTORY.",
-    "base": "Base image of carried images: a reference, oci:DIRECTORY, an archive, or scratch.",
+    "namespace": "Where images go to and come from: registry/path, or oci:DIR.",
+    "base": "Base image of carried images: a reference, oci:DIR, an archive, or scratch.",
     "jobs": "Number of parallel transfers.",
     "plain_http": "Registries (host or host:port) without TLS. Loopback addresses need no entry.",
     "timeout": "Seconds without data after which a connection counts as lost.",

@@ -15,7 +15,7 @@ from llmstack.errors import UnavailableError, UsageError
 
 def hub(
     source: Annotated[
-        str | None, typer.Option("--from", metavar="NAMESPACE", help="Namespace or OCI layout (oci:FOLDER) to serve.")
+        str | None, typer.Option("--from", metavar="NAMESPACE", help="Namespace or OCI layout (oci:DIR) to serve.")
     ] = None,
     listen: Annotated[
         str, typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on.")
@@ -47,7 +47,7 @@ def hub(
             raise
         raise UnavailableError(
             f"the package {error.name} is not installed: llmstack hub requires the extra `hub`",
-            hint="in llmstack's folder: pip install '.[hub]'",
+            hint="in a checkout of llmstack: pip install '.[hub]'",
         ) from error
 
     session = open_session(
