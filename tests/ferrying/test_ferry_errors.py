@@ -15,6 +15,7 @@ import pytest
 from tests.support.cli import Run, run_llmstack
 from tests.support.ferry import Port, moving
 from tests.support.registry import Registry
+from tests.support.sink import Sink
 
 TOKEN = "hf_s3cr3tT0kenOfTheTest"
 NOWHERE = "127.0.0.1:1"
@@ -291,3 +292,15 @@ def test_a_commit_date_that_does_not_exist_in_utc_stops_no_repo(port: Port, date
     # An invalid commit date is treated as a missing one. The date of the repo is the same here, and is required.
     check(run, 1, "org/two: source: model org/two: ", "sent an invalid response")
     assert [result["status"] for result in run.json["results"]] == ["carried", "failed", "carried"]
+
+
+@pytest.mark.parametrize(("flags", "prints"), [([], True), (["--json"], True), (["--quiet"], False)])
+def test_quiet_prints_no_warning(port: Port, flags: list[str], prints: bool):
+    """The partial image of two layers cannot be saved: a warning, not an error."""
+    port.hub.add_repo("org/tiny", {"config.json": b"{}", "large.bin": bytes(17_000_000)})
+    with Sink() as sink:
+        sink.refuse = [("PUT .*/manifests/org--tiny--partial", 413)]
+        run = port.ferry("org/tiny", "--to", f"{sink.host}/llm", "--base", "scratch", "--progress", "none", *flags)
+    assert run.code == 0, run.stderr
+    assert ("warning: org/tiny: the partial image could not be saved" in run.stderr) == prints
+    assert prints or run.stderr == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ class FerryResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for `ferry --json`."""
-        return {name: value for name, value in asdict(self).items() if name not in {"layers", "exit_code"}}
+        names = (field.name for field in fields(self) if field.name not in {"layers", "exit_code"})
+        return {name: getattr(self, name) for name in names}
 
 
 def find_lists(start: Path) -> Path | None:
@@ -156,8 +157,8 @@ def _open_source(
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:
     """Return the exit code of a run: that of the error if the only repo failed, or 1 if any of several failed.
 
-    A bug in llmstack gives EXIT_BUG in any case.
-    `problems` is the number of invalid lines in the wish lists; 2 if there were no other lines.
+    `problems` is the number of invalid lines in the wish lists: 2 if there were no other lines. A bug in llmstack
+    always gives EXIT_BUG.
     """
     failed = [result for result in results if result.status == "failed"]
     if any(result.exit_code == EXIT_BUG for result in failed):

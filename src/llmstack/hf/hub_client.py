@@ -313,10 +313,8 @@ def _utc(time: datetime | None) -> str:
 
     Raises OverflowError if the time in UTC is outside the years 1 to 9999.
     """
-    time = time or datetime.fromtimestamp(0, UTC)
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    time = (time or datetime.fromtimestamp(0, UTC)).astimezone(UTC)
+    return f"{time.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def _license(card: object) -> str | None:
