@@ -45,6 +45,27 @@ def test_names_without_a_source(argument, place, repo_id, revision):
 
 
 @pytest.mark.parametrize(
+    ("argument", "tag", "revision"),
+    [
+        ("hf://o/m", "o--m", "main"),
+        ("hf://o/m@v1", "o--m--v1", "v1"),
+        ("https://huggingface.co/o/m", "o--m", "main"),
+        ("https://hf.co/o/m/tree/v1", "o--m--v1", "v1"),
+    ],
+)
+def test_a_url_names_a_repo(argument, tag, revision):
+    location = in_registry(f"registry.local/llm/models:{tag}")
+    assert find(argument) == ImageRequest(location, "o/m", "model", revision, anywhere=True)
+
+
+def test_a_url_of_the_other_type_hints_at_the_option():
+    for argument in ("hf://datasets/o/m", "https://huggingface.co/datasets/o/m"):
+        with pytest.raises(UsageError, match="URL of a dataset") as caught:
+            find(argument)
+        assert caught.value.hint == "add --type dataset"
+
+
+@pytest.mark.parametrize(
     ("argument", "location"),
     [
         ("docker://a/b:c", in_registry("a/b:c")),
@@ -103,6 +124,8 @@ def test_directories_are_namespaces_or_layouts(tmp_path):
         ("a/B:c", None),
         ("a/b:c d", None),
         ("o/m", "registry.local/ns:tag"),
+        ("https://example.org/o/m", None),
+        ("o/m", "oci:"),
     ],
 )
 def test_conflicting_or_invalid_names_are_usage_errors(argument, source):

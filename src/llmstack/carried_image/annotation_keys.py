@@ -1,4 +1,4 @@
-"""The annotation and label keys of images: one place for all names that ferry writes and readers look up.
+"""The annotation and label keys that ferry writes and readers look up.
 
 Keys of image-spec annotations.md, of the CNCF model-spec, and of llmstack.
 """

@@ -60,7 +60,7 @@ class FileTar:
 
     `files` are the files that it holds, or one part of, by path in the tar. `open` takes a function that is called with
     the size of each chunk; it raises NotFoundError, and IntegrityError at the end if a layer's digest does not match.
-    `blob` is None where the tar has no digest.
+    `blob` is None if the tar has no digest.
     """
 
     name: str
@@ -292,29 +292,27 @@ def host_platform() -> Platform:
     return Platform("linux", _ARCHITECTURES.get(machine, machine))
 
 
-def for_platform(reader: BlobReader, document: RawManifest, wanted: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
+def for_platform(reader: BlobReader, raw: RawManifest, platform: Platform) -> tuple[Manifest, tuple[Platform, ...]]:
     """Return the manifest for a platform, else the first one, and the platforms that an index lists.
 
     Raises what reading raises.
     """
     platforms: tuple[Platform, ...] = ()
     for _ in range(_MAX_NESTING):
-        if document.media_type not in INDEX_TYPES:
-            return Manifest.parse(document), platforms
+        if raw.media_type not in INDEX_TYPES:
+            return Manifest.parse(raw), platforms
         # BuildKit also lists attestations, for platform unknown/unknown.
-        images = [
-            item for item in Index.parse(document).manifests if item.platform is None or item.platform.os != "unknown"
-        ]
+        images = [item for item in Index.parse(raw).manifests if item.platform is None or item.platform.os != "unknown"]
         if not images:
-            raise IntegrityError(f"{reader.name}: index {document.digest} lists no image")
+            raise IntegrityError(f"{reader.name}: index {raw.digest} lists no image")
         platforms = platforms or tuple(item.platform for item in images if item.platform)
-        matching = [item for item in images if item.platform and _fits(item.platform, wanted)]
-        document = reader.manifest((matching or images)[0].digest)
+        matching = [item for item in images if item.platform and _fits(item.platform, platform)]
+        raw = reader.manifest((matching or images)[0].digest)
     raise IntegrityError(f"{reader.name}: indexes are nested more than {_MAX_NESTING} deep")
 
 
-def _fits(platform: Platform, wanted: Platform) -> bool:
-    return (platform.os, platform.architecture) == (wanted.os, wanted.architecture)
+def _fits(platform: Platform, requested: Platform) -> bool:
+    return (platform.os, platform.architecture) == (requested.os, requested.architecture)
 
 
 def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> tuple[FileIndex | None, str | None]:

@@ -139,19 +139,15 @@ def locate(argument: str, source: str | None, repo_type: RepoType, namespace: Na
 
 def parse_location(text: str) -> Location:
     """Read an image with or without a transport; raises UsageError."""
-    if not text.startswith((_ENGINE, _LAYOUT, *_ARCHIVES)):
-        name = text.removeprefix(_DOCKER)
-        return RegistryLocation(_not_empty(name, text), Reference.parse(name))
-    transport, _, rest = text.partition(":")
-    _not_empty(rest, text)
     if text.startswith(_ENGINE):
-        if not rest.startswith("sha256:"):
-            Reference.parse(rest)
-        return EngineLocation(rest)
-    source = parse_source(text)
-    if not isinstance(source, LayoutLocation | ArchiveLocation):
-        raise TypeError(transport)
-    return source
+        name = _not_empty(text.removeprefix(_ENGINE), text)
+        if not name.startswith("sha256:"):
+            Reference.parse(name)
+        return EngineLocation(name)
+    if location := _parse_path(text):
+        return location
+    name = _not_empty(text.removeprefix(_DOCKER), text)
+    return RegistryLocation(name, Reference.parse(name))
 
 
 def parse_source(text: str) -> ImageSource:
@@ -159,12 +155,7 @@ def parse_source(text: str) -> ImageSource:
     if text.startswith(_ENGINE):
         rest = text.removeprefix(_ENGINE)
         return EngineNamespace(Namespace.parse(rest) if rest else None)
-    if text.startswith(_LAYOUT):
-        return LayoutLocation(*_split_path(_not_empty(text.removeprefix(_LAYOUT), text)))
-    for transport in _ARCHIVES:
-        if text.startswith(f"{transport}:"):
-            return ArchiveLocation(transport, *_split_path(_not_empty(text.removeprefix(f"{transport}:"), text)))
-    return Namespace.parse(text)
+    return _parse_path(text) or Namespace.parse(text)
 
 
 def has_transport(text: str) -> bool:
@@ -186,6 +177,16 @@ def is_image(text: str) -> bool:
     )
 
 
+def _parse_path(text: str) -> LayoutLocation | ArchiveLocation | None:
+    """Read `oci:PATH[:TAG]` or an archive; None for anything else."""
+    if text.startswith(_LAYOUT):
+        return LayoutLocation(*_split_path(_not_empty(text.removeprefix(_LAYOUT), text)))
+    for transport in _ARCHIVES:
+        if text.startswith(f"{transport}:"):
+            return ArchiveLocation(transport, *_split_path(_not_empty(text.removeprefix(f"{transport}:"), text)))
+    return None
+
+
 def _not_empty(rest: str, text: str) -> str:
     if not rest:
         raise UsageError(f"{text!r} has nothing after the transport", hint="for example oci:./carried")
@@ -203,10 +204,8 @@ def _locate_image(argument: str, source: str | None) -> ImageRequest:
         return ImageRequest(parse_location(argument), anywhere=True)
     if source == _ENGINE:
         return ImageRequest(parse_location(f"{_ENGINE}{argument}"))
-    if source.startswith((_LAYOUT, *_ARCHIVES)):
-        origin = parse_source(source)
-        if isinstance(origin, LayoutLocation | ArchiveLocation):
-            return ImageRequest(replace(origin, reference=argument))
+    if location := _parse_path(source):
+        return ImageRequest(replace(location, reference=argument))
     raise UsageError(
         f"{argument} is an image, so --from {source} does not apply", hint="name a repo id, or leave --from out"
     )

@@ -76,7 +76,7 @@ def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
 
 
 def repo_of(tag: str) -> tuple[str, str]:
-    """Return the repo id and the revision that a tag stands for, as far as a tag tells them.
+    """Return the repo id and the revision of a tag, with `_` for characters that a tag cannot contain.
 
     A tag of two parts is read as owner and name. Raises UsageError if the result is not a repo id.
     """

@@ -32,7 +32,7 @@ from llmstack.oci.store import BlobReader, BlobStore
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
-    """A repository, layout or archive that holds images; `repo_type` is None where it may hold both types."""
+    """A repository, layout or archive that holds images; `repo_type` is None if it may hold both types."""
 
     reader: BlobReader
     repo_type: RepoType | None = None
@@ -119,12 +119,12 @@ def _open(
         if not isinstance(location, ArchiveLocation):
             error.hint = f"{error.hint or 'was it carried?'}; list the images: llmstack list"
             raise
-    # An archive with one image may have it under any name. The file index tells which repo it is.
+    # The only image of an archive may have any name. Its file index says which repo it holds.
     return open_image(reader, "", str(location))
 
 
 def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str], None]) -> bool:
-    """Tell whether the image is of the repo and revision that its file index claims, as far as its tag tells.
+    """Tell whether the image's tag agrees with the repo and revision that its file index claims.
 
     Raises NotFoundError if the image is not what was asked for.
     """

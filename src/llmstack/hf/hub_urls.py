@@ -23,7 +23,7 @@ _REF = re.compile(r"refs/(?:pr|convert)/[^/]+")
 
 @dataclass(frozen=True, slots=True)
 class RepoUrl:
-    """A repo as a URL names it; `revision` is None where the URL names none. `repo_id` is not checked."""
+    """The repo of a URL; `revision` is None if the URL has none. `repo_id` is not validated."""
 
     repo_type: RepoType
     repo_id: str

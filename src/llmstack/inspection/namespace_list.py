@@ -19,13 +19,13 @@ from llmstack.oci.repository import Registries
 from llmstack.oci.spec import INDEX_TYPES, Index, Manifest
 from llmstack.oci.store import BlobReader
 
-# The layer's tar was rewritten. Whether the file index is still usable, only reading it tells.
+# On layers whose tar was rewritten. The file index must be read to find out whether it is usable.
 _ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
 
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """One image. What an image does not tell is None; `size` is the bytes of all layers.
+    """One image. Unknown values are None; `size` is the total size of all layers.
 
     `incomplete` marks a partial image. `error` says why an image could not be read, or not as a carried image.
     """
@@ -68,7 +68,7 @@ def _tags(found: ImageReader) -> list[str]:
 
 
 def _describe(reader: BlobReader, tag: str) -> ListedImage | None:
-    """Describe the image of a tag; the empty tag stands for the only image, None if there is none."""
+    """Describe the image of a tag. The empty tag stands for the only image; None if the reader has no image."""
     listed = ListedImage(f"{reader.name}:{tag}" if tag else reader.name)
     try:
         raw = reader.manifest(tag)

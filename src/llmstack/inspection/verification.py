@@ -18,7 +18,7 @@ from llmstack.reporting import Reporter
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What was verified, and what is wrong. `files` counts the files in the file index; 0 if there is none."""
+    """What was verified, and what is wrong. `files` counts the files in the file index; 0 without one."""
 
     image: str
     layers: int

@@ -127,7 +127,7 @@ def date_of(line: str) -> str:
 def record(path: Path, row: CatalogueRow) -> bool:
     """Update the catalogue at `path` with `row`; return whether it changed.
 
-    Concurrent processes wait for each other. A reader sees the old file or the new one, whole.
+    Concurrent processes wait for each other. A reader sees the complete old file or the complete new one.
     Raises UnavailableError if the file cannot be read or written.
     """
     path = path.resolve()

@@ -1,6 +1,6 @@
 """Wish lists: one repo per line, with its options. People write them; llmstack only reads them.
 
-A line is `repo_id`, `repo_id@revision` or the address of a page of the hub, then any of `--include GLOB`,
+A line is `repo_id`, `repo_id@revision` or the URL of a repo, then any of `--include GLOB`,
 `--exclude GLOB` (both repeatable) and `--prepare SCRIPT`. Words are quoted as in a shell. `#` starts a comment at the
 start of a line or after a space.
 """
@@ -66,7 +66,7 @@ class WishList:
 def read_wishlist(path: Path, repo_type: RepoType) -> WishList:
     """Read a wish list, with URLs of huggingface.co and of the hub in HF_ENDPOINT.
 
-    Raises UsageError if there is no such file or it is not UTF-8 text.
+    Raises UsageError if the file does not exist or is not UTF-8.
     """
     try:
         data = path.read_bytes()
@@ -83,8 +83,7 @@ def read_wishlist(path: Path, repo_type: RepoType) -> WishList:
 def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | None = None) -> WishList:
     """Parse a wish list of models or of datasets. An invalid line becomes a problem; the others are still parsed.
 
-    `endpoint` is the address of a hub besides the public one. A line whose image has the same tag as that of an
-    earlier line is a problem.
+    `endpoint` is HF_ENDPOINT. A line whose image has the same tag as that of an earlier line is a problem.
     """
     entries: dict[str, RepoRequest] = {}
     problems: list[ListProblem] = []
