@@ -130,6 +130,7 @@ def test_a_missing_repository_that_is_denied_is_ignored(token_registry: Registry
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--listen", f"localhost:{'9' * 5000}"], 2, "must be HOST:PORT"),
         (["--listen", "8080"], 2, "--listen 8080: must be HOST:PORT"),
         (["--tls-cert", "a.pem"], 2, "--tls-cert and --tls-key must be used together"),
         (["--tls-cert", "a.pem", "--tls-key", "b.pem"], 2, "a.pem: invalid certificate or key"),

@@ -79,6 +79,26 @@ def test_more_connections_than_descriptors_do_not_stop_others(hub: Serving, sent
     assert "Traceback" not in hub.output
 
 
+def test_the_memory_of_all_forms_is_limited(hub: Serving):
+    head = "POST /api/models/org/model/paths-info/main HTTP/1.1\r\nHost: hub\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\nContent-Length: {2 * MEGABYTE}\r\n\r\n"
+    before = memory(hub, "VmHWM")
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            with contextlib.suppress(ConnectionError):
+                connect(hub, stack).sendall(head.encode() + b"a" * (2 * MEGABYTE - 1))
+        # Some are beyond the limit of 64 MiB.
+        while "paths-info/main 503 " not in hub.output:
+            assert hub.daemon.alive
+        assert memory(hub, "VmHWM") - before < 128 * MEGABYTE
+        assert hub.get("/org/model/resolve/main/a", Authorization=f"Bearer {TOKEN}").body == b"a"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    while hub.ask("POST", "/api/models/org/model/paths-info/main", headers, b"paths=a").status == 503:
+        assert hub.daemon.alive
+    answer = hub.ask("POST", "/api/models/org/model/paths-info/main", headers, b"paths=a&" * 100_000)
+    assert (answer.status, answer.headers["x-error-code"]) == (413, "TooLarge")
+
+
 def test_unfinished_tls_handshakes_do_not_stop_others(carried: str, tmp_path: Path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")

@@ -67,7 +67,7 @@ def hub(
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise UsageError(f"--listen {text}: must be HOST:PORT", hint="as in 0.0.0.0:8080 or [::1]:8080")
     return host.strip("[]"), int(port)
 

@@ -24,8 +24,7 @@ Json = dict[str, Any]
 
 # The entries of one page of a list or a tree, as on the Hub.
 PAGE = 1000
-# Clients send some hundred paths at once; 10,000 long ones are smaller than this, in bytes.
-MAX_FORM = 2 * 1024 * 1024
+_MAX_PATHS = 20_000
 
 
 async def get_whoami(_hub: Hub, request: Request, _target: Target) -> Response:
@@ -66,13 +65,16 @@ def get_tree(hub: Hub, request: Request, target: Target) -> Response:
 
 async def post_paths_info(hub: Hub, request: Request, target: Target) -> Response:
     """Describe the paths in a form."""
-    form = await _form(request)
+    async with hub.forms.read(request) as form:
+        return await hub.threads.run(_paths_info, hub, target, form)
 
-    def answer() -> Response:
-        paths = parse_qs(form.decode("utf-8", "surrogateescape")).get("paths", [])
-        return json_response(paths_info(hub.repo_index.files(_revision(hub, target)), paths))
 
-    return await hub.threads.run(answer)
+def _paths_info(hub: Hub, target: Target, form: bytes) -> Response:
+    try:
+        fields = parse_qs(form.decode("utf-8", "surrogateescape"), max_num_fields=_MAX_PATHS)
+    except ValueError as error:
+        raise AnswerError(413, "TooLarge", f"the form has more than {_MAX_PATHS} fields") from error
+    return json_response(paths_info(hub.repo_index.files(_revision(hub, target)), fields.get("paths", [])))
 
 
 def get_commits(hub: Hub, _request: Request, target: Target) -> Response:
@@ -125,15 +127,6 @@ def _number(digits: str | None, default: int) -> int:
 def _flag(request: Request, name: str) -> bool:
     """Return a boolean query parameter; old clients send `True`, new ones `true` or `1`."""
     return request.query_params.get(name, "").lower() in {"true", "1"}
-
-
-async def _form(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise AnswerError(413, "TooLarge", f"the form is larger than {MAX_FORM} bytes")
-    return bytes(body)
 
 
 _ALWAYS = {"_id", "id", "sha"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llmstack.errors import UnavailableError
+from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.metrics import Metrics
 from llmstack.hub_server.repo_index import RepoIndex
@@ -15,8 +18,37 @@ from llmstack.hub_server.streaming import Threads
 from llmstack.hub_server.urls import Target
 from llmstack.oci.reference import Digest
 
+# One form, and all forms that are in memory at a time, in bytes. Clients send some hundred paths at once.
+MAX_FORM = 2 * 1024 * 1024
+_MAX_FORMS = 64 * 1024 * 1024
 # Rendered READMEs, in characters.
 _MAX_RENDERED = 16 * 1024 * 1024
+
+
+class Forms:
+    """The bodies of POST requests, with a limit on their memory; used by the event loop only."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a request's body, and count its memory until the context ends.
+
+        Raises AnswerError if it is too large, UnavailableError if there are too many.
+        """
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._size += len(chunk)
+                if len(body) > MAX_FORM:
+                    raise AnswerError(413, "TooLarge", f"the form is larger than {MAX_FORM} bytes")
+                if self._size > _MAX_FORMS:
+                    raise UnavailableError(f"the forms of all clients are larger than {_MAX_FORMS} bytes")
+            yield bytes(body)
+        finally:
+            self._size -= len(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +58,7 @@ class Hub:
     repo_index: RepoIndex
     threads: Threads
     metrics: Metrics = field(default_factory=Metrics)
+    forms: Forms = field(default_factory=Forms)
     rendered: Cache[tuple[Digest, str], str] = field(default_factory=lambda: Cache(_MAX_RENDERED, len))
 
 
