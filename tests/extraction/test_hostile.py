@@ -56,7 +56,7 @@ TARS = {
     "a file below a file": [file("REPO/a", b""), file("REPO/a/evil", EVIL)],
     "links in a circle": [symlink("REPO/a", "b"), symlink("REPO/b", "a")],
     "a link to itself": [symlink("REPO/a", "a")],
-    "a link to its own folder": [file("REPO/sub/a", b""), symlink("REPO/sub/loop", ".")],
+    "a link to its own directory": [file("REPO/sub/a", b""), symlink("REPO/sub/loop", ".")],
     "a hard link to the host": [hardlink("REPO/evil", "/etc/passwd")],
     "a hard link that climbs": [hardlink("REPO/evil", "../../etc/passwd")],
     "deeper than any path": [GOOD, file("REPO/" + 300 * "a/" + "evil", EVIL)],
@@ -70,13 +70,13 @@ TARS = {
     "a pipe": [special("REPO/evil", tarfile.FIFOTYPE)],
     "the root is a link": [symlink("REPO", "etc"), file("etc/passwd", b"x")],
     "the root is a file": [file("REPO", EVIL)],
-    "the work folder": [file("REPO/.llmstack-partial/lock", EVIL)],
+    "the work directory": [file("REPO/.llmstack-partial/lock", EVIL)],
     "longer than the tar": [(file("REPO/evil", size=10_000)[0], EVIL)],
     "a negative size": [(file("REPO/evil", size=-512)[0], b"")],
     "a sparse file": [file("REPO/evil", EVIL, type=tarfile.GNUTYPE_SPARSE)],
-    "a sparse file of the newer kind": [file("REPO/evil", EVIL, pax_headers={"GNU.sparse.major": "1"})],
+    "a sparse file in a PAX header": [file("REPO/evil", EVIL, pax_headers={"GNU.sparse.major": "1"})],
     "a name with a NUL": [file("x", EVIL, pax_headers={"path": "REPO/e\0vil"})],
-    "a size that is none": [file("REPO/evil", EVIL, pax_headers={"size": "1e3"})],
+    "an invalid size": [file("REPO/evil", EVIL, pax_headers={"size": "1e3"})],
 }
 
 
@@ -197,8 +197,8 @@ FALSE_ENTRIES = {
     "a NUL": {"path": "e\0vil"},
     "twice": {"path": "empty"},
     "below a file": {"path": "empty/evil"},
-    "the work folder": {"path": ".llmstack-partial/x.part"},
-    "a layer that is not there": {"layer": Digest("sha256:" + "0" * 64)},
+    "the work directory": {"path": ".llmstack-partial/x.part"},
+    "an unknown layer": {"layer": Digest("sha256:" + "0" * 64)},
     "beyond the layer": {"offset": 10**9},
     "negative": {"offset": -1},
     "too long": {"size": 10**12},
@@ -209,7 +209,7 @@ FALSE_ENTRIES = {
     "a git oid of other bytes": {"oid": "0" * 40},
     "a sha256 oid of other bytes": {"oid": "0" * 64},
     "the oid of another file": {"oid": git_oid(b"bytes")},
-    "a hash that is none": {"sha256": "x"},
+    "an invalid hash": {"sha256": "x"},
 }
 
 
@@ -221,7 +221,7 @@ def test_false_file_index_entries_are_refused(refused, tmp_path, name, layout):
     index = falsify(carry(store, "org--model", files), "config.json", **FALSE_ENTRIES[name])
     digests = {layer for file in index.files for layer in file.layers if store.has_blob(layer)}
     put_image(store, "org--model", index, [Descriptor(LAYER_TAR, digest, _size(store, digest)) for digest in digests])
-    if name == "the work folder" and layout == "hf-cache":
+    if name == "the work directory" and layout == "hf-cache":
         # Below the snapshot directory, this name is not special.
         run("org/model", tmp_path / "out", source=f"oci:{tmp_path}/carried", layout=layout)
         return

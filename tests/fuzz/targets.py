@@ -9,7 +9,7 @@ import contextlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue_merge import merge
 from llmstack.lists.wish_list import parse_wishlist
+from llmstack.llama.params import Version, detect_version, read_params
+from llmstack.llama.tokenizer import read_vocabulary
 from llmstack.net.http_body import inflated
 from llmstack.net.http_headers import content_range, next_link, requested_delay
 from llmstack.net.http_urls import display_url, redirected
@@ -193,7 +195,19 @@ def file_index(data: bytes) -> None:
         assert hub_date(index.created)
         if index.agrees_with("org--tiny"):
             assert (index.repo_id, index.revision) == ("org/tiny", "main")
+        assert len({(file.oid, file.sha256, file.size) for file in index.files}) == len({*_oids(index)})
         CacheLayout(Path("cache"), index)
+
+
+def checkpoint(data: bytes) -> None:
+    """The params.json and the tokenizer.model of a LLaMA checkpoint."""
+    path = Path(_SCRATCH) / "checkpoint"
+    path.write_bytes(data)
+    with contextlib.suppress(LlmstackError):
+        detect_version(read_params(path), tiktoken=False, tied=False)
+    with contextlib.suppress(LlmstackError):
+        vocabulary = read_vocabulary(path)
+        assert vocabulary.specials(Version.V3, instruct=True).bos_id < vocabulary.size
 
 
 def wish_list(data: bytes) -> None:
@@ -296,6 +310,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         layer,
         merging,
         file_index,
+        checkpoint,
         wish_list,
         archive,
         encoded_body,
@@ -305,6 +320,12 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         texts,
     )
 }
+
+
+def _oids(index: FileIndex) -> Iterator[str]:
+    for file in index.files:
+        assert len(file.oid) == 40 or file.oid == file.sha256
+        yield file.oid
 
 
 def _cut(data: bytes) -> list[bytes]:

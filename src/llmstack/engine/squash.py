@@ -113,7 +113,7 @@ def _complete_config(config: dict[str, Any]) -> None:
     history = config.get("history") or []
     layers = len(config.get("rootfs", {}).get("diff_ids") or [])
     missing = layers - sum(not entry.get("empty_layer") for entry in history)
-    # Layers without an entry are below the others: a builder adds one for each layer of its own.
+    # Layers without an entry are below the others: a builder adds an entry for each layer that it adds.
     config["history"] = [{"comment": "no history"}] * missing + history
     config["config"] = config.get("config") or {}
 

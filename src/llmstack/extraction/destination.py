@@ -102,12 +102,12 @@ class Destination:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release the directory. The work directory stays only if it holds a partial file to resume."""
         with contextlib.suppress(OSError), os.scandir(self._work) as entries:
             for entry in entries:
-                if entry.name != _LOCK and (kind is None or entry.stat(follow_symlinks=False).st_size == 0):
+                if entry.name != _LOCK and (error_type is None or entry.stat(follow_symlinks=False).st_size == 0):
                     os.unlink(entry.name, dir_fd=self._work)
         with contextlib.suppress(OSError):
             os.unlink(_LOCK, dir_fd=self._work)

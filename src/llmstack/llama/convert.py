@@ -65,8 +65,8 @@ def _write_group(model: ModelPlan, group: Sequence[Weight], writer: ShardWriter,
     task = reporter.task(name, sum(data_size(weight, model.dtype) for weight in group))
     shards = model.checkpoint.open()
     for weight in group:
-        parts = [shard[weight.meta_name] for shard in shards]
-        rows = assemble(weight, parts, getattr(torch, model.dtype))
+        pieces = [shard[weight.meta_name] for shard in shards]
+        rows = assemble(weight, pieces, getattr(torch, model.dtype))
         writer.add(_finite(rows, weight.meta_name) if model.dtype == "float16" else rows)
         task.advance(data_size(weight, model.dtype))
     task.done()
