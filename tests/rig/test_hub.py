@@ -232,7 +232,7 @@ def test_as_a_process(tmp_path: Path):
     (tmp_path / "model/sub/weights.bin").write_bytes(BIG)
     (tmp_path / "model/config.json").write_bytes(b"{}")
     command = [sys.executable, "-m", "tests.support.hub", "--model", f"org/tiny={tmp_path}/model", "--license", "mit"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
