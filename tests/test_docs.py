@@ -102,3 +102,9 @@ def test_named_paths_of_the_repository_exist(page: Path):
     if page.name == "CHANGELOG.md":
         return
     assert [name for name in names if not (ROOT / name).exists() and "NAME" not in name] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_make_targets_exist(page: Path):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
