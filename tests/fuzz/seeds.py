@@ -60,13 +60,13 @@ def _archives() -> list[bytes]:
         path = Path(name) / "layout"
         image(path, tar(file("REPO/a", b"a")))
         found = {str(each.relative_to(path)): each.read_bytes() for each in sorted(path.rglob("*")) if each.is_file()}
-    blobs = [place for place in found if place.startswith("blobs/")]
-    config = next(place for place in blobs if b"rootfs" in found[place])
-    layers = [place for place in blobs if b"REPO/a" in found[place]]
+    blobs = [path for path in found if path.startswith("blobs/")]
+    config = next(path for path in blobs if b"rootfs" in found[path])
+    layers = [path for path in blobs if b"REPO/a" in found[path]]
     listed = json.dumps([{"Config": config, "RepoTags": ["a/b:c"], "Layers": layers}]).encode()
     linked = json.dumps([{"Config": config, "RepoTags": None, "Layers": ["two/layer.tar"]}]).encode()
     return [
-        tar(*(file(place, data) for place, data in found.items()), file("manifest.json", listed)),
+        tar(*(file(path, data) for path, data in found.items()), file("manifest.json", listed)),
         tar(
             file(config, found[config]),
             symlink("two/layer.tar", "../one/layer.tar"),

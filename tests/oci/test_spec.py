@@ -1,4 +1,4 @@
-"""Descriptors, manifests, indexes and configs: round trips, raw bytes kept, hostile values refused."""
+"""Descriptors, manifests, indexes and configs: round trips, raw bytes, hostile values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DESCRIPTORS = st.builds(
 
 
 @given(DESCRIPTORS)
-def test_descriptors_come_back(descriptor: Descriptor):
+def test_round_trip_of_descriptors(descriptor: Descriptor):
     assert Descriptor.from_json(json.loads(json.dumps(descriptor.to_json()))) == descriptor
 
 
@@ -76,7 +76,7 @@ def test_descriptors_without_a_valid_digest_and_size_are_refused(value: object):
 
 
 @given(DESCRIPTORS, st.lists(DESCRIPTORS, max_size=4), st.dictionaries(NAMES, NAMES, max_size=3))
-def test_manifests_and_indexes_come_back_and_are_the_same_bytes_every_time(config, items, notes):
+def test_round_trip_of_manifests_and_indexes(config, items, notes):
     manifest = Manifest(config, tuple(items), notes)
     assert Manifest.parse(manifest.to_raw()) == manifest
     assert Manifest.parse(manifest.to_raw()).to_raw() == manifest.to_raw()
@@ -92,10 +92,10 @@ def test_the_order_of_annotations_does_not_change_the_bytes():
     assert one == other
 
 
-def test_a_manifest_is_written_as_the_spec_names_its_fields():
+def test_the_bytes_of_a_manifest():
     layer = Descriptor(LAYER_TAR, DIGEST, 3, {"k": "v"})
-    document = Manifest(Descriptor(CONFIG, DIGEST, 1), (layer,), {"a": "b"}).to_raw()
-    assert document.data.decode() == (
+    raw = Manifest(Descriptor(CONFIG, DIGEST, 1), (layer,), {"a": "b"}).to_raw()
+    assert raw.data.decode() == (
         f'{{"schemaVersion":2,"mediaType":"{MANIFEST}",'
         f'"config":{{"mediaType":"{CONFIG}","digest":"{DIGEST}","size":1}},'
         f'"layers":[{{"mediaType":"{LAYER_TAR}","digest":"{DIGEST}","size":3,"annotations":{{"k":"v"}}}}],'
@@ -103,13 +103,13 @@ def test_a_manifest_is_written_as_the_spec_names_its_fields():
     )
 
 
-def test_the_digest_is_that_of_the_stored_bytes_and_not_of_rewritten_json():
+def test_the_digest_is_that_of_the_raw_bytes():
     data = b'{ "schemaVersion": 2,\n "manifests": [] }'
     assert RawManifest(INDEX, data).digest == Digest.of(data)
 
 
 @given(JSON)
-def test_any_json_is_a_document_or_an_integrity_error(value: Any):
+def test_any_json_is_parsed_or_an_integrity_error(value: Any):
     data = json.dumps(value).encode()
     for parse in (Manifest.parse, Index.parse):
         with contextlib.suppress(IntegrityError):
@@ -141,11 +141,11 @@ def test_any_json_is_a_document_or_an_integrity_error(value: Any):
     )
 )
 def test_hostile_fields_end_in_a_value_or_an_integrity_error(value: dict[str, Any]):
-    document = RawManifest(MANIFEST, json.dumps(value).encode())
+    raw = RawManifest(MANIFEST, json.dumps(value).encode())
     assert isinstance(media_type_of(value), str)
     for read in (
-        lambda: Manifest.parse(document),
-        lambda: Index.parse(document),
+        lambda: Manifest.parse(raw),
+        lambda: Index.parse(raw),
         lambda: ImageConfig(value).diff_ids,
         lambda: str(ImageConfig(value).platform),
         lambda: ImageConfig(value).labels,
@@ -154,13 +154,36 @@ def test_hostile_fields_end_in_a_value_or_an_integrity_error(value: dict[str, An
             read()
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"nul", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000])
-def test_what_is_no_json_object_is_an_integrity_error(data: bytes):
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"nul",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"1" * 10_000,
+        b'{"a": 9223372036854775808}',
+        b'{"a": -9223372036854775809}',
+        b'{"a": 1%s}' % (b"0" * 400),
+        b'{"a": 1e999}',
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": "\\ud800"}',
+        b'{"\\udc00\\ud800": 1}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": %s1%s}' % (b"[" * 64, b"]" * 64),
+        '{"a": "x"}'.encode("utf-16"),
+    ],
+    ids=range(18),
+)
+def test_invalid_json_is_an_integrity_error(data: bytes):
     with pytest.raises(IntegrityError, match=r"^thing: (invalid JSON: |must be a JSON object$)"):
         parse_object(data, "thing")
 
 
-def test_old_manifests_are_named_with_what_to_do():
+def test_old_manifests_have_a_hint():
     with pytest.raises(IntegrityError) as raised:
         Manifest.parse(RawManifest("", b'{"schemaVersion":1,"fsLayers":[]}'))
     assert "push images" in (raised.value.hint or "")
@@ -176,7 +199,7 @@ def test_old_manifests_are_named_with_what_to_do():
         ({"mediaType": 7, "layers": []}, MANIFEST),
     ],
 )
-def test_media_types_are_told_by_the_fields_where_they_are_not_named(value: dict[str, Any], expected: str):
+def test_media_types_without_a_media_type_field(value: dict[str, Any], expected: str):
     assert media_type_of(value) == expected
 
 
@@ -193,3 +216,11 @@ def test_canonical_json_is_json(value: dict[str, Any]):
     data = canonical_json(value)
     assert json.loads(data) == value
     assert b": " not in data or any(": " in str(item) for pair in value.items() for item in pair)
+
+
+def test_json_at_its_limits():
+    deep = b"[" * 63 + b"]" * 63
+    numbers = b"9223372036854775807, -9223372036854775808, 1e308"
+    value = parse_object(b'{"a": [%s, "\\ud83e\\udd99", "\\\\ud800"], "b": %s}' % (numbers, deep), "thing")
+    assert value["a"] == [2**63 - 1, -(2**63), 1e308, "🦙", "\\ud800"]
+    assert parse_object(canonical_json(value), "thing") == value

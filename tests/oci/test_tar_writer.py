@@ -1,4 +1,4 @@
-"""Tar layers, judged by tarfile and by GNU tar; and their very bytes, which no release may change."""
+"""Tar layers against tarfile and GNU tar. No release may change their bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def layer_of(files: Iterable[tuple[str, bytes]]) -> bytes:
 @example("REPO/" + "x" * 95, 8 * GiB - 1)
 @example("REPO/" + "x" * 96, 8 * GiB)
 @example("REPO/" + "é" * 127, 0)
-def test_a_header_says_name_and_size_whatever_they_are(name: str, size: int):
+def test_headers_of_any_name_and_size(name: str, size: int):
     data = tar_writer.header(TarFile(name, size))
     assert len(data) % tar_writer.BLOCK == 0
     member = tarfile.TarFile(fileobj=io.BytesIO(data + bytes(1024))).next()
@@ -68,7 +68,7 @@ def test_a_header_says_name_and_size_whatever_they_are(name: str, size: int):
 
 
 @given(FILES)
-def test_files_come_back_out_of_a_layer_and_lie_where_the_offsets_say(files: list[tuple[str, bytes]]):
+def test_files_are_at_their_offsets(files: list[tuple[str, bytes]]):
     data = layer_of(files)
     described = [TarFile(name, len(content)) for name, content in files]
     starts, size = tar_writer.offsets(described)
@@ -85,7 +85,7 @@ def test_files_come_back_out_of_a_layer_and_lie_where_the_offsets_say(files: lis
 
 
 @given(st.lists(SIZES, min_size=1, max_size=5))
-def test_offsets_need_no_bytes(sizes: list[int]):
+def test_offsets_without_content(sizes: list[int]):
     files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
     starts, end = tar_writer.offsets(files)
     position = 0
@@ -95,7 +95,7 @@ def test_offsets_need_no_bytes(sizes: list[int]):
     assert end == position + 1024
 
 
-def test_gnu_tar_reads_the_same(tmp_path: Path):
+def test_gnu_tar_reads_layers(tmp_path: Path):
     names = {
         "REPO/config.json": b"{}",
         "REPO/empty": b"",
@@ -129,7 +129,7 @@ def test_gnu_tar_reads_the_same(tmp_path: Path):
 
 @pytest.mark.parametrize("size", [8 * GiB - 1, 8 * GiB, 70 * GiB])
 def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
-    """The archive is sparse on the disk: what lies between the headers are holes."""
+    """The archive is a sparse file, without data between the headers."""
     archive = tmp_path / "large.tar"
     files = [TarFile("REPO/large", size), TarFile("REPO/after", 3)]
     starts, end = tar_writer.offsets(files)
@@ -144,7 +144,7 @@ def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
     assert listed[-1] == "REPO/after"
 
 
-# The bytes themselves: a layer's digest is what reuse and reproducibility rest on, on every Python.
+# Reuse and reproducibility depend on the digest of a layer, with every version of Python.
 @pytest.mark.parametrize(
     ("name", "size", "length", "sha256"),
     [
@@ -155,12 +155,12 @@ def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
         ("REPO/" + "é" * 600, 2**40, 2560, "7056fd9e5177f593203ff2cd1c60673dfe0d98f75429fbe69bd81463846a7a74"),
     ],
 )
-def test_headers_never_change(name: str, size: int, length: int, sha256: str):
+def test_the_bytes_of_headers(name: str, size: int, length: int, sha256: str):
     data = tar_writer.header(TarFile(name, size))
     assert (len(data), hashlib.sha256(data).hexdigest()) == (length, sha256)
 
 
-def test_a_short_name_needs_one_plain_ustar_block():
+def test_a_short_name_takes_one_ustar_block():
     data = tar_writer.header(TarFile("REPO/config.json", 2))
     fields = (
         b"REPO/config.json".ljust(100, b"\0"),
@@ -173,7 +173,7 @@ def test_a_short_name_needs_one_plain_ustar_block():
     assert not any(data[sum(map(len, fields)) :])
 
 
-def test_pieces_are_gathered_but_never_held_beyond_a_limit():
+def test_small_pieces_are_joined():
     sizes = [10, 300_000, 10, 10, 200_000, 200_000, 1_000_000, 0]
     files = [TarFile(f"REPO/{number}", size) for number, size in enumerate(sizes)]
     chunks = list(tar_writer.layer(files, ([bytes(size)] for size in sizes)))
@@ -182,7 +182,7 @@ def test_pieces_are_gathered_but_never_held_beyond_a_limit():
     assert max(map(len, chunks)) <= 1_000_000
 
 
-def test_an_error_out_of_the_contents_passes_through():
+def test_errors_of_contents_pass_through():
     def broken() -> Iterable[bytes]:
         yield b"a"
         raise RuntimeError("source")

@@ -1,6 +1,6 @@
-"""A base image for tests: busybox for two platforms as an OCI layout, written with nothing but the standard library.
+"""A base image for tests: busybox for two platforms as an OCI layout, written with the standard library only.
 
-It shares no code with the product, so that it can be a judge of it.
+Uses no code of llmstack, which it tests.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Descriptor = dict[str, Any]
 
 
 def write_busybox_layout(folder: Path) -> Path:
-    """Write the layout, whose only tag is `latest`; the same bytes on every run. Return the folder.
+    """Write a layout with the tag `latest`, with the same bytes in every run; return the directory.
 
-    All platforms get this machine's busybox; /etc/platform tells them apart.
+    All platforms have this machine's busybox; /etc/platform has the name of the platform.
     """
     layout = _Layout(folder)
     binary = _busybox()

@@ -1,4 +1,4 @@
-"""Images of any shape, made by the standard library alone: what other tools push, and what nobody should."""
+"""Images of any kind, valid or hostile, written with the standard library only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _entry(name: str, kind: bytes, content: bytes = b"", **fields: Any) -> tuple
 
 
 def tar(*entries: tuple[tarfile.TarInfo, bytes], form: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> bytes:
-    """Return a tar; sizes that entries claim are written as they are, true or not."""
+    """Return a tar. Sizes in headers are written as given, even if they are false."""
     stream = io.BytesIO()
     for info, content in entries:
         stream.write(info.tobuf(form, "utf-8", "surrogateescape"))
@@ -55,7 +55,7 @@ def tar(*entries: tuple[tarfile.TarInfo, bytes], form: Literal[0, 1, 2] = tarfil
 
 
 def image(path: Path, *layers: bytes, compression: str = "", tag: str = "latest", **config: Any) -> str:
-    """Write an OCI layout with one image of these tars, lowest first; return it as `oci:PATH:TAG`."""
+    """Write an OCI layout with one image of these tars, the lowest first; return `oci:PATH:TAG`."""
     blobs = path / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
 
@@ -84,7 +84,7 @@ def image(path: Path, *layers: bytes, compression: str = "", tag: str = "latest"
 
 
 def write_index(path: Path, manifests: Sequence[dict[str, Any]], tags: Sequence[str]) -> None:
-    """Write index.json, naming each manifest."""
+    """Write index.json with a tag for each manifest."""
     named = [
         {**manifest, "annotations": {"org.opencontainers.image.ref.name": tag}}
         for manifest, tag in zip(manifests, tags, strict=True)

@@ -1,4 +1,4 @@
-"""How much memory the real command takes: the kernel's own figure of what it held at most."""
+"""Measures the peak memory of the llmstack command, as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.cli import Run
 
-# A process's peak begins at what its parent held when it started it. So a small process starts the command, and tells.
+# The peak of a process starts at the size of its parent. So a small process starts the command.
 _LAUNCHER = """
 import os, sys
 pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
@@ -26,7 +26,7 @@ with open(sys.argv[1], "w") as report:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A run of llmstack, what it took of time, and its peak memory in bytes."""
+    """A run of llmstack with its duration, and its peak memory in bytes."""
 
     run: Run
     seconds: float
@@ -36,7 +36,7 @@ class Measured:
 def measure_llmstack(
     *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 240
 ) -> Measured:
-    """Run `llmstack ARGUMENTS` to its end as run_llmstack does."""
+    """Run `llmstack ARGUMENTS` as run_llmstack does."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(report)]

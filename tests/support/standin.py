@@ -1,4 +1,4 @@
-"""A Debian base image made on the spot, and containers in a network without a way out."""
+"""A Debian base image made on this machine, and containers in a network without internet access."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.process import RigError, need
 
 SUITE = "bookworm"
 DEBIAN = f"llmstack-test-debian:{SUITE}"
-# Git ignores it; the next run finds the base there.
+# Ignored by git; reused by the next run.
 CACHE = Path(__file__).parents[2] / ".rig" / f"debian-{SUITE}-slim.tar"
-NOT_WANTED = ("./dev/*", "./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*", "./etc/resolv.conf")
-# What Docker Hub's image sets: files are not forced onto the disk one by one, and nobody needs translations or manuals.
+EXCLUDED = ("./dev/*", "./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*", "./etc/resolv.conf")
+# As in Docker Hub's image: no fsync per file, no translations, no manuals.
 CONFIGURED = {
     "etc/dpkg/dpkg.cfg.d/docker-apt-speedup": "force-unsafe-io\n",
     "etc/dpkg/dpkg.cfg.d/docker": "path-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n",
@@ -31,7 +31,7 @@ READY_IN = 300.0
 
 
 def import_debian(engine: Engine) -> str:
-    """Put a minimal Debian into the engine, as lean as Docker Hub's slim one; return its name."""
+    """Import a minimal Debian, as Docker Hub's slim image, into the engine; return its name."""
     if engine.docker("image", "inspect", DEBIAN, check=False).returncode:
         engine.docker("import", str(_debian_tar()), DEBIAN)
     return DEBIAN
@@ -45,7 +45,7 @@ def _debian_tar() -> Path:
             _run([need("debootstrap", "debootstrap"), "--variant=minbase", SUITE, str(root)])
             for name, text in CONFIGURED.items():
                 (root / name).write_text(text)
-            _run(["tar", "-C", str(root), *(f"--exclude={path}" for path in NOT_WANTED), "-cf", str(part), "."])
+            _run(["tar", "-C", str(root), *(f"--exclude={path}" for path in EXCLUDED), "-cf", str(part), "."])
             part.rename(CACHE)
         finally:
             shutil.rmtree(root, ignore_errors=True)
@@ -61,7 +61,7 @@ def _run(command: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that was started; `ip` is its address in the network without a way out."""
+    """A running container; `ip` is its address in the closed network."""
 
     engine: Engine
     name: str
@@ -87,11 +87,11 @@ class Container:
         return value
 
     def exec(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command inside."""
+        """Run a command in the container."""
         return self.engine.docker("exec", self.name, *command, check=check)
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Return when `ready`; a container that ends before is a failure that shows its log."""
+        """Wait until `ready`; fail with the log if the container ends before."""
         deadline = time.monotonic() + READY_IN
         while not ready():
             if self.state["Status"] == "exited" or time.monotonic() > deadline:
@@ -99,17 +99,17 @@ class Container:
             time.sleep(0.2)
 
     def wait_healthy(self) -> None:
-        """Return when the image's own healthcheck has passed."""
+        """Wait until the healthcheck of the image passes."""
         self.wait(lambda: self.state["Health"]["Status"] == "healthy")
 
     def wait_ended(self) -> int:
-        """Return the exit code."""
+        """Wait for the end; return the exit code."""
         return int(self.engine.docker("wait", self.name).stdout)
 
 
 @contextlib.contextmanager
 def closed_network(engine: Engine) -> Iterator[str]:
-    """Make a network that leads nowhere, only to this machine."""
+    """Create a network that reaches this machine only."""
     name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
     engine.docker("network", "create", "--internal", name)
     try:
@@ -122,7 +122,7 @@ def closed_network(engine: Engine) -> Iterator[str]:
 def running(
     engine: Engine, network: str, image: str, *command: str, options: tuple[str, ...] = ()
 ) -> Iterator[Container]:
-    """Start a container and remove it in the end."""
+    """Start a container, and remove it at the end."""
     name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
     engine.docker("run", "--detach", "--name", name, "--network", network, *options, image, *command)
     try:

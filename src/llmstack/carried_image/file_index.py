@@ -19,6 +19,7 @@ from llmstack.hf.file_hash import FileHash
 from llmstack.hf.snapshot import REPO_TYPES, HubFile, RepoType, parse_date
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
+from llmstack.oci.tar_reader import MAX_DEPTH, MAX_NAME
 
 INDEX_PATH = ".llmstack/index.json"
 ROOT = "REPO"
@@ -32,8 +33,6 @@ MAX_INDEX_SIZE = 256 * 1024 * 1024
 # A compressed layer may expand to an index of this size, and more if it is larger: hashes do not compress well.
 _MAX_EXPANDED = 4 * 1024 * 1024
 _EXPANDED_PER_BYTE = 64
-# PATH_MAX of Linux, in bytes.
-MAX_PATH = 4096
 # The number of files serialized in one piece.
 _FILES_PER_PIECE = 500
 
@@ -228,8 +227,11 @@ def check_paths(paths: Iterable[str]) -> None:
 
 def check_path(path: str) -> str:
     """Return `path` if it is a valid path of a file in a repo: Unicode, relative, normalized; raises IntegrityError."""
-    invalid = "\0" in path or any(part in {"", ".", ".."} for part in path.split("/"))
-    if invalid or len(path.encode(errors="replace")) > MAX_PATH or _SURROGATE.search(path):
+    names = path.split("/")
+    invalid = "\0" in path or any(name in {"", ".", ".."} for name in names) or _SURROGATE.search(path)
+    if not invalid and (len(names) > MAX_DEPTH or len(path.encode()) > MAX_NAME):
+        raise IntegrityError(f"{path[:200]!r}: paths have at most {MAX_DEPTH} directories and {MAX_NAME} bytes")
+    if invalid:
         raise IntegrityError(f"{path[:200]!r} is not a valid path of a file in a repo")
     return path
 

@@ -1,1 +1,1 @@
-"""References, documents, registries, layouts, archives, tar layers: nothing of Hugging Face, Docker or the CLI."""
+"""OCI: references, manifests, registries, layouts, archives, layers. No Hugging Face, no Docker, no command line."""

@@ -1,6 +1,6 @@
-"""Deterministic tar layers: where each file lies is known before the first byte is.
+"""Writes deterministic tar layers, in which the offset of each file is known before it is read.
 
-PAX, mtime 0, owner 0:0 without names, mode 0644, no directory entries, closed by two zero blocks (image-spec layer.md).
+PAX format, mtime 0, owner 0:0 without names, mode 0644, no directory entries, two zero blocks at the end.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-GATHER = 256 * 1024
+_MIN_CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class TarFile:
-    """A file to be written into a layer: its path in the layer, and its size in bytes."""
+    """A file of a layer: its path, and its size in bytes."""
 
     path: str
     size: int
 
 
 def header(file: TarFile) -> bytes:
-    """Return the blocks before a file's bytes: one for short names, three or more with a PAX extended header."""
+    """Return the header of a file: one block, or three and more with a PAX extended header."""
     info = tarfile.TarInfo(file.path)
     info.size = file.size
     info.mode = 0o644
@@ -31,12 +31,12 @@ def header(file: TarFile) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """Return the zeros that fill a file's last block."""
+    """Return the zeros that fill the last block of a file."""
     return bytes(-size % BLOCK)
 
 
 def offsets(files: Sequence[TarFile]) -> tuple[list[int], int]:
-    """Return where each file's bytes begin in the layer, and the layer's size."""
+    """Return the offsets of the files' bytes in the layer, and the size of the layer."""
     starts, position = [], 0
     for file in files:
         position += len(header(file))
@@ -46,8 +46,8 @@ def offsets(files: Sequence[TarFile]) -> tuple[list[int], int]:
 
 
 def layer(files: Iterable[TarFile], contents: Iterable[Iterable[bytes]]) -> Generator[bytes, None, None]:
-    """Yield a layer's bytes. `contents` gives each file's chunks, exactly its size; what it raises passes through."""
-    return _gathered(_pieces(files, contents))
+    """Yield the bytes of a layer. `contents` yields the chunks of each file; its exceptions pass through."""
+    return _joined(_pieces(files, contents))
 
 
 def _pieces(files: Iterable[TarFile], contents: Iterable[Iterable[bytes]]) -> Generator[bytes, None, None]:
@@ -58,18 +58,18 @@ def _pieces(files: Iterable[TarFile], contents: Iterable[Iterable[bytes]]) -> Ge
     yield END
 
 
-def _gathered(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Join small pieces, so that a header or a small file does not cost a packet of its own; pass large ones on."""
+def _joined(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Join small pieces to chunks, so that a small file does not take a packet for itself; pass large ones on."""
     small = bytearray()
     for piece in pieces:
-        if len(piece) >= GATHER:
+        if len(piece) >= _MIN_CHUNK:
             if small:
                 yield bytes(small)
                 small.clear()
             yield piece
         else:
             small += piece
-            if len(small) >= GATHER:
+            if len(small) >= _MIN_CHUNK:
                 yield bytes(small)
                 small.clear()
     if small:
