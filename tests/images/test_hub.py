@@ -1,4 +1,4 @@
-"""images/hub as example/hub/compose.yaml runs it, for any uid, before a registry with TLS and a login."""
+"""The hub image with the settings of example/hub/compose.yaml, any uid, and a registry with TLS and authentication."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE = "llmstack-test-hub:latest"
 COMPOSE = Path(__file__).parents[2] / "example" / "hub" / "compose.yaml"
 FILES = {"config.json": b'{"a": 1}', "sub/w.safetensors": bytes(range(256)) * 4096}
 DOWNLOAD = "from huggingface_hub import snapshot_download; print(snapshot_download('org/tiny'))"
-# What the service's settings are to docker run; variables and the network are the tests' own.
+# The options of `docker run` for the service's settings. The test sets variables and the network itself.
 RUN = {
     "image": lambda _: (),
     "environment": lambda _: (),
@@ -38,12 +38,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-WANTED = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
+EXPECTED = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
 
 
 @pytest.fixture(scope="module")
 def image(debian, build_environment):
-    """The image's name."""
+    """The name of the image."""
     done = run_llmstack("build", "hub", "--base", debian, "--tag", IMAGE, env=build_environment, timeout=800)
     assert (done.code, done.stdout) == (0, f"{IMAGE}\n"), done.stderr[-4000:]
     return IMAGE
@@ -51,7 +51,7 @@ def image(debian, build_environment):
 
 @pytest.fixture(scope="module")
 def options(shared_engine, network, tmp_path_factory):
-    """What a container is started with to read a carried repo from the registry."""
+    """Container options to read a carried repo from the registry."""
     find = ("network", "inspect", network, "--format", "{{(index .IPAM.Config 0).Gateway}}")
     address = shared_engine.docker(*find).stdout.strip()
     folder = tmp_path_factory.mktemp("far-side")
@@ -75,25 +75,25 @@ def options(shared_engine, network, tmp_path_factory):
         )
 
 
-def test_clients_load_through_it_and_it_ends_when_told_to(shared_engine, network, image, options, tmp_path):
+def test_client_downloads_a_repo_and_the_container_stops(shared_engine, network, image, options, tmp_path):
     with running(shared_engine, network, image, options=(*options, "--health-interval=1s")) as container:
         container.wait_healthy()
         assert container.exec("id", "-u").stdout == "12345\n"
         for tool in ("cc", "pip"):
             assert container.exec("sh", "-c", f"command -v {tool}", check=False).returncode == 127
         snapshot = Path(run_client(None, f"http://{container.ip}:8080", tmp_path, "-c", DOWNLOAD).strip())
-        assert digests(snapshot) == WANTED
+        assert digests(snapshot) == EXPECTED
         shared_engine.docker("stop", container.name)
         assert container.state["ExitCode"] == 0, container.logs
         assert "GET /org/tiny/resolve/" in container.logs
 
 
-def test_the_rest_of_llmstack_is_in_it(shared_engine, network, image, options, tmp_path):
+def test_image_contains_the_other_commands(shared_engine, network, image, options, tmp_path):
     tmp_path.chmod(0o777)
     command = ("llmstack", "extract", "org/tiny", "./files")
     mounted = (*options, f"--volume={tmp_path}:/workspace")
     with running(shared_engine, network, image, *command, options=mounted) as container:
         assert container.wait_ended() == 0, container.logs
-    assert digests(tmp_path / "files") == WANTED
+    assert digests(tmp_path / "files") == EXPECTED
     listed = shared_engine.docker("run", "--rm", "--network", "none", image, "llmstack", "images").stdout
     assert "hub: A read-only Hugging Face Hub" in listed
