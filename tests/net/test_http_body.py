@@ -52,6 +52,7 @@ def read_file(server: WebServer, size: int = len(DATA), start: int = 0) -> bytes
         ("identity", DATA),
         ("", DATA),
     ],
+    ids=["gzip", "upper case", "several members", "deflate", "identity", "empty"],
 )
 def test_gzip_and_deflate_are_decoded(server, encoding: str, body: bytes):
     web, answers = server
