@@ -357,7 +357,8 @@ def test_an_image_under_another_repos_tag_is_not_that_repo(carried, tmp_path):
     assert other.error == "it claims to be org/model@main, its tag does not"
     name = f"oci:{carried}/models:zzz--other"
     with opened(name) as source:
-        assert not source.confirmed
+        assert not inspect(source).confirmed
+    assert "its tag is not of that repo" in run_llmstack("inspect", name).stdout
     with pytest.raises(UsageError, match="is not written into the cache of that repo"):
         run(name, tmp_path / "cache", layout="hf-cache")
     assert not list(tmp_path.glob("cache/models--*"))

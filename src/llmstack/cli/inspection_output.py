@@ -61,7 +61,11 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
     if index is None:
         return [*facts, ("files", "unknown: the image has no file index")]
     facts += [
-        ("repo", f"{index.repo_id} ({index.repo_type})"),
+        (
+            "repo",
+            f"{index.repo_id} ({index.repo_type})"
+            + ("" if details.confirmed else ", but its tag is not of that repo and revision"),
+        ),
         ("revision", index.revision),
         ("commit", f"{index.commit} of {index.created}"),
         ("license", index.license or "none"),

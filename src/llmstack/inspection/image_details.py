@@ -22,8 +22,9 @@ class LayerDetails:
 
 @dataclass(frozen=True, slots=True)
 class ImageDetails:
-    """One image. An image in the Docker Engine has no `digest` and no `layers`; other images than carried ones have no
-    `index` and no `files`.
+    """One image. An image in the Docker Engine has no `digest` and no `layers`; only a carried image has an `index`.
+
+    `confirmed` is false if the image's tag contradicts the repo and revision in its index.
     """
 
     image: str
@@ -32,6 +33,7 @@ class ImageDetails:
     labels: Mapping[str, str]
     layers: tuple[LayerDetails, ...]
     index: FileIndex | None
+    confirmed: bool = True
 
     @property
     def files(self) -> tuple[IndexedFile, ...]:
@@ -54,4 +56,5 @@ def inspect(image: OpenedImage) -> ImageDetails:
             LayerDetails(layer.digest, layer.media_type, layer.size, files[layer.digest]) for layer in image.layers
         ),
         index=image.index,
+        confirmed=image.confirmed,
     )
