@@ -146,10 +146,10 @@ def hub_cases() -> Iterator[Case]:
         yield _hub(f"{moment}-broken", target, truncate_answer=40, expect=6, words=SOURCE)
         yield _hub(f"{moment}-404", target, times=None, status=404, expect=3, words=SOURCE)
     # A file that is not in LFS has a git blob sha1.
-    small = (*SOURCE, HUB["small"][1], "do not match")
-    for what in ("corrupt_answer", "truncate_answer"):
+    for what, words in (("corrupt_answer", "do not match the hash"), ("truncate_answer", "bytes, expected")):
         name = f"small-{what.partition('_')[0]}"
-        yield _hub(name, HUB["small"][0], expect=5, words=small, **{what: place(name, len(FILES["config.json"]))})
+        fault = {what: place(name, len(FILES["config.json"]))}
+        yield _hub(name, HUB["small"][0], expect=5, words=(*SOURCE, HUB["small"][1], words), **fault)
     # A date that is invalid counts as missing, as with mirrors.
     yield _hub("date-broken", HUB["date"][0], truncate_answer=40)
     yield from _storage()
