@@ -74,7 +74,7 @@ def test_list_of_a_registry_takes_two_requests_per_tag(registry):
                 carry(store, f"org--{repo_type}{number}", {"a": b"a"}, repo_id=f"org/{repo_type}{number}")
         registry.served()
         found = list_images(namespace, NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
-        # Two lists of tags, and two documents for each.
+        # Two lists of tags, and two manifests per image.
         assert len([request for request in registry.served() if request.status == 200]) <= 2 + 2 * 10 + 1
         assert list_images(registry.namespace(), NOWHERE, ["model"], registries(client), Event(), 4) == []
     assert [entry.repo_id for entry in found] == [f"org/{kind}{n}" for kind in ("model", "dataset") for n in range(5)]
@@ -150,7 +150,7 @@ def test_inspect_and_verify_in_the_engine(registry, engine):
 
 
 def in_engine(registry, engine, files, keep=lambda layers: layers):
-    """Put an image of files into the engine, where large ones are in parts, with those of its layers that are kept."""
+    """Put an image into the engine, with large files split, and with the layers that `keep` returns."""
     there = f"{registry.namespace()}/models:org--model"
     with closing(Client()) as client:
         store = registries(client).repository(Reference.parse(there), write=True)
@@ -238,14 +238,14 @@ def blob(store, data, media_type):
 
 
 def put(store, tag, config, *layers):
-    """Put a manifest of these layers, which need not be tars, into a store, and return its descriptor."""
+    """Put a manifest with these layers, which need not be tars, into a store; return its descriptor."""
     document = Manifest(config, layers).to_raw()
     store.put_manifest(document, tag)
     return document.descriptor
 
 
-def beside_an_attestation(layout):
-    """Put an image into a layout as BuildKit does, with an attestation beside it; return the attestation's layer."""
+def put_with_attestation(layout):
+    """Put an image and its attestation into a layout, as BuildKit does; return the attestation's layer."""
     content = tar(file("bin/sh", b"#!"))
     settings = b'{"rootfs":{"type":"layers","diff_ids":["%s"]}}' % Digest.of(content).encode()
     built = put(layout, None, blob(layout, settings, CONFIG), blob(layout, content, LAYER_TAR))
@@ -261,7 +261,7 @@ def beside_an_attestation(layout):
 
 def test_attestations_have_their_digests_verified(tmp_path):
     layout = Layout(tmp_path / "other")
-    statement = beside_an_attestation(layout)
+    statement = put_with_attestation(layout)
     result, _ = checked(f"oci:{tmp_path}/other:latest")
     assert (result.ok, result.layers) == (True, 2)
     place = tmp_path / "other/blobs/sha256" / statement.digest.hex
@@ -321,7 +321,7 @@ def listed_of(source):
 
 
 def rewrite(layout, source, target, change):
-    """Put the image for one platform under another tag, its layers changed, as other programs do; keep the config."""
+    """Put the image for one platform under another tag, with a changed manifest."""
     image = open_image(layout, source)
     manifest = change(image.manifest)
     layout.put_manifest(manifest.to_raw(), target)
@@ -329,7 +329,7 @@ def rewrite(layout, source, target, change):
 
 
 def without_annotations(manifest):
-    """What Docker and skopeo leave of a carried image that they push again."""
+    """Remove annotations, as Docker and skopeo do when they push an image again."""
     return Manifest(manifest.config, tuple(replace(layer, annotations={}) for layer in manifest.layers))
 
 
@@ -359,8 +359,9 @@ def test_an_image_under_another_repos_tag_is_not_that_repo(carried, tmp_path):
     with opened(name) as source:
         assert not inspect(source).confirmed
     assert "its tag is not of that repo" in run_llmstack("inspect", name).stdout
-    with pytest.raises(UsageError, match="is not written into the cache of that repo"):
+    with pytest.raises(UsageError, match="is not written into the cache of that repo") as caught:
         run(name, tmp_path / "cache", layout="hf-cache")
+    assert caught.value.hint == "use --layout dir, or give the image the tag org--model"
     assert not list(tmp_path.glob("cache/models--*"))
     result = run(name, tmp_path / "out")
     assert (result.repo_id, result.commit, result.files) == (None, None, 1)

@@ -1,4 +1,4 @@
-"""Carried images made in a moment, out of bytes, by the code that ferry itself uses; no hub is asked."""
+"""Make carried images from bytes with the code of ferry, without a hub."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS = Limits(large=64 * 1024, bundle=96 * 1024)
 
 
 class _InMemory:
-    """A source of files; implements FileSource as far as an upload asks."""
+    """A source of files in memory; implements what an upload needs of FileSource."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files

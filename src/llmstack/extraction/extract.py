@@ -14,7 +14,7 @@ from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FORMAT_WITH_PARTS, FileIndex
 from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.carried_image.image_location import locate
-from llmstack.carried_image.naming import Namespace
+from llmstack.carried_image.naming import Namespace, tag_for
 from llmstack.carried_image.open_location import open_requested
 from llmstack.carried_image.selection import NO_SELECTION, Selection, select
 from llmstack.errors import NotFoundError, UsageError
@@ -116,7 +116,7 @@ class _Extraction:
             raise UsageError(
                 f"{self.image.name}: its file index claims {index.repo_id}@{index.revision}, its tag does not, "
                 "so it is not written into the cache of that repo",
-                hint=f"name the repo ({index.repo_id} --from …), or use --layout dir",
+                hint=f"use --layout dir, or give the image the tag {tag_for(index.repo_id, index.revision)}",
                 side="source",
             )
         layout: DestinationLayout = (
