@@ -7,12 +7,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 
+import llmstack
 from llmstack import errors
 from llmstack.cli.app import app
 from llmstack.settings import Settings
@@ -76,6 +78,14 @@ def test_each_command_has_a_page():
 def test_every_recipe_has_a_page():
     recipes = {path.parent.name for path in ROOT.glob("images/*/README.md")}
     assert {path.stem for path in (ROOT / "docs/reference/recipes").glob("*.md")} == recipes | {"index"}
+
+
+@pytest.mark.parametrize("result", ["ExtractResult", "FerryResult", "ImageDetails", "ListedImage", "VerifyResult"])
+def test_documented_json_fields_are_complete(result: str):
+    page = (ROOT / "docs/reference/json.md").read_text()
+    documented = set(re.findall(r"[`\"](\w+)[`\"]", page))
+    hidden = {"layers", "exit_code"} if result == "FerryResult" else set()
+    assert {field.name for field in fields(getattr(llmstack, result))} - hidden <= documented
 
 
 def test_examples_of_the_python_api_run(tmp_path: Path):
