@@ -25,12 +25,12 @@ PROBLEM = ListProblem("list.txt", 3, "wrong")
 def test_every_entry_is_in_one_shard_whatever_else_the_list_holds(count):
     shards = [Shard(number, count) for number in range(1, count + 1)]
     whole, less = WishList(ENTRIES, (PROBLEM,)), WishList(ENTRIES[::-3], ())
-    parts = [shard.of(whole) for shard in shards]
+    parts = [shard.select(whole) for shard in shards]
     assert sorted(map(repr, ENTRIES)) == sorted(repr(entry) for part in parts for entry in part.entries)
     assert [problem for part in parts for problem in part.problems] == [PROBLEM]
     assert max(len(part.entries) for part in parts) < 3 * len(ENTRIES) / count
     for shard, part in zip(shards, parts, strict=True):
-        assert set(shard.of(less).entries) == set(part.entries) & set(less.entries)
+        assert set(shard.select(less).entries) == set(part.entries) & set(less.entries)
 
 
 @pytest.mark.parametrize("text", ["", "2", "0/3", "4/3", "1/0", "a/b", "1/3/5", "-1/3", "\u0661/\u0663"])
@@ -66,7 +66,7 @@ def test_annotations_and_the_summary_of_a_job(port: Port, tmp_path: Path):
     assert run.code == 1
     notes = [line for line in run.stderr.splitlines() if line.startswith("::")]
     assert len(notes) == 2
-    assert notes[0].startswith("::error file=get_hf/to_get_models.txt,line=5::'--inclde' is not an option")
+    assert notes[0].startswith("::error file=get_hf/to_get_models.txt,line=5::unknown option '--inclde'")
     assert notes[1].startswith("::error file=get_hf/to_get_models.txt,line=3::org/missing: ")
 
     (here, _) = run.json["results"]
