@@ -25,6 +25,7 @@ def foreign(folder: Path) -> str:
     return image(folder, tar(*(file(f"REPO/{name}", data) for name, data in FILES.items())))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("make", [carried, foreign])
 def test_names_that_differ_only_in_case_warn_on_a_file_system_that_ignores_case(
     tmp_path: Path, make: Callable[[Path], str]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmstack.carried_image.naming import tag_for
 from llmstack.oci.layout import Layout
 from tests.support.carried import COMMIT, carry
 from tests.support.cli import run_llmstack
@@ -18,13 +19,13 @@ NAME = "模型/ünïcode.txt"
 
 
 def test_a_carried_image(tmp_path: Path):
-    carry(Layout(tmp_path / "carried/models"), "org--model", {NAME: b"text"}, revision="zweig/für")
+    tag = tag_for("org/model", "zweig/für")
+    carry(Layout(tmp_path / "carried/models"), tag, {NAME: b"text"}, revision="zweig/für")
     for layout, path in (("dir", NAME), ("hf-cache", f"models--org--model/snapshots/{COMMIT}/{NAME}")):
         out = tmp_path / layout
         for _ in range(2):
-            run = run_llmstack(
-                "extract", f"oci:{tmp_path}/carried/models:org--model", out, "--layout", layout, "--json", env=ASCII
-            )
+            image_name = f"oci:{tmp_path}/carried/models:{tag}"
+            run = run_llmstack("extract", image_name, out, "--layout", layout, "--json", env=ASCII)
             assert run.code == 0, run.stderr
             assert (out / path).read_bytes() == b"text"
         assert run.json["bytes_reused"] == 4
