@@ -34,7 +34,7 @@ from llmstack.llama.params import Version, detect_version, read_params
 from llmstack.llama.tokenizer import read_vocabulary
 from llmstack.net.http_body import inflated
 from llmstack.net.http_headers import content_range, next_link, requested_delay
-from llmstack.net.http_urls import display_url, redirected
+from llmstack.net.urls import display_url, redirected
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.auth import Challenge, check_realm
 from llmstack.oci.compression import decompressed

@@ -13,7 +13,7 @@ import pytest
 import llmstack.hub_server.pages
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.pages import repo_list
-from llmstack.hub_server.pages.language import TEXTS, choose_language
+from llmstack.hub_server.pages.page_routes import TEXTS, choose_language
 from llmstack.hub_server.pages.repo_page import ENTRIES
 from llmstack.hub_server.repos import Repo, Revision, make_repo
 from llmstack.oci.layout import Layout

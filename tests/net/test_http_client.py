@@ -18,7 +18,6 @@ from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.net import Cancelled, ConnectionLostError, display_url, read_limited
 from llmstack.net.http_client import MAX_REDIRECTS, tls_context
 from llmstack.net.http_headers import basic_auth
-from llmstack.net.http_urls import redirected
 from llmstack.net.network_errors import (
     ConnectFailedError,
     ConnectionClosedError,
@@ -26,6 +25,7 @@ from llmstack.net.network_errors import (
     InvalidResponseError,
     TlsError,
 )
+from llmstack.net.urls import redirected
 from tests.support.webserver import Request, Response, WebServer
 
 SECRET = "s3cr3t-t0ken"

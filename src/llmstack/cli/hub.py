@@ -40,7 +40,7 @@ def hub(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key must be used together")
     try:
-        from llmstack.hub_server.refresher import Refresher
+        from llmstack.hub_server.repo_index import Refresher
         from llmstack.hub_server.server import CONNECTIONS, RETRY_POLICY, Listen, open_repo_index, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):

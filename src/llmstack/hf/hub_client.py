@@ -44,8 +44,8 @@ from llmstack.net import (
     read_with_retry,
 )
 from llmstack.net.http_headers import next_link, requested_delay
-from llmstack.net.proxies import check_proxies
 from llmstack.net.retry import RETRIED_STATUS
+from llmstack.net.urls import check_proxies
 
 # The Hub's CDN rejects a GET of more than 50 GB, so larger files are read in ranges.
 RANGE_WINDOW = 32 * 10**9

@@ -18,8 +18,7 @@ from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
 from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, process_limits
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.refresher import Refresher
-from llmstack.hub_server.repo_index import RepoIndex
+from llmstack.hub_server.repo_index import Refresher, RepoIndex
 from llmstack.hub_server.streaming import Threads
 from llmstack.net import RetryPolicy
 from llmstack.oci.repository import Registries

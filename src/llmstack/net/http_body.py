@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import urllib3
 
 from llmstack.errors import IntegrityError
-from llmstack.net.http_urls import display_url
 from llmstack.net.network_errors import ConnectionLostError, network_errors
 from llmstack.net.retry import Backoff
+from llmstack.net.urls import display_url
 
 Response = urllib3.BaseHTTPResponse
 

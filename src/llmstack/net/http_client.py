@@ -19,10 +19,9 @@ from llmstack.net.cancel import Cancel, Cancelled
 from llmstack.net.connections import pool_classes
 from llmstack.net.http_body import Response, discard
 from llmstack.net.http_headers import basic_auth, is_header_value, requested_delay
-from llmstack.net.http_urls import display_url, redirected
 from llmstack.net.network_errors import ConnectionLostError, network_errors
-from llmstack.net.proxies import proxy_for
 from llmstack.net.retry import DEFAULT_RETRY_POLICY, FIRST_DELAY, RETRIED_STATUS, Backoff, RetryPolicy
+from llmstack.net.urls import display_url, proxy_for, redirected
 
 Body = bytes | Iterable[bytes]
 

@@ -19,7 +19,7 @@ from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from urllib3 import exceptions
 
 from llmstack.errors import UnavailableError
-from llmstack.net.http_urls import display_url
+from llmstack.net.urls import display_url
 
 
 class ConnectionLostError(UnavailableError):

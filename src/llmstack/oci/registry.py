@@ -17,9 +17,9 @@ from llmstack.errors import (
 from llmstack.net import Backoff, Client, Response, read_limited
 from llmstack.net.http_body import discard
 from llmstack.net.http_client import Body
-from llmstack.net.http_urls import origin
 from llmstack.net.network_errors import ConnectionClosedError, InvalidResponseError
 from llmstack.net.retry import RETRIED_STATUS
+from llmstack.net.urls import origin
 from llmstack.oci.auth import Authorizer, CredentialLookup, login_hint
 from llmstack.oci.profiles import profile_of
 from llmstack.oci.reference import DOCKER_HUB, is_loopback

@@ -22,10 +22,10 @@ from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_re
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
 from llmstack.net.http_headers import next_link, requested_delay
-from llmstack.net.http_urls import redirected
 from llmstack.net.network_errors import ConnectionClosedError
 from llmstack.net.parallel import run_all
 from llmstack.net.retry import RETRIED_STATUS
+from llmstack.net.urls import redirected
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference, is_tag
 from llmstack.oci.registry import Registry
