@@ -57,7 +57,9 @@ def print_recipes(recipes: Mapping[str, Recipe], environment: BuildEnvironment, 
         return
     width, indent = stdout_width(), max(len(variant) for recipe in recipes.values() for variant in recipe.variants) + 4
     for recipe in recipes.values():
-        about = textwrap.fill(f"{recipe.name}: {recipe.description}", width, subsequent_indent="  ")
+        about = textwrap.fill(
+            f"{recipe.name}: {recipe.description}", width, subsequent_indent="  ", break_on_hyphens=False
+        )
         sys.stdout.write(f"{about}\n")
         for variant in recipe.variants.values():
             base = variant.base or f"{recipe.parent}:{variant.parent}"
