@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.errors import UsageError
-from llmstack.ferrying.shard import Shard
-from llmstack.lists.wish_list import ListProblem, RepoRequest, WishList
+from llmstack.lists.wish_list import ListProblem, RepoRequest, Shard, WishList
 from tests.support.ferry import Port
 
 ENTRIES = tuple(

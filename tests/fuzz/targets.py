@@ -28,7 +28,7 @@ from llmstack.hub_server.routes import find_route, get_healthz
 from llmstack.hub_server.urls import normalized
 from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
-from llmstack.lists.catalogue_merge import merge
+from llmstack.lists.catalogue import merge
 from llmstack.lists.wish_list import parse_wishlist
 from llmstack.llama.params import Version, detect_version, read_params
 from llmstack.llama.tokenizer import read_vocabulary

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstack.lists.catalogue import CatalogueRow, empty, parse, record, upsert
-from llmstack.lists.catalogue_merge import merge
+from llmstack.lists.catalogue import CatalogueRow, empty, merge, parse, record, upsert
 from llmstack.oci.reference import Digest
 
 ROW = CatalogueRow(

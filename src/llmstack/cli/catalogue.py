@@ -25,7 +25,7 @@ def merge(base: _File, ours: _File, theirs: _File) -> None:
     git config merge.llmstack.driver 'llmstack catalogue merge %O %A %B'
     """
     from llmstack.errors import UnavailableError
-    from llmstack.lists.catalogue_merge import merge as merge_rows
+    from llmstack.lists.catalogue import merge as merge_rows
 
     try:
         texts = [path.read_bytes().decode(errors="surrogateescape") for path in (base, ours, theirs)]

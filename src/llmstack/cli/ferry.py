@@ -80,7 +80,7 @@ def ferry(
     lists = find_lists(Path.cwd())
     wish_list = _wish_list(repos or [], repo_type, include, exclude, prepare, lists)
     if shard is not None:
-        from llmstack.ferrying.shard import Shard
+        from llmstack.lists.wish_list import Shard
 
         wish_list = Shard.parse(shard).select(wish_list)
     with open_session(

@@ -8,6 +8,7 @@ start of a line or after a space.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import shlex
@@ -168,3 +169,37 @@ def _check_new(entry: RepoRequest, earlier: RepoRequest | None) -> None:
         f"{name} has the same tag as {earlier.repo_id}@{earlier.revision} on line {earlier.line}",
         hint="name the commit instead",
     )
+
+
+_SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Shard `number` of `count` of a wish list."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Parse `I/N`; raises UsageError."""
+        match = _SHARD.fullmatch(text)
+        shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+        if not 1 <= shard.number <= shard.count:
+            raise UsageError(
+                f"--shard {text}: must be I/N, with I from 1 to N", hint="for three machines, use 1/3, 2/3 and 3/3"
+            )
+        return shard
+
+    def select(self, wish_list: WishList) -> WishList:
+        """Return this shard's entries; an entry's shard does not depend on other entries.
+
+        The first shard has the invalid lines.
+        """
+        entries = tuple(entry for entry in wish_list.entries if self._contains(entry))
+        return WishList(entries, wish_list.problems if self.number == 1 else ())
+
+    def _contains(self, request: RepoRequest) -> bool:
+        name = f"{request.repo_type}s/{request.repo_id}@{request.revision}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % self.count == self.number - 1
