@@ -18,7 +18,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from llmstack.image_builds.recipe_folder import images_folder
+from llmstack.image_builds.recipe import images_folder
 from tests.support import process
 from tests.support import registry as registries
 from tests.support.base import write_busybox_layout

@@ -12,7 +12,7 @@ from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, Un
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.builder import BuildOptions, build_spec
-from llmstack.image_builds.recipe_folder import load_recipes
+from llmstack.image_builds.recipe import load_recipes
 from llmstack.settings import BuildSettings
 from tests.support.listener import Listener
 from tests.support.recipes import write_recipe

@@ -8,7 +8,7 @@ from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 from llmstack.settings import BuildSettings, Settings
 
 RECIPES = load_recipes(images_folder())

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 from llmstack.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "example" / "hub"

@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from llmstack.image_builds.own_wheel import own_wheel
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 
 ROOT = Path(__file__).parents[2]
 AGAIN = (

@@ -12,7 +12,7 @@ import pytest
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
-from llmstack.image_builds.recipe_folder import build_order, images_folder, load_recipes
+from llmstack.image_builds.recipe import build_order, images_folder, load_recipes
 from llmstack.settings import BuildSettings
 
 IMAGES = images_folder()

@@ -15,7 +15,7 @@ import pytest
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 from tests.images.conftest import BUILD_TIMEOUT
 from tests.support.cli import run_llmstack
 from tests.support.standin import CACHE, running

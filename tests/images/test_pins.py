@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(600), pytest.mark.xdist_group("images")]
 RECIPES = load_recipes(images_folder())

@@ -10,7 +10,7 @@ from llmstack.engine.docker_engine import Engine as Client
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.prepared_image import PrepareRequest, build_prepared
-from llmstack.image_builds.recipe_folder import images_folder
+from llmstack.image_builds.recipe import images_folder
 from llmstack.settings import BuildSettings
 from tests.support.listener import Listener
 

@@ -90,7 +90,7 @@ def images(as_json: JsonOption = False, _debug: DebugOption = False) -> None:
     """List the recipes that `llmstack build` can build, with parents, variants and tags."""
     from llmstack.cli.build_output import print_recipes
     from llmstack.image_builds.build_environment import BuildEnvironment
-    from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+    from llmstack.image_builds.recipe import images_folder, load_recipes
     from llmstack.settings import load_settings
 
     environment = BuildEnvironment.from_settings(load_settings())

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
-from llmstack.image_builds.recipe import Recipe, Variant
-from llmstack.image_builds.recipe_folder import build_order, lineage
+from llmstack.image_builds.recipe import Recipe, Variant, build_order, lineage
 from llmstack.image_builds.wheel_download import WheelRequest
 from llmstack.oci.reference import Reference
 

@@ -16,8 +16,7 @@ from llmstack.image_builds.build_environment import BuildEnvironment, proxy_cred
 from llmstack.image_builds.build_plan import PROXY_ARGS, BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.own_wheel import own_wheel
-from llmstack.image_builds.recipe import Recipe
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import Recipe, images_folder, load_recipes
 from llmstack.image_builds.wheel_download import WheelRequest, download_wheels
 from llmstack.image_builds.wheel_index import make_index, read_wheel
 from llmstack.oci.reference import DOCKER_HUB, Reference

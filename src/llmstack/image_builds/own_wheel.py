@@ -17,7 +17,7 @@ from pathlib import Path
 
 import llmstack
 from llmstack.errors import UnavailableError
-from llmstack.image_builds.recipe_folder import images_folder
+from llmstack.image_builds.recipe import images_folder
 
 _DISTRIBUTION = "llmstack-ferry"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: llmstack\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -16,7 +16,7 @@ from llmstack.hf.snapshot import RepoType
 from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials
 from llmstack.image_builds.build_plan import BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.builder import BuildOptions, build_spec
-from llmstack.image_builds.recipe_folder import images_folder, load_recipes
+from llmstack.image_builds.recipe import images_folder, load_recipes
 from llmstack.reporting import Reporter
 
 STAGE = "prepare"

@@ -8,7 +8,7 @@ from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
-from llmstack.image_builds.recipe_folder import load_recipes
+from llmstack.image_builds.recipe import load_recipes
 
 GOOD = "description: A test\nvariants: {cpu: {base: debian}}\n"
 
