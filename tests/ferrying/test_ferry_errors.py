@@ -33,9 +33,9 @@ def check(run: Run, code: int, *words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["org/tiny", "--to", "registry.local/Upper"], ["registry.local/Upper", "lower case"]),
+        (["org/tiny", "--to", "registry.local/Upper"], ["registry.local/Upper", "lower-case"]),
         (["org/tiny", "--to", "registry.local/models:tag"], ["is an image, not a namespace"]),
-        (["org/tiny", "--to", "oci:"], ["names no folder"]),
+        (["org/tiny", "--to", "oci:"], ["has no directory after"]),
         (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "a folder is written as oci:./out"]),
         (["not a repo"], ["'not a repo' is not a Hugging Face repo id"]),
         (["org/tiny@"], ["has no revision after @"]),
