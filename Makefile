@@ -24,7 +24,7 @@ demo: $(READY) ## carry a real small model onto a disk and back, and show it
 
 test-unit: $(READY) ## run the tests that need neither root nor Docker nor a network; two minutes
 	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --ignore=tests/llama \
-	  -m "not images and not judges and not engine and not registry and not browser and not system" $(PYTEST_ARGS)
+	  -m "not images and not judges and not engine and not registry and not browser and not system and not slow" $(PYTEST_ARGS)
 
 test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" runs some
 	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup \

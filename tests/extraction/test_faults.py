@@ -17,6 +17,8 @@ from tests.support.cli import run_llmstack
 from tests.support.disk import without_links
 from tests.support.process import need
 
+pytestmark = pytest.mark.slow
+
 BIG = {f"{number}.bin": bytes([number]) * 3_000_000 for number in range(8)}
 MANY = {f"{number:04}.txt": b"%d" % number * 500 for number in range(1500)}
 

@@ -16,6 +16,8 @@ from tests.support.carried import carry
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving, sparse_repo
 
+pytestmark = pytest.mark.slow
+
 SIZE = 24 * 1024 * 1024
 DATA = os.urandom(SIZE)
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -6,6 +6,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -18,6 +19,8 @@ from tests.extraction.support import RecordingReporter, contents, registries, ru
 from tests.resume.support import Stopped, StoppingReporter
 from tests.support.carried import carry
 from tests.support.sink import Blob, Sink
+
+pytestmark = pytest.mark.slow
 
 BIG = 150_000
 VERSIONS = [

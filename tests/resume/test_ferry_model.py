@@ -27,6 +27,8 @@ from tests.resume.support import Stopped, StoppingReporter
 from tests.support.hub import Generated, Hub
 from tests.support.sink import Sink
 
+pytestmark = pytest.mark.slow
+
 # Large enough for its own layer, so that an interrupted run has a partial image.
 LARGE = Limits().large + 7
 OFFSETS = st.integers(0, LARGE)
