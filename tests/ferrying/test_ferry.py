@@ -285,7 +285,7 @@ def test_a_dry_run_transfers_nothing(port: Port):
     assert run.code == 0, run.stderr
     assert f"org/tiny at commit {repo.sha}:" in run.stdout
     rows = [line.split() for line in run.stdout.splitlines()]
-    assert ["model.safetensors", "17.8", "MB", "carry"] in rows
+    assert ["model.safetensors", "17.8", "MB", "upload"] in rows
     assert "org/tiny  planned" in run.stdout
     assert not moving(port.registry.served())
     assert not port.hub.log.files(method=None)

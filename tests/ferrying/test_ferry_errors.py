@@ -36,10 +36,10 @@ def check(run: Run, code: int, *words: str) -> None:
         (["org/tiny", "--to", "registry.local/Upper"], ["registry.local/Upper", "lower-case"]),
         (["org/tiny", "--to", "registry.local/models:tag"], ["is an image, not a namespace"]),
         (["org/tiny", "--to", "oci:"], ["has no directory after"]),
-        (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "a folder is written as oci:./out"]),
+        (["org/tiny", "--to", "./out"], ["'./out' is not a namespace", "write a directory as oci:./out"]),
         (["not a repo"], ["'not a repo' is not a Hugging Face repo id"]),
         (["org/tiny@"], ["has no revision after @"]),
-        (["org/" + "n" * 80 + "@" + "r" * 60], ["a tag has at most 128", "name the commit"]),
+        (["org/" + "n" * 80 + "@" + "r" * 60], ["would have 147 characters", "name the commit"]),
         (["org/tiny", "--base", "UPPER"], ["'library/UPPER' is not a repository name"]),
         (["org/tiny", "--base", "docker-daemon:busybox"], ["a base image cannot be read from Docker Engine"]),
         ([], ["no wish list was found", "get_hf/to_get_models.txt"]),
@@ -154,7 +154,7 @@ def test_an_invalid_hub_url(port: Port, endpoint: str):
 def test_an_unsupported_proxy(port: Port, name: str):
     port.hub.add_repo("org/tiny", {"config.json": b"{}"})
     run = port.ferry("org/tiny", env={name: f"socks5://me:{TOKEN}@127.0.0.1:1"})
-    check(run, 2, f"{name.lower().removesuffix('_proxy')}_proxy", "a proxy of the kind socks5", "HTTP proxy")
+    check(run, 2, f"{name.lower().removesuffix('_proxy')}_proxy", "socks5 proxies are not supported", "http://")
 
 
 def test_a_token_with_invalid_characters(port: Port):
