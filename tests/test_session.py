@@ -16,6 +16,7 @@ PUBLIC = [
     "FerryResult",
     "ImageDetails",
     "IntegrityError",
+    "InternalError",
     "ListedImage",
     "LlmstackError",
     "NotAuthorizedError",

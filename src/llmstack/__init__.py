@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from llmstack.errors import (
     IntegrityError,
+    InternalError,
     LlmstackError,
     NotAuthorizedError,
     NotFoundError,
@@ -25,6 +26,7 @@ __all__ = [
     "FerryResult",
     "ImageDetails",
     "IntegrityError",
+    "InternalError",
     "ListedImage",
     "LlmstackError",
     "NotAuthorizedError",

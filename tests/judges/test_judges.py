@@ -114,7 +114,7 @@ def test_docker_pulls_runs_copies_mounts_saves_and_pushes(docker: Judge, port: P
 def test_podman_and_buildah_pull_run_save_and_push(judge: Judge, port: Port, carried: str, shared: Path):
     podman = ("podman", f"--root={shared}/storage", f"--runroot={shared}/run", "--storage-driver=vfs")
     judge.run(*podman, "pull", "-q", "--tls-verify=false", carried)
-    run = (*podman, "--runtime=runc", "run", "--rm", "--network=none", "--cgroups=disabled")
+    run = (*podman, "--runtime=runc", "--cgroup-manager=cgroupfs", "run", "--rm", "--network=none")
     digest = judge.run(*run, carried, "sha256sum", "/REPO/model.safetensors").split()[0]
     assert digest == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
     for form in ("docker-archive", "oci-archive"):
