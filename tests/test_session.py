@@ -8,6 +8,8 @@ import sys
 import pytest
 
 import llmstack
+from llmstack.oci.layout import Layout
+from llmstack.reporting.callback import CallbackReporter
 from tests.support.carried import carry
 from tests.support.serving import repository
 
@@ -22,6 +24,7 @@ PUBLIC = [
     "NotAuthorizedError",
     "NotFoundError",
     "ProgressEvent",
+    "RepoRequest",
     "Session",
     "UnavailableError",
     "UsageError",
@@ -86,6 +89,27 @@ assert details.digest == carried.digest
 [listed] = llmstack.list_images(namespace)
 assert (listed.repo_id, listed.commit) == ("org/model", carried.commit)
 
+def fail(event):
+    raise KeyError("mine")
+
+for call in (
+    lambda: llmstack.ferry("org/model", to=namespace + "/x", base=base, on_progress=fail),
+    lambda: llmstack.extract("org/model", out + "-x", source=namespace, on_progress=fail),
+):
+    try:
+        call()
+    except KeyError as error:
+        assert error.args == ("mine",)
+    else:
+        raise AssertionError("no error")
+
+one = llmstack.ferry("org/model", to=namespace + "/one", base=base, include="*.json")
+assert one.bytes_total == 2
+many = llmstack.Session.from_settings(namespace=namespace + "/many", base=base).ferry_all(
+    [llmstack.RepoRequest("org/model", "model", "main"), llmstack.RepoRequest("org/absent", "model", "main")]
+)
+assert [result.status for result in many] == ["carried", "failed"]
+
 try:
     llmstack.ferry("org/absent", to=namespace, base=base)
 except llmstack.NotFoundError as error:
@@ -123,3 +147,24 @@ def test_options_are_checked_like_flags(tmp_path):
         llmstack.Session.from_settings(colour="red")
     with pytest.raises(llmstack.UsageError, match="no destination namespace"):
         llmstack.ferry("org/model")
+    for call in (
+        llmstack.ferry,
+        llmstack.verify,
+        llmstack.inspect,
+        llmstack.extract,
+    ):
+        with pytest.raises(llmstack.UsageError, match="repo_type: must be 'model' or 'dataset', not 'space'"):
+            call("org/model", repo_type="space")
+    with pytest.raises(llmstack.UsageError, match="layout: must be"):
+        llmstack.extract("org/model", tmp_path, layout="tar")
+
+
+def test_one_string_is_one_glob(tmp_path):
+    carry(Layout(tmp_path / "models"), "org--model", FILES)
+    result = llmstack.extract("org/model", tmp_path / "out", source=f"oci:{tmp_path}", include="*.json")
+    assert (result.files, (tmp_path / "out/config.json").read_bytes()) == (1, b"{}")
+
+
+def test_warnings_are_not_printed(capfd):
+    CallbackReporter().warn("a warning")
+    assert capfd.readouterr() == ("", "")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmstack.extraction.extract import ExtractResult
     from llmstack.ferrying.ferry import FerryResult
     from llmstack.inspection import ImageDetails, ListedImage, VerifyResult
+    from llmstack.lists.wish_list import RepoRequest
     from llmstack.reporting.callback import ProgressEvent
     from llmstack.session import Session, extract, ferry, inspect, list_images, verify
 
@@ -32,6 +33,7 @@ __all__ = [
     "NotAuthorizedError",
     "NotFoundError",
     "ProgressEvent",
+    "RepoRequest",
     "Session",
     "UnavailableError",
     "UsageError",
@@ -50,6 +52,7 @@ _MODULES = {
     "ImageDetails": "llmstack.inspection",
     "ListedImage": "llmstack.inspection",
     "ProgressEvent": "llmstack.reporting.callback",
+    "RepoRequest": "llmstack.lists.wish_list",
     "VerifyResult": "llmstack.inspection",
 }
 

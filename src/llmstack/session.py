@@ -12,6 +12,7 @@ from llmstack.reporting.callback import CallbackReporter, ProgressEvent
 
 if TYPE_CHECKING:
     from llmstack.carried_image.naming import Namespace
+    from llmstack.carried_image.selection import Selection
     from llmstack.errors import LlmstackError
     from llmstack.extraction.extract import ExtractResult
     from llmstack.ferrying.ferry import FerryResult
@@ -95,8 +96,8 @@ class Session:
         *,
         to: str | None = None,
         repo_type: RepoType = "model",
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         prepare: str | Path | None = None,
         base: str | None = None,
         force: bool = False,
@@ -109,10 +110,11 @@ class Session:
         `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried instead of
         the repo's files.
         """
-        from llmstack.carried_image.selection import Selection
+        from llmstack.errors import InternalError
         from llmstack.lists.wish_list import named_entries
 
-        selection = Selection(tuple(include), tuple(exclude))
+        _check_repo_type(repo_type)
+        selection = _selection(include, exclude)
         requests = named_entries([repo], repo_type, selection, str(prepare) if prepare else None)
         errors: list[LlmstackError] = []
         [result] = self.ferry_all(
@@ -125,8 +127,9 @@ class Session:
             dry_run=dry_run,
             on_failure=lambda _, error: errors.append(error),
         )
-        if errors:
-            raise errors[0]
+        for error in errors:
+            # An exception of `on_progress` passes unchanged.
+            raise error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
         return result
 
     def ferry_all(
@@ -144,7 +147,7 @@ class Session:
     ) -> list[FerryResult]:
         """Carry several repos, one after the other; a failed one is a result with status "failed".
 
-        `lists` is the get_hf folder whose catalogue is updated. `on_failure` gets each error when it happens.
+        `lists` is the get_hf directory whose catalogue is updated. `on_failure` gets each error when it happens.
         """
         from llmstack.hf.hub_urls import check_endpoint
 
@@ -180,24 +183,27 @@ class Session:
         source: str | None = None,
         repo_type: RepoType = "model",
         layout: Literal["dir", "hf-cache"] = "dir",
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         jobs: int | None = None,
     ) -> ExtractResult:
-        """Write the files of a carried repo (`REPO_ID[@REVISION]`) or of any image into a folder, verified.
+        """Write the files of a carried repo (`REPO_ID[@REVISION]`) or of any image into a directory, verified.
 
         With layout "hf-cache" the destination is a Hugging Face cache, HF_HUB_CACHE if it is None.
         """
-        from llmstack.carried_image.selection import Selection
+        from llmstack.errors import UsageError
         from llmstack.extraction.extract import ExtractRequest, extract
 
+        _check_repo_type(repo_type)
+        if layout not in {"dir", "hf-cache"}:
+            raise UsageError(f"layout: must be 'dir' or 'hf-cache', not {layout!r}")
         request = ExtractRequest(
             argument=image,
             destination=None if destination is None else Path(destination),
             namespace=self.namespace,
             source=source,
             repo_type=repo_type,
-            selection=Selection(tuple(include), tuple(exclude)),
+            selection=_selection(include, exclude),
             layout=layout,
             jobs=self._settings(jobs=jobs).jobs,
         )
@@ -215,6 +221,7 @@ class Session:
         from llmstack.carried_image.open_location import open_requested
         from llmstack.inspection import verify
 
+        _check_repo_type(repo_type)
         self.client.cancel.clear()
         request = locate(image, source, repo_type, self.namespace)
         # The image that was asked for is verified, not a local one of the same name.
@@ -227,6 +234,7 @@ class Session:
         from llmstack.carried_image.open_location import open_requested
         from llmstack.inspection import inspect
 
+        _check_repo_type(repo_type)
         self.client.cancel.clear()
         request = locate(image, source, repo_type, self.namespace)
         with open_requested(request, self.registries, self.reporter.note) as opened:
@@ -239,6 +247,8 @@ class Session:
         from llmstack.hf.snapshot import REPO_TYPES
         from llmstack.inspection import list_images
 
+        if repo_type:
+            _check_repo_type(repo_type)
         self.client.cancel.clear()
         types = (repo_type,) if repo_type else REPO_TYPES
         jobs = self._settings(jobs=jobs).jobs
@@ -250,13 +260,32 @@ class Session:
         return override(self.settings, options)
 
 
+def _selection(include: str | Sequence[str], exclude: str | Sequence[str]) -> Selection:
+    from llmstack.carried_image.selection import Selection
+
+    return Selection(_globs(include), _globs(exclude))
+
+
+def _globs(given: str | Sequence[str]) -> tuple[str, ...]:
+    # As a sequence, a string would be one glob for each character.
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _check_repo_type(repo_type: str) -> None:
+    from llmstack.errors import UsageError
+    from llmstack.hf.snapshot import REPO_TYPES
+
+    if repo_type not in REPO_TYPES:
+        raise UsageError(f"repo_type: must be {' or '.join(map(repr, REPO_TYPES))}, not {repo_type!r}")
+
+
 def ferry(
     repo: str,
     *,
     to: str | None = None,
     repo_type: RepoType = "model",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     prepare: str | Path | None = None,
     base: str | None = None,
     force: bool = False,
@@ -290,13 +319,13 @@ def extract(
     source: str | None = None,
     repo_type: RepoType = "model",
     layout: Literal["dir", "hf-cache"] = "dir",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     jobs: int | None = None,
     plain_http: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ExtractResult:
-    """Write an image's files into a folder: Session.extract with the settings of this machine."""
+    """Write an image's files into a directory: Session.extract with the settings of this machine."""
     with Session.from_settings(on_progress=on_progress, plain_http=plain_http) as session:
         return session.extract(
             image,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from llmstack.reporting.reporter import Task
 
 _LOGGER = logging.getLogger("llmstack")
+# Without a handler, Python prints warnings to stderr.
+_LOGGER.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
