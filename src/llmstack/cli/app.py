@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from llmstack import __version__
-from llmstack.cli.build import build, images
+from llmstack.cli.build import build, images, squash
 from llmstack.cli.catalogue import catalogue
-from llmstack.cli.exit_codes import Invocation, run
 from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
 from llmstack.cli.inspection import inspect, list_images, verify
-from llmstack.cli.squash import squash
+from llmstack.cli.runner import Invocation, run
 
 app = typer.Typer(
     name="llmstack",

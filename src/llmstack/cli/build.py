@@ -1,4 +1,4 @@
-"""`llmstack build` and `llmstack images`."""
+"""`llmstack build`, `images` and `squash`."""
 
 from __future__ import annotations
 
@@ -95,3 +95,23 @@ def images(as_json: JsonOption = False, _debug: DebugOption = False) -> None:
 
     environment = BuildEnvironment.from_settings(load_settings())
     print_recipes(load_recipes(images_folder()), environment, as_json=as_json)
+
+
+def squash(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image in the Docker Engine.")],
+    tag: Annotated[str, typer.Option("--tag", metavar="REF", help="Name of the squashed image.")],
+    from_layer: Annotated[
+        str | None,
+        typer.Option("--from-layer", metavar="N|IMAGE", help="Squash the last N layers, or those above an image."),
+    ] = None,
+    progress: ProgressOption = ProgressStyle.AUTO,
+    quiet: QuietOption = False,
+    _debug: DebugOption = False,
+) -> None:
+    """Squash the layers of an image into one and report the size saved. Requires the extra `squash`."""
+    from llmstack.engine.docker_engine import Engine
+    from llmstack.engine.squash import squash_image
+    from llmstack.reporting import make_reporter
+
+    with Engine() as engine:
+        squash_image(engine, image, tag, make_reporter(progress.value, quiet=quiet), from_layer)

@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from llmstack.cli.exit_codes import show_error
 from llmstack.cli.github_actions import annotate
+from llmstack.cli.runner import show_error
 from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferrying.ferry import FerryResult

@@ -102,7 +102,7 @@ def test_characters_that_stdout_cannot_encode_are_escaped(tmp_path, env):
 
 IN_DEL = """
 import os, signal, sys, time
-from llmstack.cli.exit_codes import Invocation, run
+from llmstack.cli.runner import Invocation, run
 
 class Signals:
     def __del__(self):

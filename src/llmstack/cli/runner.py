@@ -1,4 +1,4 @@
-"""Errors, signals and bugs as an exit code and at most one screen of text."""
+"""Run a command line: errors, signals and bugs become an exit code and at most one screen of text."""
 
 from __future__ import annotations
 
