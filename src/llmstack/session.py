@@ -162,7 +162,7 @@ class Session:
         if settings.namespace is None:
             raise UsageError("no destination namespace", hint="add --to registry/path or --to oci:DIR")
         options = FerryOptions(
-            target=Namespace.parse(settings.namespace),
+            destination=Namespace.parse(settings.namespace),
             base=settings.base,
             jobs=settings.jobs,
             max_layer=settings.max_layer,

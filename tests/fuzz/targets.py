@@ -23,9 +23,9 @@ from llmstack.extraction.fetch_plan import case_conflicts
 from llmstack.hub_server.hub_api import hub_date
 from llmstack.hub_server.model_card import parse_card, split_card
 from llmstack.hub_server.pages.readme_html import render
+from llmstack.hub_server.paths import normalized
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.hub_server.routes import find_route, get_healthz
-from llmstack.hub_server.urls import normalized
 from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue import merge

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmstack.hub_server.paths import FILE, Target, normalized
 from llmstack.hub_server.routes import ROUTES, find_route
-from llmstack.hub_server.urls import FILE, Target, normalized
 from tests.hub_server.conftest import FILES
 from tests.support.serving import Serving
 

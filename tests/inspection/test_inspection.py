@@ -10,6 +10,7 @@ from threading import Event
 
 import pytest
 
+from llmstack.carried_image.annotation_keys import REPO_TYPE
 from llmstack.carried_image.image import host_platform, open_image
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
@@ -133,6 +134,15 @@ def test_inspect(carried):
     assert details.layers[0].files == 0
     assert sum(layer.files for layer in details.layers) == len(FILES)
     assert details.labels["dev.llmstack.repo-id"] == "org/model"
+
+
+def test_inspect_says_that_no_license_is_stated(tmp_path):
+    layout = Layout(tmp_path)
+    index = carry(layout, "org--model", {"a": b"a"})
+    layers = list(open_image(layout, "org--model").manifest.layers[:-1])
+    put_image(layout, "org--model", replace(index, license=None), layers)
+    lines = run_llmstack("inspect", f"oci:{tmp_path}:org--model").stdout.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("license")] == ["not stated"]
 
 
 def test_inspect_and_verify_in_the_engine(registry, engine):
@@ -339,6 +349,17 @@ def test_the_labels_identify_an_image_that_lost_its_annotations(carried):
     [found] = listed_of(f"oci:{carried}")
     assert (found.repo_id, found.revision, found.commit, found.license) == ("org/model", "main", COMMIT, "mit")
     assert found.error is None
+
+
+def test_an_unknown_repo_type_is_not_passed_on(carried):
+    layout = Layout(carried / "models")
+
+    def as_space(manifest):
+        return replace(manifest, annotations={**manifest.annotations, REPO_TYPE: "space"})
+
+    rewrite(layout, "org--model", "org--model", as_space)
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, found.repo_type, found.error) == ("org/model", None, None)
 
 
 def test_signatures_and_referrers_are_not_images(carried):

@@ -12,7 +12,7 @@ from llmstack.cli.tables import print_table
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.ferrying.ferry import FerryResult
 from llmstack.ferrying.layer_plan import SplitFile
-from llmstack.ferrying.repo_ferry import LayerPlan
+from llmstack.ferrying.repo_ferry import LayerDecision
 from llmstack.lists.wish_list import ListProblem, RepoRequest
 from llmstack.reporting import human_size, human_time
 
@@ -59,16 +59,16 @@ def _print_plan(result: FerryResult) -> None:
     if not result.layers:
         return
     sys.stdout.write(f"{_name(result)} at commit {result.commit}:\n")
-    rows = [_plan_row(entry) for entry in result.layers]
+    rows = [_plan_row(decision) for decision in result.layers]
     print_table(("files", "size", "action"), rows, right=(1,))
     sys.stdout.write("\n")
 
 
-def _plan_row(entry: LayerPlan) -> tuple[str, str, str]:
-    layer = entry.layer
+def _plan_row(decision: LayerDecision) -> tuple[str, str, str]:
+    layer = decision.layer
     name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
     parts = f" in {len(layer.layer_sizes)} parts" if isinstance(layer, SplitFile) else ""
-    return name, human_size(layer.size), ("reuse" if entry.reused else "upload") + parts
+    return name, human_size(layer.size), ("reuse" if decision.reused else "upload") + parts
 
 
 def _some(files: Sequence[object]) -> str:

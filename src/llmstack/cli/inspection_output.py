@@ -68,7 +68,7 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
         ),
         ("revision", index.revision),
         ("commit", f"{index.commit} of {index.created}"),
-        ("license", index.license or "none"),
+        ("license", index.license or "not stated"),
         ("files", f"{len(index.files)}, {human_size(index.size)}"),
     ]
     if index.selection.include or index.selection.exclude:

@@ -14,7 +14,7 @@ from llmstack.carried_image.naming import Namespace, tag_for
 from llmstack.carried_image.open_location import open_store
 from llmstack.errors import EXIT_BUG, InternalError, LlmstackError, UsageError
 from llmstack.ferrying.base_image import BaseImage, load_base
-from llmstack.ferrying.repo_ferry import LayerPlan, RepoFerry, RepoFerryResult
+from llmstack.ferrying.repo_ferry import LayerDecision, RepoFerry, RepoFerryResult
 from llmstack.ferrying.upload import FileSource
 from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoType
@@ -40,7 +40,7 @@ class FerryOptions:
     catalogue (None: no catalogue). `build_environment` is for the images that run --prepare scripts.
     """
 
-    target: Namespace
+    destination: Namespace
     base: str
     jobs: int
     max_layer: int | None = None
@@ -68,7 +68,7 @@ class FerryResult:
     seconds: float
     error: str | None
     renamed_to: str | None = None
-    layers: tuple[LayerPlan, ...] = field(default=(), repr=False)
+    layers: tuple[LayerDecision, ...] = field(default=(), repr=False)
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def ferry(
     An unexpected exception is reported as InternalError: a bug must not stop the other requests.
     """
     hub = HubClient(client)
-    max_layer = options.max_layer or profile_of(options.target.registry or "").max_layer
+    max_layer = options.max_layer or profile_of(options.destination.registry or "").max_layer
     repo_ferry = RepoFerry(client, reporter, options.jobs, max_layer, split_large=options.split_large)
 
     @lru_cache(maxsize=1)
@@ -121,8 +121,8 @@ def ferry(
         started = time.monotonic()
         try:
             tag = tag_for(request.repo_id, request.revision)
-            image = options.target.image(request.repo_type, tag)
-            store = open_store(options.target, request.repo_type, registries)
+            image = options.destination.image(request.repo_type, tag)
+            store = open_store(options.destination, request.repo_type, registries)
             with _open_source(request, hub, options.build_environment, reporter) as (source, resolved):
                 result = repo_ferry.ferry(resolved, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and result.digest:

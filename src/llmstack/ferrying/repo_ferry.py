@@ -33,7 +33,7 @@ SAVE_TIME = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPlan:
+class LayerDecision:
     """What will be done with a planned layer or split file: reuse these files of an earlier image, or upload (None)."""
 
     layer: PlannedLayer | SplitFile
@@ -53,7 +53,7 @@ class RepoFerryResult:
     digest: Digest | None
     bytes_total: int
     bytes_transferred: int
-    layers: tuple[LayerPlan, ...] = ()
+    layers: tuple[LayerDecision, ...] = ()
 
 
 class RepoFerry:
@@ -116,7 +116,7 @@ class RepoFerry:
             partial = None if force else read_earlier_image(store, partial_tag(tag))
             reusable = ReusableLayers(image for image in (partial, main, current) if image)
             layers = [
-                _without_lost_layers(LayerPlan(layer, reusable.find(layer)), store)
+                _without_lost_layers(LayerDecision(layer, reusable.find(layer)), store)
                 for layer in plan(files, self._limits(base))
             ]
         to_upload = sum(file.size for entry in layers if not entry.reused for file in entry.layer.files)
@@ -160,7 +160,7 @@ class RepoFerry:
         self,
         source: FileSource,
         info: RepoInfo,
-        layers: Sequence[LayerPlan],
+        layers: Sequence[LayerDecision],
         store: BlobStore,
         partial_image: PartialImage,
     ) -> list[CompleteLayer]:
@@ -210,11 +210,11 @@ def _check_files(files: Sequence[HubFile], snapshot: Snapshot) -> None:
             )
 
 
-def _without_lost_layers(entry: LayerPlan, store: BlobStore) -> LayerPlan:
-    """Return the plan, with an upload instead of a reuse if the registry has lost a layer."""
-    if entry.reused and not all(store.has_blob(layer) for layer in entry.reused[0].layers):
-        return LayerPlan(entry.layer, None)
-    return entry
+def _without_lost_layers(decision: LayerDecision, store: BlobStore) -> LayerDecision:
+    """Return the decision, or an upload instead of a reuse if the registry has lost a layer."""
+    if decision.reused and not all(store.has_blob(layer) for layer in decision.reused[0].layers):
+        return LayerDecision(decision.layer, None)
+    return decision
 
 
 def _check_tag(current: EarlierImage | None, info: RepoInfo, tag: str) -> None:

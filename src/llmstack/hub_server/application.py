@@ -20,8 +20,8 @@ from llmstack.hub_server.error_answers import AnswerError, answer_for, headers_o
 from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import error_page
+from llmstack.hub_server.paths import path_of
 from llmstack.hub_server.routes import find_route
-from llmstack.hub_server.urls import path_of
 from llmstack.reporting import printable, write_traceback
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
+from llmstack.hf.snapshot import RepoType
 
 # Seconds to wait before a retry when the registry is unavailable.
 RETRY_AFTER = 5
@@ -21,7 +22,7 @@ class AnswerError(LlmstackError):
         self.headers = dict(headers or {})
 
 
-def repo_not_found(repo_type: str, repo_id: str) -> AnswerError:
+def repo_not_found(repo_type: RepoType, repo_id: str) -> AnswerError:
     """Return the answer for an unknown repo."""
     return AnswerError(404, "RepoNotFound", f"{repo_type} {repo_id} not found on this hub")
 

@@ -15,9 +15,9 @@ from llmstack.carried_image.file_index import IndexedFile
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable, read_range
+from llmstack.hub_server.paths import Target
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.hub_server.streaming import StreamedResponse
-from llmstack.hub_server.urls import Target
 
 # huggingface_hub refuses to download more than this over HTTP if HEAD returns the length (MAX_HTTP_DOWNLOAD_SIZE).
 MAX_HTTP_SIZE = 50 * 1000**3

@@ -17,8 +17,8 @@ from llmstack.hf.snapshot import HubFile, parse_date
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.model_card import card_of
+from llmstack.hub_server.paths import Target, endpoint_of
 from llmstack.hub_server.repos import Files, Repo, Revision
-from llmstack.hub_server.urls import Target, endpoint_of
 
 Json = dict[str, Any]
 

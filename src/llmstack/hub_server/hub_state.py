@@ -13,9 +13,9 @@ from llmstack.errors import UnavailableError
 from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.metrics import Metrics
+from llmstack.hub_server.paths import Target
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.streaming import Threads
-from llmstack.hub_server.urls import Target
 from llmstack.oci.reference import Digest
 
 # One form, and all forms that are in memory at a time, in bytes. Clients send some hundred paths at once.

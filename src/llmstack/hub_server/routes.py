@@ -12,7 +12,7 @@ from llmstack.hub_server.file_route import get_file
 from llmstack.hub_server.hub_state import Handler, Hub
 from llmstack.hub_server.metrics import CONTENT_TYPE
 from llmstack.hub_server.pages import get_asset, get_repo_list, get_repo_page
-from llmstack.hub_server.urls import BLOB_PAGE, FILE, REPO_PAGE, TREE_PAGE, Target, Template
+from llmstack.hub_server.paths import BLOB_PAGE, FILE, REPO_PAGE, TREE_PAGE, Target, Template
 
 READ = frozenset({"GET", "HEAD"})
 

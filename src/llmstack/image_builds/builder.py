@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmstack.engine.docker_build import BuildSpec, build_image, push_image, tag_image
 from llmstack.engine.docker_engine import Engine
-from llmstack.engine.image_build import BuildSpec, build_image, push_image, tag_image
 from llmstack.engine.squash import require_library, squash_image
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstack.engine.container_script import ScriptSpec, remove_image, run_script
+from llmstack.engine.docker_build import build_image, tag_image
 from llmstack.engine.docker_engine import Engine
-from llmstack.engine.image_build import build_image, tag_image
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import repo_url
 from llmstack.hf.snapshot import RepoType

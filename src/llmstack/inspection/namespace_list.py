@@ -12,7 +12,7 @@ from llmstack.carried_image.image_location import parse_source
 from llmstack.carried_image.naming import Namespace, is_leftover, is_referrer_tag, is_tag_of
 from llmstack.carried_image.open_location import ImageReader, open_readers
 from llmstack.errors import LlmstackError, NotFoundError
-from llmstack.hf.snapshot import RepoType
+from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
@@ -32,7 +32,7 @@ class ListedImage:
 
     image: str
     repo_id: str | None = None
-    repo_type: str | None = None
+    repo_type: RepoType | None = None
     revision: str | None = None
     commit: str | None = None
     size: int | None = None
@@ -103,7 +103,7 @@ def _identified(listed: ListedImage, tag: str, notes: Mapping[str, str]) -> List
     return replace(
         listed,
         repo_id=repo_id,
-        repo_type=notes.get(annotation_keys.REPO_TYPE),
+        repo_type=next((known for known in REPO_TYPES if known == notes.get(annotation_keys.REPO_TYPE)), None),
         revision=revision,
         commit=notes.get(annotation_keys.COMMIT),
         license=notes.get(annotation_keys.LICENSES),

@@ -102,12 +102,12 @@ class Layout:
             publish(file, path, self.folder / _blob_path(digest), _MODE)
         return digest, size
 
-    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
+    def put_manifest(self, manifest: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index, and list it in index.json under `tag`; see BlobStore."""
-        self.write_blob(lambda: [document.data])
+        self.write_blob(lambda: [manifest.data])
         if tag is None:
             return
-        new = replace(document.descriptor, annotations={REF_NAME: tag})
+        new = replace(manifest.descriptor, annotations={REF_NAME: tag})
         with self._writing(), lock_directory(self.folder):
             self._update_index(lambda item: item.annotations.get(REF_NAME) != tag, new)
 

@@ -64,7 +64,7 @@ class BlobStore(BlobReader, Protocol):
     def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:
         """Mount a blob from another repository of the same registry; tell whether the registry did it."""
 
-    def put_manifest(self, document: RawManifest, tag: str | None = None) -> None:
+    def put_manifest(self, manifest: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index by its digest, and set `tag` to it if one is given."""
 
     def delete_manifest(self, digest: Digest, tag: str, /) -> bool:

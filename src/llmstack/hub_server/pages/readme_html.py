@@ -14,8 +14,8 @@ import nh3
 from markdown_it import MarkdownIt
 
 from llmstack.hf.hub_urls import PUBLIC_HOSTS
+from llmstack.hub_server.paths import file_url, folder_url, parse_repo_path
 from llmstack.hub_server.repos import Files, Revision
-from llmstack.hub_server.urls import file_url, folder_url, parse_repo_path
 
 # A longer README is shown as plain text: parsing time can grow quadratically.
 MAX_TEXT = 128 * 1024

@@ -17,8 +17,8 @@ from llmstack.hub_server.model_card import MAX_README, README, card_of, split_ca
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
+from llmstack.hub_server.paths import Target, endpoint_of, file_url, folder_url
 from llmstack.hub_server.repos import Files, Repo, Revision
-from llmstack.hub_server.urls import Target, endpoint_of, file_url, folder_url
 
 ENTRIES = 500
 MAX_TAGS = 20

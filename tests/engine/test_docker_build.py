@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
+from llmstack.engine.docker_build import build_image, push_image, tag_image
 from llmstack.engine.docker_engine import Engine as Client
-from llmstack.engine.image_build import build_image, push_image, tag_image
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
