@@ -1,12 +1,12 @@
-"""ferry and extract against what a person would do instead, in one run, on one loopback hub and one registry.
+"""Compare ferry and extract with other tools for the same task, with one loopback hub and one registry.
 
     python -m benchmarks.carry            a 2 GB model in four files, and 5,000 files of 50 KB
-    python -m benchmarks.carry --quick    a twentieth of that, to see that it works
+    python -m benchmarks.carry --quick    a twentieth of the size, to check the benchmark itself
 
-The files are real weights, those of all-MiniLM-L6-v2 over and over: what Docker compresses on the way takes longer
-with them than with random bytes, which it soon gives up on. Needs what the tests need (make system), curl, and root
-for the Docker engine. oras and crane are measured where they are on PATH. Prints Markdown tables: medians of three
-rounds, in which the candidates take turns.
+The files contain real weights, those of all-MiniLM-L6-v2, repeated. Random bytes would be unrealistic: Docker stops
+compressing them early. Needs the programs of the tests (make system), curl, and root for the Docker Engine. oras and
+crane are measured if they are on PATH. Prints Markdown tables with the medians of three rounds; each round runs all
+candidates.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Candidates = dict[str, Callable[[], Measured]]
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """Where everything runs: the hub, the registry, the engine, and a folder to work in."""
+    """The servers of the benchmark, and a work directory."""
 
     hub: str
     registry: Registry
@@ -50,9 +50,9 @@ class Rig:
     environment: Mapping[str, str]
 
     def shell(self, script: str, *watched: str) -> Measured:
-        """Measure a script of bash; `watched` are the folders under `work` that it may fill."""
+        """Measure a bash script; `watched` are the folders under `work` whose growth counts as disk use."""
         folders = [self.work / name for name in watched]
-        # Away from the checkout, whose catalogue ferry would keep.
+        # Not in the checkout: ferry would update its catalogue.
         return measure(
             ["bash", "-euo", "pipefail", "-c", f"cd {self.work}; {script}"], env=self.environment, watched=folders
         )
@@ -61,7 +61,7 @@ class Rig:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the size, one round")
+    parser.add_argument("--quick", action="store_true", help="run with a twentieth of the size, one round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     scale, rounds = (20, 1) if options.quick else (1, options.rounds)
@@ -80,14 +80,14 @@ def main() -> None:
 
 
 def _write_files(folder: Path, names: list[str], size: int, weights: Path) -> Path:
-    """Write files of `size` bytes, each going on in the weights where the one before stopped."""
+    """Write files of `size` bytes; each continues in the weights where the previous one stopped."""
     with weights.open("rb") as source:
         for name in names:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 left = size
-                # In pieces: a child's peak memory begins at what its parent holds when it is forked.
+                # In pieces: the peak memory of a child process starts with the memory of its parent at the fork.
                 while left:
                     piece = source.read(min(PIECE, left))
                     file.write(piece)
@@ -109,7 +109,7 @@ def _rig(work: Path, repos: Mapping[str, Path]) -> Iterator[Rig]:
     ):
         if process.stdout is None or not process.stdout.readline():
             raise SystemExit("the loopback hub did not start")
-        # Where it is set, llmstack would be compiled at each start, which an installed one is not.
+        # If it is set, Python compiles llmstack at each start, unlike an installed one.
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment = {
             **inherited,
@@ -139,7 +139,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
-    """Ways to bring a repo into the registry; each starts with nothing there."""
+    """Return commands that carry a repo into the registry; each starts with an empty repository."""
     name = repo_id.rpartition("/")[2]
     host, base = rig.registry.host, f"{rig.registry.host}/busybox"
     download = f"hf download {repo_id} --local-dir {rig.work}/hand/REPO"
@@ -165,7 +165,7 @@ def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
         ),
     }
     if files:
-        candidates["curl | curl, two at a time"] = fresh(_pipes(rig, repo_id, files))
+        candidates["curl | curl, 2 in parallel"] = fresh(_pipes(rig, repo_id, files))
     if shutil.which("oras"):
         candidates["hf download, oras push"] = fresh(
             f"{download} && cd {rig.work}/hand/REPO && oras push --plain-http {host}/oras/{name}:v1 *",
@@ -181,7 +181,7 @@ def _ferry(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
 
 
 def _pipes(rig: Rig, repo_id: str, files: Path) -> str:
-    """Return a script that only moves the files, two at a time: no layer, no check, no image."""
+    """Return a script that only transfers the files, two in parallel, without layers, verification or image."""
     digests = {}
     for path in files.iterdir():
         with path.open("rb") as file:
@@ -190,10 +190,10 @@ def _pipes(rig: Rig, repo_id: str, files: Path) -> str:
     script = rig.work / "pipe.sh"
     script.write_text(
         "set -euo pipefail\n"
-        "place() { tr -d '\\r' | sed -n 's/^[Ll]ocation: //p'; }\n"
-        f"session=$(curl -sS -D- -o /dev/null -X POST {uploads} | place)\n"
+        "location() { tr -d '\\r' | sed -n 's/^[Ll]ocation: //p'; }\n"
+        f"session=$(curl -sS -D- -o /dev/null -X POST {uploads} | location)\n"
         f'session=$(curl -sSL {rig.hub}/{repo_id}/resolve/main/$1 | curl -sS -D- -o /dev/null -X PATCH -T - "$session"'
-        " | place)\n"
+        " | location)\n"
         'curl -sS -f -o /dev/null -X PUT -H "Content-Length: 0" "$session&digest=sha256:$2"\n'
     )
     words = " ".join(f"{name} {digest}" for name, digest in digests.items())
@@ -201,7 +201,7 @@ def _pipes(rig: Rig, repo_id: str, files: Path) -> str:
 
 
 def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
-    """Ways to get the files back out of the registry into a folder."""
+    """Return commands that extract the files from the registry into a folder."""
     name = repo_id.rpartition("/")[2]
     host = rig.registry.host
     carried = f"{host}/carried/models:{repo_id.replace('/', '--')}"
@@ -229,9 +229,9 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
         blobs = " ".join(f"{path} {digest}" for path, digest in _layers(carried).items())
         url = f"{rig.registry.url}/v2/carried/models/blobs"
         for title, write in {
-            "curl | cat > file, two at a time": f"{url}/$1 | cat > {out}/$0",
-            "curl -o file, two at a time": f"-o {out}/$0 {url}/$1",
-            "curl | tee file | sha256sum, two at a time": f"{url}/$1 | tee {out}/$0 | sha256sum",
+            "curl | cat > file, 2 in parallel": f"{url}/$1 | cat > {out}/$0",
+            "curl -o file, 2 in parallel": f"-o {out}/$0 {url}/$1",
+            "curl | tee file | sha256sum, 2 in parallel": f"{url}/$1 | tee {out}/$0 | sha256sum",
         }.items():
             candidates[title] = fresh(f"echo {blobs} | xargs -n2 -P{PIPES} bash -c 'curl -sS -f {write}'")
     if shutil.which("oras"):
@@ -241,23 +241,23 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
 
 
 def _layers(image: str) -> dict[str, str]:
-    """Return the digests of an image's single-file layers by the file that each holds."""
+    """Return the digests of an image's single-file layers by the path of the file."""
 
-    def document(name: str) -> dict[str, Any]:
+    def manifest(name: str) -> dict[str, Any]:
         raw = subprocess.run(
             ["skopeo", "inspect", "--raw", "--tls-verify=false", name], check=True, capture_output=True
         )
         found: dict[str, Any] = json.loads(raw.stdout)
         return found
 
-    first = document(f"docker://{image}")["manifests"][0]["digest"]
-    layers = document(f"docker://{image.rpartition(':')[0]}@{first}")["layers"]
+    first = manifest(f"docker://{image}")["manifests"][0]["digest"]
+    layers = manifest(f"docker://{image.rpartition(':')[0]}@{first}")["layers"]
     notes = [(layer.get("annotations", {}), layer["digest"]) for layer in layers]
     return {note["org.cncf.model.filepath"]: digest for note, digest in notes if "org.cncf.model.filepath" in note}
 
 
 def _forget(rig: Rig, *repositories: str) -> None:
-    """Empty the registry of repositories, blobs included, so that every candidate uploads all."""
+    """Delete repositories from the registry, including their blobs, so that every candidate uploads everything."""
     for name in repositories:
         shutil.rmtree(rig.registry.root / "docker/registry/v2/repositories" / name, ignore_errors=True)
 

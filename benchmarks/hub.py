@@ -1,11 +1,11 @@
-"""llmstack hub beside nginx, both before the same blob of the same registry, in one run.
+"""Compare llmstack hub with nginx as a proxy for the same blob of the same registry.
 
-    python -m benchmarks.hub              whole files and ranges, for 1 client and for 32
-    python -m benchmarks.hub --quick      a tenth of that, to see that it works
-    python -m benchmarks.hub --soak       200 clients for a minute, and 50 GB through one hub
+    python -m benchmarks.hub              complete files and ranges, with 1 client and with 32
+    python -m benchmarks.hub --quick      a tenth of the size, to check the benchmark itself
+    python -m benchmarks.hub --soak       200 clients for a minute, and 50 GB from one hub
 
-Needs what the tests need (make system), curl, and Debian's nginx-light. Prints Markdown tables: medians of the rounds,
-in which the candidates take turns. On a shared machine only the ratios mean something.
+Needs the programs of the tests (make system), curl, and Debian's nginx-light. Prints Markdown tables with the medians
+of the rounds; each round runs all candidates. On a shared machine, compare only the ratios.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ http {{
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the size")
-    parser.add_argument("--soak", action="store_true", help="200 clients for a minute, 50 GB through")
+    parser.add_argument("--quick", action="store_true", help="run with a tenth of the size")
+    parser.add_argument("--soak", action="store_true", help="run 200 clients for a minute, and transfer 50 GB")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llmstack-bench-") as folder:
@@ -83,21 +83,21 @@ def _compare(work: Path, size: int, rounds: int) -> None:
         ):
             urls = {
                 "the registry itself": registry.url + blob,
-                "nginx before it": nginx + blob,
+                "nginx": nginx + blob,
                 "nginx with buffers of 256 KiB": tuned + blob,
-                "llmstack hub before it": hub.url + FILE,
+                "llmstack hub": hub.url + FILE,
             }
             for clients in (1, 32):
                 each = max(1, 4 // clients)
-                title = f"whole file, {clients} at a time"
+                title = f"complete file, {clients} in parallel"
                 _table(
                     title,
-                    _measure(urls, partial(_whole, clients=clients, count=clients * each), rounds),
+                    _measure(urls, partial(_complete, clients=clients, count=clients * each), rounds),
                     size * clients * each,
                 )
-                title = f"ranges of 1 MiB, {clients} at a time"
+                title = f"ranges of 1 MiB, {clients} in parallel"
                 _table(title, _measure(urls, partial(_ranges, clients=clients, size=size), rounds), 320 * PIECE)
-            print(f"\nThe hub's memory at most: {_memory(hub) / 1e6:.0f} MB")
+            print(f"\nPeak memory of the hub: {_memory(hub) / 1e6:.0f} MB")
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def _measure(urls: Mapping[str, str], run: Callable[[str], None], rounds: int) -
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
-def _whole(url: str, clients: int, count: int) -> None:
+def _complete(url: str, clients: int, count: int) -> None:
     _curl(clients, [f'url = "{url}"\noutput = /dev/null\n'] * count)
 
 
@@ -136,7 +136,7 @@ def _ranges(url: str, clients: int, size: int) -> None:
 
 
 def _curl(clients: int, requests: list[str]) -> None:
-    """Send requests by one curl, which keeps its connections."""
+    """Send requests with one curl process, which reuses its connections."""
     parallel = ["--parallel", "--parallel-immediate", "--parallel-max", str(clients)] if clients > 1 else []
     subprocess.run(
         [need("curl", "curl"), "--silent", "--show-error", "--fail", *parallel, "--config", "-"],
@@ -145,8 +145,8 @@ def _curl(clients: int, requests: list[str]) -> None:
 
 
 def _table(title: str, seconds: Mapping[str, float], size: int) -> None:
-    nginx = seconds["nginx before it"]
-    print(f"\n{title}\n\n| | MB/s | of nginx |\n|---|---:|---:|")
+    nginx = seconds["nginx"]
+    print(f"\n{title}\n\n| | MB/s | relative to nginx |\n|---|---:|---:|")
     for name, time_ in seconds.items():
         print(f"| {name} | {size / time_ / 1e6:.0f} | {nginx / time_:.2f} |", flush=True)
 
@@ -162,8 +162,8 @@ def _much(hub: Serving) -> None:
     idle, began = _memory(hub), time.perf_counter()
     subprocess.run(["curl", "--silent", "--fail", "--output", "/dev/null", f"{hub.url}{BIG}"], check=True)
     rate = MUCH / (time.perf_counter() - began) / 1e6
-    grown = f"{idle / 1e6:.0f} MB of memory before, {_memory(hub) / 1e6:.0f} at most"
-    print(f"{MUCH / 1e9:.0f} GB through one hub at {rate:.0f} MB/s: {grown}", flush=True)
+    grown = f"{idle / 1e6:.0f} MB of memory before, {_memory(hub) / 1e6:.0f} MB peak"
+    print(f"{MUCH / 1e9:.0f} GB from one hub at {rate:.0f} MB/s: {grown}", flush=True)
 
 
 def _many(hub: Serving) -> None:
@@ -172,8 +172,8 @@ def _many(hub: Serving) -> None:
         threading.Timer(MINUTE, stop.set).start()
         list(pool.map(lambda number: _ask_until(hub, stop, asked, number), range(CLIENTS)))
     print(
-        f"{CLIENTS} clients for {MINUTE:.0f} s, a range of 1 MiB each time: {sum(asked)} answers, all whole; "
-        f"the slowest client had {min(asked)}; {_memory(hub) / 1e6:.0f} MB at most"
+        f"{CLIENTS} clients for {MINUTE:.0f} s, 1 MiB per request: {sum(asked)} complete responses; "
+        f"the slowest client got {min(asked)}; peak memory {_memory(hub) / 1e6:.0f} MB"
     )
 
 

@@ -1,9 +1,9 @@
-"""Peak memory of converting a LLaMA checkpoint of 1.5 GB; exits with 1 if it is not under 400 MB.
+"""Measure the peak memory of converting a LLaMA checkpoint of 1.5 GB; exits with 1 if it is 400 MB or more.
 
     python benchmarks/llama_memory.py
 
-Needs the `llama` extra and 3.5 GB of disk for a while. The peak is the kernel's figure for the converting process
-(ru_maxrss): everything resident, Python, torch and the mapped pages of the checkpoint included.
+Needs the `llama` extra and 3.5 GB of temporary disk space. The peak is the kernel's ru_maxrss of the converter: all
+resident memory, including Python, torch and the mapped pages of the checkpoint.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PARAMS = {"dim": DIM, "n_layers": LAYERS, "n_heads": 16, "multiple_of": 256, "no
 
 
 def write_checkpoint(folder: Path, shards: int) -> None:
-    """Write a checkpoint of Llama 3's layout."""
+    """Write a checkpoint in the format of Llama 3."""
     import torch
 
     shapes = {"tok_embeddings": (VOCABULARY // shards, DIM), "output": (VOCABULARY // shards, DIM), "norm": (DIM,)}
@@ -53,11 +53,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1, help="model-parallel shards (default: 1)")
     parser.add_argument("--max_shard_size", default="5GB", help="largest output file (default: 5GB)")
-    parser.add_argument("--folder", type=Path, help="where to work; default: the temporary folder")
+    parser.add_argument("--folder", type=Path, help="work directory (default: the temporary directory)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        # In a process of its own: the kernel counts what a process held before it became another one.
+        # In a separate process: ru_maxrss of a child includes the memory of its parent before exec.
         writer = multiprocessing.get_context("spawn").Process(target=write_checkpoint, args=(folder, arguments.shards))
         writer.start()
         writer.join()

@@ -1,4 +1,4 @@
-"""Measuring whole commands: wall time, peak memory of the largest process, and peak extra disk."""
+"""Measure a command: wall time, peak memory of its largest process, and peak extra disk space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run: seconds; bytes of the largest process's resident set; bytes that the watched folders grew at most."""
+    """One run: seconds; peak resident memory of the largest process; peak growth of the watched folders, in bytes."""
 
     seconds: float
     memory: int
@@ -25,7 +25,7 @@ class Measured:
 
 
 def measure(command: Sequence[str], *, env: Mapping[str, str], watched: Iterable[Path] = ()) -> Measured:
-    """Run a command to its end; a failure ends the benchmark with what the command printed."""
+    """Run a command; if it fails, exit with its output."""
     folders = list(watched)
     before = _used(folders)
     peak, stop = [before], threading.Event()
@@ -51,14 +51,14 @@ def measure(command: Sequence[str], *, env: Mapping[str, str], watched: Iterable
 
 
 def median(runs: Sequence[Measured]) -> Measured:
-    """Return the middle time of several runs, and the worst of their memory and disk."""
+    """Return the median time of several runs, and the maximum of their memory and disk."""
     return Measured(
         statistics.median(run.seconds for run in runs), max(run.memory for run in runs), max(run.disk for run in runs)
     )
 
 
 def _used(folders: Iterable[Path]) -> int:
-    """Return the bytes that files below `folders` take, not counting what vanishes while we look."""
+    """Return the disk space of the files below `folders`, without files that are deleted meanwhile."""
     total = 0
     for folder in folders:
         for root, _, names in os.walk(folder):

@@ -1,10 +1,10 @@
-"""Fixtures shared by all tests; nothing starts before a test asks for it, and what cannot start is a failure.
+"""Fixtures shared by all tests. Servers start when a test needs them; a server that cannot start fails the test.
 
-`make test` runs the tests in several processes at once (pytest-xdist), each with session fixtures of its own. So no
-test may count on another one's traces, on a fixed port, or on a folder that another process writes too. Tests that
-share something dear say so with `pytest.mark.xdist_group` and stay in one process; without xdist the mark does nothing.
-All others that use the engine, however indirectly, stay together too. Still an engine may be the machine's only one,
-with tests/images at work beside: ask it about images and containers by name or label, never about all there are.
+`make test` runs the tests in several processes (pytest-xdist), each with its own session fixtures. A test must not
+depend on other tests, on a fixed port, or on a folder that another process writes. Tests that share an expensive
+fixture stay in one process with `pytest.mark.xdist_group`; so do all tests that use the Docker Engine. The engine may
+be the machine's only one, with tests/images running at the same time: select images and containers by name or label,
+and never list all of them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tests.support.recipes import BUSYBOX, load_layout
 from tests.support.registry import Registry
 
 STARTED_WITH = pytest.StashKey[dict[str, str]]()
-# What a developer's machine may have set, and no test may see.
+# Variables of the developer's machine that tests must not see.
 FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMSTACK_", "DOCKER_", "XDG_", "REGISTRY_", "GITHUB_")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-# Nothing listens there: a test that forgets to name its hub fails, and does not reach the internet.
+# Nothing listens there: a test that does not set its hub fails, instead of using the internet.
 NOWHERE = "http://127.0.0.1:1"
 # The markers of tests that use these fixtures; `make test-unit` leaves all of them out.
 MARKERS = {
@@ -50,15 +50,15 @@ MARKERS = {
     "tiny_disk": "system",
 }
 
-# How long an example takes says more about the machine than about the code.
+# The duration of an example depends on the machine.
 hypothesis.settings.register_profile("llmstack", deadline=None)
 hypothesis.settings.load_profile("llmstack")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Isolate the environment before test modules are imported: huggingface_hub reads its own at import."""
+    """Isolate the environment before test modules are imported: huggingface_hub reads it at import."""
     if config.getoption("numprocesses", None):
-        # This process runs no tests: those that do inherit the environment from it, and need the original too.
+        # This process runs no tests. The workers inherit its environment, and need the original one.
         return
     config.stash[STARTED_WITH] = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix="llmstack-home-"))
@@ -70,10 +70,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures that they use, and keep those of the engine in one process."""
+    """Mark tests by the fixtures that they use, and keep tests with the Docker Engine in one process."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        # A parameter may be the name of a fixture.
+        # A parameter can be the name of a fixture.
         parameters = (
             item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         )
@@ -86,12 +86,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let only marked tests use the machine's programs, so that the markers are right."""
+    """Allow installed programs only in tests with a marker, so that no marker is missing."""
     process.programs_allowed = any(item.get_closest_marker(name) for name in (*MARKERS.values(), "images", "judges"))
 
 
 def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Set the environment to that of a machine on which nothing is configured, with `home` as its home folder."""
+    """Remove all configuration from the environment, and set `home` as the home folder."""
     for name in list(os.environ):
         if name.startswith(FOREIGN) or name.lower() in PROXIES or name in BUNDLES:
             patch.delenv(name)
@@ -103,13 +103,13 @@ def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 @pytest.fixture(scope="session")
 def started_with(pytestconfig: pytest.Config) -> Mapping[str, str]:
-    """The environment that pytest was started with, for the few that need to see it."""
+    """The environment that pytest was started with."""
     return pytestconfig.stash[STARTED_WITH]
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder of its own for every test, and nothing configured."""
+    """A new home folder for every test, and no configuration."""
     folder = tmp_path_factory.mktemp("home")
     isolate(monkeypatch, folder)
     return folder
@@ -117,7 +117,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  # noqa: ARG001 - after the isolation
-    """A fresh, empty hub; HF_ENDPOINT names it."""
+    """An empty hub; HF_ENDPOINT is its URL."""
     with Hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -125,29 +125,29 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  # noqa: 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry over HTTP that lets everybody in."""
+    """A registry over HTTP without authentication."""
     with registries.plain_registry(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 
 
 @pytest.fixture(scope="session")
 def secure_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry over HTTPS with a CA of its own (`ca_file`), that wants `user` and `password`."""
+    """A registry over HTTPS with a private CA (`ca_file`); requires `user` and `password`."""
     with registries.secure_registry(tmp_path_factory.mktemp("secure-registry")) as registry:
         yield registry
 
 
 @pytest.fixture(scope="session")
 def token_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry over HTTP with Bearer tokens, which a token server (`tokens`) gives to `user` and `password`."""
+    """A registry over HTTP with Bearer tokens, which a token server (`tokens`) issues for `user` and `password`."""
     with registries.token_registry(tmp_path_factory.mktemp("token-registry")) as registry:
         yield registry
 
 
 @pytest.fixture(scope="session")
 def shared_engine(started_with: Mapping[str, str]) -> Iterator[Engine]:
-    """A Docker engine that answers, for fixtures of a wide scope."""
-    # A socket's path may hold no more than 107 bytes, and pytest's folders are deep.
+    """A running Docker Engine, for fixtures with a wider scope."""
+    # The path of a socket is limited to 107 bytes, and pytest's folders are deep.
     with (
         tempfile.TemporaryDirectory(prefix="llmstack-engine-") as folder,
         docker_engine(Path(folder) / "engine", started_with) as engine,
@@ -157,7 +157,7 @@ def shared_engine(started_with: Mapping[str, str]) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(shared_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """A Docker engine that answers; DOCKER_HOST names it."""
+    """A running Docker Engine; DOCKER_HOST is its address."""
     monkeypatch.setenv("DOCKER_HOST", shared_engine.host)
     return shared_engine
 
@@ -170,7 +170,7 @@ def busybox_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a file system of its own that holds a megabyte."""
+    """A folder on a separate file system of 1 MiB."""
     with small_disk(tmp_path / "tiny", 1024 * 1024) as folder:
         yield folder
 
@@ -184,7 +184,7 @@ def busybox(shared_engine: Engine, busybox_base: Path) -> str:
 
 @pytest.fixture
 def recipes(engine: Engine, tmp_path: Path) -> Path:  # noqa: ARG001 - the recipes are built there
-    """A recipe folder with the shared parts only, and an engine that builds from it."""
+    """A recipe folder with the shared files only, and a Docker Engine that builds from it."""
     folder = tmp_path / "images"
     shutil.copytree(images_folder() / "_shared", folder / "_shared")
     return folder
@@ -192,7 +192,7 @@ def recipes(engine: Engine, tmp_path: Path) -> Path:  # noqa: ARG001 - the recip
 
 @pytest.fixture
 def port(hub: Hub, registry: Registry, busybox_base: Path, tmp_path: Path) -> Port:
-    """A hub, a registry and a base image for ferry, with an empty folder to start it in."""
+    """A hub, a registry and a base image for ferry, and an empty work directory."""
     folder = tmp_path / "work"
     folder.mkdir()
     registry.served()

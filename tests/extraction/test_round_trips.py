@@ -50,7 +50,7 @@ def pushed(registry: Registry, busybox_base: Path) -> str:
 
 @pytest.fixture
 def pulled(pushed: str, engine: Engine) -> str:
-    """The same image, in a Docker engine."""
+    """The same image, in a Docker Engine."""
     engine.docker("pull", f"{pushed}/models:{TAG}")
     return f"{pushed}/models:{TAG}"
 

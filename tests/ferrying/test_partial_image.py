@@ -24,7 +24,7 @@ from tests.support.sink import Sink
 
 # Each file has its own layer. The largest is uploaded first: `a.bin`, and `j.bin` last.
 FILES = {f"{name}.bin": name.encode() * (17_000_000 - 1000 * place) for place, name in enumerate("abcdefghij")}
-PATIENCE = 120.0
+TIMEOUT = 120.0
 PARTIAL = "org--ten--partial"
 
 
@@ -63,7 +63,7 @@ def start(target: str, base: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def wait_until(ready, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not ready():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -164,7 +164,7 @@ def test_a_failed_ferry_saves_the_partial_image(hub, target, busybox_base, tmp_p
     hub.add_repo("org/ten", FILES)
     hub.fault("*/resolve/*/j.bin", status=404, times=None)
     process = start(target, busybox_base, "--jobs", "1")
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
     assert "j.bin" in err
     assert named(target) == set(FILES) - {"j.bin"}

@@ -86,7 +86,7 @@ def _add_platform(layout: _Layout, platform: dict[str, str], binary: bytes, appl
 
 
 def _root_filesystem(platform: dict[str, str], binary: bytes, applets: list[str]) -> bytes:
-    """Return the layer's tar: applets are hard links, as in Docker Hub's busybox."""
+    """Return the tar of the layer; applets are hard links, as in Docker Hub's busybox."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, mode in {"bin": 0o755, "etc": 0o755, "root": 0o700, "tmp": 0o1777}.items():

@@ -1,4 +1,4 @@
-"""Make carried images from bytes with the code of ferry, without a hub."""
+"""Create carried images from bytes with the code of ferry, without a hub."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def carry(
     limits: Limits = LIMITS,
     incomplete: bool = False,
 ) -> FileIndex:
-    """Put an image of `files` into a store under a tag, as ferry would; return its file index."""
+    """Write an image of `files` with a tag into a store, as ferry does; return its file index."""
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
     info = RepoInfo(repo_id, repo_type, revision, commit, "", "mit", gated=False)
     with ThreadPoolExecutor(1) as ahead:
@@ -81,8 +81,8 @@ def carry(
 
 
 def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descriptor], base: str = "scratch") -> Digest:
-    """Complete an image of data layers that are in the store already; `index` is written as it is, lies and all."""
-    # A base out of a folder, or none: no request is made.
+    """Write an image whose data layers are already in the store; `index` is written unchecked, and may be wrong."""
+    # The base is an OCI layout or scratch: no request is made.
     loaded = load_base(base, Registries(Client(), lambda _: None))
     if loaded.source:
         for entry in loaded.platforms:
@@ -95,8 +95,8 @@ def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descrip
     )
     for config in assembled.configs:
         write_bytes(store, config)
-    for document in assembled.manifests:
-        store.put_manifest(document)
+    for manifest in assembled.manifests:
+        store.put_manifest(manifest)
     store.put_manifest(assembled.index, tag)
     return assembled.index.digest
 

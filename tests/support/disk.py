@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.process import PATIENCE, RigError, need
+from tests.support.process import START_TIMEOUT, RigError, need
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ class FragileDisk:
     def _wait_until_gone(self) -> None:
         # A container that starts has a copy of all mounts for a moment. Mounting before its end gives the failed disk.
         find = [*as_root(), need("losetup", "mount"), "--associated", str(self._image)]
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + START_TIMEOUT
         while subprocess.run(find, check=True, capture_output=True).stdout:
             if time.monotonic() > deadline:
                 raise RigError(f"{self._image}: still in use by a loop device")

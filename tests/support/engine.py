@@ -1,4 +1,4 @@
-"""A Docker engine for tests: one of their own where they may start one, else the one that already runs."""
+"""A Docker Engine for the tests: started by them as root, else the one that already runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A Docker engine that answers; `host` is what DOCKER_HOST is to be."""
+    """A running Docker Engine; `host` is the value for DOCKER_HOST."""
 
     host: str
 
     def docker(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the docker command against this engine; a failure shows what it printed."""
+        """Run the docker command with this engine; a failure shows its output."""
         environment = {**os.environ, "DOCKER_HOST": self.host}
         command = [need("docker", "docker.io"), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -38,21 +38,21 @@ class Engine:
 
 @contextlib.contextmanager
 def docker_engine(folder: Path, environment: Mapping[str, str]) -> Iterator[Engine]:
-    """Give an engine: LLMSTACK_TEST_DOCKER_HOST; DOCKER_HOST, if it answers; as root one of our own; the default one.
+    """Yield the first of: LLMSTACK_TEST_DOCKER_HOST, a running DOCKER_HOST, a new engine (as root), the default one.
 
-    `environment` is what the tests were started with. Our own keeps everything under `folder`, gives containers no
-    network but the host's (`--network host`), and leaves bridges and iptables alone.
+    `environment` is the environment that pytest was started with. A new engine stores everything under `folder`, has
+    only the host network (`--network host`), and does not change bridges or iptables.
     """
     named = environment.get("LLMSTACK_TEST_DOCKER_HOST")
     if named and not Engine(named).answers():
-        raise RigError(f"LLMSTACK_TEST_DOCKER_HOST is {named}, but no Docker engine answers there")
+        raise RigError(f"LLMSTACK_TEST_DOCKER_HOST: no Docker Engine responds at {named}")
     running = named or environment.get("DOCKER_HOST")
     if running and Engine(running).answers():
         yield Engine(running)
         return
     if os.geteuid() != 0:
         if not Engine(DEFAULT_HOST).answers():
-            raise RigError("no Docker engine answers: start one, name it in DOCKER_HOST, or run the tests as root")
+            raise RigError("no Docker Engine responds: start one, set DOCKER_HOST, or run the tests as root")
         yield Engine(DEFAULT_HOST)
         return
     with own_engine(folder) as engine:
@@ -61,10 +61,10 @@ def docker_engine(folder: Path, environment: Mapping[str, str]) -> Iterator[Engi
 
 @contextlib.contextmanager
 def own_engine(folder: Path) -> Iterator[Engine]:
-    """Start an engine that keeps everything under `folder`; only root can."""
+    """Start a Docker Engine that stores everything under `folder`; needs root."""
     folder.mkdir(parents=True, exist_ok=True)
     engine = Engine(f"unix://{folder}/docker.sock")
-    # containerd's namespaces matter where dockerd finds a containerd that other engines use too.
+    # Separate namespaces, because dockerd may use a containerd that other engines share.
     daemon = Daemon(
         [
             need("dockerd", "docker.io"),
@@ -90,7 +90,7 @@ def own_engine(folder: Path) -> Iterator[Engine]:
 
 
 def _unmount_below(folder: Path) -> None:
-    """Unmount what an engine that ended badly may have left mounted."""
+    """Unmount file systems that an engine left mounted, for example after a crash."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for mount in sorted(mounts, reverse=True):
         if Path(mount).is_relative_to(folder):

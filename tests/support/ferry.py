@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.support.cli import Run, run_llmstack
 from tests.support.hub import Hub
-from tests.support.process import PATIENCE, need
+from tests.support.process import START_TIMEOUT, need
 from tests.support.registry import Registry, Served
 
 MiB = 1024 * 1024
@@ -139,7 +139,7 @@ def _json(path: Path) -> Any:
 
 def wait_until(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
     """Poll until `ready`; the process must not end before."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     while not ready():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Servers that tests start as processes of their own: started, waited for, ended by their process id."""
+"""Start server processes for tests, wait until they are ready, and stop them by process id."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PATIENCE = 60.0
+START_TIMEOUT = 60.0
 
 
 class RigError(Exception):
-    """The rig cannot be set up on this machine; the message says what to do."""
+    """The test servers cannot be set up on this machine; the message says what to do."""
 
 
-# Whether the running test has a marker that lets it use programs of the machine; set by tests/conftest.py.
+# Whether the running test has a marker that allows installed programs; set by tests/conftest.py.
 programs_allowed = True
 # Programs of every Linux system.
 _ESSENTIAL = frozenset({"ps", "setpriv", "tar"})
@@ -32,21 +32,21 @@ def need(command: str, package: str) -> str:
     """
     if not programs_allowed and command not in _ESSENTIAL:
         raise RigError(f"a test that uses `{command}` needs a marker: engine, registry, browser or system")
-    places = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-    path = shutil.which(command, path=places)
+    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    path = shutil.which(command, path=folders)
     if path is None:
         raise RigError(f"`{command}` is needed by this test: apt-get install {package} (`make system` does it)")
     return path
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago: whoever uses it must be ready to try another."""
+    """Return a port that was free a moment ago. Another process may take it before the caller does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 class Daemon:
-    """A process that serves until stop(); its output goes to `log`, and it ends when the test process dies."""
+    """A server process that runs until stop() or until the test process ends; it writes its output to `log`."""
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.log = log
@@ -65,13 +65,12 @@ class Daemon:
         return self._process.pid
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Ask `ready` again and again until it says yes; raises RigError when the process ends or takes too long."""
-        deadline = time.monotonic() + PATIENCE
+        """Call `ready` until it returns True; raises RigError if the process ends or START_TIMEOUT expires."""
+        deadline = time.monotonic() + START_TIMEOUT
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RigError(f"{self._process.args!r} did not come up; its output ends:\n{self._tail()}")
-            # A pause between two questions, not a guess at how long it takes.
+                raise RigError(f"{self._process.args!r} did not start; the end of its output:\n{self._tail()}")
             time.sleep(0.02)
 
     @property
@@ -79,15 +78,15 @@ class Daemon:
         return self._process.poll() is None
 
     def wait(self, seconds: float) -> int:
-        """Return the exit code of a process that ends by itself."""
+        """Wait until the process exits; return its exit code."""
         return self._process.wait(seconds)
 
     def stop(self) -> None:
-        """End the process, and what it has started where it does not do so itself."""
+        """Terminate the process; after START_TIMEOUT, kill it and the processes that it started."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(PATIENCE)
+                self._process.wait(START_TIMEOUT)
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()

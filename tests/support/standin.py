@@ -18,7 +18,7 @@ from tests.support.process import RigError, need
 
 SUITE = "bookworm"
 DEBIAN = f"llmstack-test-debian:{SUITE}"
-# Ignored by git; reused by the next run.
+# Ignored by git; the next run reuses it.
 CACHE = Path(__file__).parents[2] / ".rig" / f"debian-{SUITE}-slim.tar"
 EXCLUDED = ("./dev/*", "./var/cache/apt/archives/*.deb", "./var/lib/apt/lists/*", "./etc/resolv.conf")
 # As in Docker Hub's image: no fsync per file, no translations, no manuals.
@@ -27,11 +27,11 @@ CONFIGURED = {
     "etc/dpkg/dpkg.cfg.d/docker": "path-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n",
     "etc/apt/apt.conf.d/docker-no-languages": 'Acquire::Languages "none";\n',
 }
-READY_IN = 300.0
+READY_TIMEOUT = 300.0
 
 
 def import_debian(engine: Engine) -> str:
-    """Import a minimal Debian, as Docker Hub's slim image, into the engine; return its name."""
+    """Import a minimal Debian, like Docker Hub's slim image, into the engine; return its name."""
     if engine.docker("image", "inspect", DEBIAN, check=False).returncode:
         engine.docker("import", str(_debian_tar()), DEBIAN)
     return DEBIAN
@@ -61,7 +61,7 @@ def _run(command: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container; `ip` is its address in the closed network."""
+    """A running container; `ip` is its address in the internal network."""
 
     engine: Engine
     name: str
@@ -91,25 +91,25 @@ class Container:
         return self.engine.docker("exec", self.name, *command, check=check)
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`; fail with the log if the container ends before."""
-        deadline = time.monotonic() + READY_IN
+        """Wait until `ready` returns True; fail with the log if the container exits first."""
+        deadline = time.monotonic() + READY_TIMEOUT
         while not ready():
             if self.state["Status"] == "exited" or time.monotonic() > deadline:
                 raise AssertionError(f"{self.name} is {self.state['Status']} and not ready:\n{self.logs}")
             time.sleep(0.2)
 
     def wait_healthy(self) -> None:
-        """Wait until the healthcheck of the image passes."""
+        """Wait until the image's health check passes."""
         self.wait(lambda: self.state["Health"]["Status"] == "healthy")
 
     def wait_ended(self) -> int:
-        """Wait for the end; return the exit code."""
+        """Wait until the container exits; return its exit code."""
         return int(self.engine.docker("wait", self.name).stdout)
 
 
 @contextlib.contextmanager
 def closed_network(engine: Engine) -> Iterator[str]:
-    """Create a network that reaches this machine only."""
+    """Create an internal network, without internet access."""
     name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
     engine.docker("network", "create", "--internal", name)
     try:
@@ -122,7 +122,7 @@ def closed_network(engine: Engine) -> Iterator[str]:
 def running(
     engine: Engine, network: str, image: str, *command: str, options: tuple[str, ...] = ()
 ) -> Iterator[Container]:
-    """Start a container, and remove it at the end."""
+    """Run a container, and remove it on exit."""
     name = f"llmstack-test-{uuid.uuid4().hex[:12]}"
     engine.docker("run", "--detach", "--name", name, "--network", network, *options, image, *command)
     try:

@@ -53,7 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "squash": squash,
 }
 for _name, _command in _COMMANDS.items():
-    # One line a paragraph: Typer keeps the line breaks of a docstring, and a terminal has other widths.
+    # One line per paragraph: Typer keeps the line breaks of a docstring, and the width of terminals differs.
     _paragraphs = [" ".join(text.split()) for text in (_command.__doc__ or "").split("\n\n")]
     app.command(_name, help="\n\n".join(_paragraphs))(_command)
 app.add_typer(catalogue, name="catalogue")

@@ -1,4 +1,4 @@
-"""The catalogue, models.md and datasets.md: a Markdown table with a row per carried tag, next to lines of people.
+"""The catalogue, models.md and datasets.md: a Markdown table with one row per carried tag, and lines of users.
 
 llmstack changes only its own rows, which it finds by their first cell (repo id and revision). All other lines stay
 unchanged, byte for byte.
@@ -22,12 +22,12 @@ from llmstack.reporting.text import human_size, printable
 FILE_NAMES: dict[RepoType, str] = {"model": "models.md", "dataset": "datasets.md"}
 
 _COLUMNS = ("Commit", "Date", "Size", "License", "Image")
-# Tables of earlier versions keep their heads.
+# Tables of earlier versions keep their column names.
 _HEADS = (_COLUMNS, ("Commit", "Date", "Size", "Licence", "Image"))
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SEPARATOR = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
 _CELL_END = re.compile(r"(?<!\\)\|")
-# A linked name and a linked commit: rows of people do not look like that by accident.
+# A linked name and a linked commit: rows that users wrote do not match by accident.
 _OWN_ROW = re.compile(r"\s*\|\s*\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)\s*\|")
 _MARKUP = re.compile(r"([\\`*\[\]<>|])")
 _SHORT_COMMIT = 12
@@ -76,8 +76,8 @@ class CatalogueRow:
 def empty(repo_type: RepoType) -> str:
     """Return a catalogue without rows."""
     return (
-        f"# Carried {repo_type}s\n\nWhat `llmstack ferry` has carried, and the image that each {repo_type} is in. "
-        "The rows of the table are\nllmstack's, which updates them in place; every other line is yours.\n\n"
+        f"# Carried {repo_type}s\n\nThe {repo_type}s that `llmstack ferry` carried, and their images. llmstack adds "
+        "and updates the rows of the\ntable. It does not change any other line.\n\n"
         + "\n".join(_table_head(repo_type))
         + "\n"
     )
