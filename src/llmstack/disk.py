@@ -12,7 +12,7 @@ from typing import IO
 
 from llmstack.errors import LlmstackError, UnavailableError, UsageError
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # flock(2) on file systems without locks.
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 _PERMISSION = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -40,16 +40,29 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _write_error(path: Path, error: OSError) -> LlmstackError:
     what = f"writing to {path}"
-    if error.errno in DISK_FULL:
-        hint = "free some space, then rerun to resume"
-        return UnavailableError(f"{what}: the disk is full", hint=hint, side="destination")
     if error.errno in _PERMISSION:
         hint = "choose a directory that you can write to"
         return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
     if error.errno in _INVALID_PATH:
         hint = "another file or directory occupies the path, or the file system does not allow the name"
         return UsageError(f"{what}: {error.strerror}", hint=hint, side="destination")
-    return UnavailableError(f"{what}: {error.strerror or error}", side="destination")
+    unavailable = disk_unavailable(what, error)
+    unavailable.side = "destination"
+    return unavailable
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether a write failed because the disk, or the user's quota, is full."""
+    return error.errno in _DISK_FULL
+
+
+def disk_unavailable(
+    what: str, error: OSError, hint: str = "free some space, then rerun to resume"
+) -> UnavailableError:
+    """Return the error for a failed write; `hint` is for a full disk."""
+    if is_disk_full(error):
+        return UnavailableError(f"{what}: the disk is full", hint=hint)
+    return UnavailableError(f"{what}: {error.strerror or error}")
 
 
 @contextlib.contextmanager

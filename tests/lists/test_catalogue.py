@@ -244,3 +244,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert run.stdout == f"catalogue {path}: cannot be updated: {os.strerror(errno.EFBIG)}\n"
     assert path.read_text() == "mine\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tiny_disk):
+    path = tiny_disk / "models.md"
+    path.write_text("mine\n")
+    disk = os.statvfs(tiny_disk)
+    (tiny_disk / "other").write_bytes(bytes(disk.f_bavail * disk.f_frsize))
+    with pytest.raises(UnavailableError) as caught:
+        record(path, ROW)
+    assert caught.value.message == f"catalogue {path}: cannot be updated: the disk is full"
+    assert caught.value.hint == "free some space, then rerun to resume"
+    assert path.read_text() == "mine\n"

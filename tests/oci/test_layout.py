@@ -223,6 +223,7 @@ def test_a_full_disk_leaves_no_partial_files(tiny_disk: Path):
     with pytest.raises(UnavailableError, match="the disk is full") as raised:
         layout.write_blob(lambda: [DATA])
     assert raised.value.exit_code == 6
+    assert raised.value.hint == "free some space, then rerun to resume"
     assert parts(layout) == []
     assert layout.has_blob(Digest.of(b"small"))
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmstack.carried_image.naming import DEFAULT_REVISION
-from llmstack.disk import DISK_FULL, lock_directory, replace_file
-from llmstack.errors import UnavailableError
+from llmstack.disk import disk_unavailable, lock_directory, replace_file
 from llmstack.hf.hub_urls import PUBLIC_HUB, repo_url
 from llmstack.hf.snapshot import RepoType
 from llmstack.oci.reference import Digest
@@ -141,10 +140,7 @@ def record(path: Path, row: CatalogueRow) -> bool:
             replace_file(path, new.encode(errors="surrogateescape"))
             return True
     except OSError as error:
-        raise UnavailableError(
-            f"catalogue {path}: cannot be updated: {error.strerror}",
-            hint="make room on the disk, then run it again" if error.errno in DISK_FULL else None,
-        ) from error
+        raise disk_unavailable(f"catalogue {path}: cannot be updated", error) from error
 
 
 def _table_head(repo_type: RepoType) -> tuple[str, str]:

@@ -206,5 +206,5 @@ def _check_disk(output: Path, needed: int) -> None:
     if disk.total and disk.free < needed:
         raise UnavailableError(
             f"{output}: {human_size(needed)} are needed, {human_size(disk.free)} are free",
-            hint="free some space, or choose a directory on another disk",
+            hint="free some space, or choose a directory on a larger disk",
         )

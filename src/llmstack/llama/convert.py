@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmstack.disk import DISK_FULL
-from llmstack.errors import IntegrityError, LlmstackError, UnavailableError
+from llmstack.disk import disk_unavailable, is_disk_full
+from llmstack.errors import IntegrityError, LlmstackError
 from llmstack.llama.conversion_plan import ConversionPlan, ModelPlan
 from llmstack.llama.model_config import generation_config
 from llmstack.llama.safetensors_files import INDEX, ShardWriter, data_size, weight_index
@@ -37,8 +37,10 @@ def convert(plan: ConversionPlan, reporter: Reporter) -> None:
                 _write_json(staging.directory / "config.json", plan.model.config)
             staging.publish()
     except OSError as error:
-        error_class = UnavailableError if error.errno in DISK_FULL else LlmstackError
-        raise error_class(f"{plan.output}: cannot be written: {error.strerror or error}") from error
+        what = f"{plan.output}: cannot be written"
+        if is_disk_full(error):
+            raise disk_unavailable(what, error, hint="free some space, then rerun") from error
+        raise LlmstackError(f"{what}: {error.strerror or error}") from error
 
 
 def _write_model(model: ModelPlan, directory: Path, reporter: Reporter) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from llmstack.disk import DISK_FULL, lock, lock_directory, publish, replace_file
+from llmstack.disk import disk_unavailable, lock, lock_directory, publish, replace_file
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Index, RawManifest, canonical_json, media_type_of
@@ -200,12 +200,7 @@ class Layout:
                     replace_file(self.folder / "oci-layout", _LAYOUT, _MODE)
             yield
         except OSError as error:
-            if error.errno in DISK_FULL:
-                raise UnavailableError(
-                    f"writing to {self.name}: the disk is full",
-                    hint="free some space, then rerun to resume: complete files are kept",
-                ) from error
-            raise UnavailableError(f"writing to {self.name}: {error.strerror or error}") from error
+            raise disk_unavailable(f"writing to {self.name}", error) from error
 
     @contextlib.contextmanager
     def _partial_file(self) -> Iterator[tuple[IO[bytes], Path]]:
