@@ -93,7 +93,7 @@ def test_names_with_a_transport(argument, location):
     ],
 )
 def test_a_repo_id_in_a_source(source, location):
-    assert find("o/m", source) == ImageRequest(location, "o/m")
+    assert find("o/m", source) == ImageRequest(location, "o/m", source=source)
 
 
 def test_directories_are_namespaces_or_layouts(tmp_path):
@@ -107,7 +107,7 @@ def test_directories_are_namespaces_or_layouts(tmp_path):
     assert find(f"oci:{tmp_path}/with:colon").location == LayoutLocation(f"{tmp_path}/with:colon")
     folder = Namespace.parse(f"oci:{tmp_path}/ns")
     assert locate("o/m", None, "model", folder).location == LayoutLocation(f"{tmp_path}/ns/models", "o--m")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="holds no datasets"):
         locate("o/m", None, "dataset", folder)
 
 
@@ -135,5 +135,5 @@ def test_conflicting_or_invalid_names_are_usage_errors(argument, source):
 
 def test_paths_that_are_too_long():
     assert find("oci-archive:" + "x" * 5000 + ":t", None).location == ArchiveLocation("oci-archive", "x" * 5000, "t")
-    with pytest.raises(NotFoundError, match="holds no models"):
+    with pytest.raises(NotFoundError, match="x not found"):
         find("o/m", "oci:" + "x" * 5000)

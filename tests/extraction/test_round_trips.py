@@ -17,6 +17,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Reference
 from tests.extraction.support import FILES, RecordingReporter, contents, registries, run
 from tests.support.carried import COMMIT, carry
+from tests.support.cli import run_llmstack
 from tests.support.engine import Engine
 from tests.support.process import need
 from tests.support.registry import Registry
@@ -225,6 +226,32 @@ def test_several_images_in_one_archive(pulled, engine, tmp_path):
     with pytest.raises(NotFoundError) as missing:
         run(f"docker-archive:{archive}:no:such", tmp_path / "out")
     assert "other:tag" in (missing.value.hint or "")
+
+
+def test_a_missing_image_hints_at_the_list_of_its_source(carried, registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(carried.parent)
+    for source, hint in [
+        (registry.namespace(), "check the name"),
+        (f"oci:{carried.name}", "available tags: org--model"),
+    ]:
+        with pytest.raises(NotFoundError) as missing:
+            run("org/none", tmp_path / "out", source=source)
+        assert missing.value.hint == f"{hint}; list the images: llmstack list --from {source}"
+
+
+def test_a_namespace_is_not_an_image(carried, tmp_path):
+    with pytest.raises(NotFoundError, match="is not an OCI layout") as refused:
+        run(f"oci:{carried}", tmp_path / "out")
+    assert refused.value.hint == f"it is a namespace with models: write REPO_ID --from oci:{carried}"
+
+
+def test_a_missing_directory_has_one_error(tmp_path):
+    source = f"oci:{tmp_path}/none"
+    for argument, option in [("org/model", source), (source, None)]:
+        with pytest.raises(NotFoundError, match="not found") as missing:
+            run(argument, tmp_path / "out", source=option)
+        assert missing.value.message == f"{source} not found"
+    assert f"{source} not found" in run_llmstack("list", "--from", source).stderr
 
 
 @pytest.mark.usefixtures("engine")

@@ -26,7 +26,7 @@ from llmstack.errors import (
 from llmstack.net import Client
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
-from llmstack.oci.spec import Index
+from llmstack.oci.spec import Index, Manifest
 from tests.oci.repositories import BLOB, open_repository
 from tests.support.webserver import Request, Response, WebServer
 
@@ -199,6 +199,20 @@ def test_a_refused_mount_is_no_error(odd: OddRegistry, client: Client, status: i
     source = registries.repository(Reference.parse(f"{odd.host}/base"))
     target = registries.repository(Reference.parse(f"{odd.host}/x"), write=True)
     assert target.mount_blob(BLOB, source) is False
+
+
+def test_only_writes_hint_at_creating_the_repository(odd: OddRegistry, client: Client):
+    repository = odd.repository(client)
+    manifest = Manifest(BLOB, ()).to_raw()
+    for write in (lambda: repository.write_blob(lambda: [b"data"]), lambda: repository.put_manifest(manifest, "x")):
+        odd.answers["POST"] = odd.answers["PUT"] = [refusal(404)]
+        with pytest.raises(NotFoundError) as refused:
+            write()
+        assert refused.value.hint == "check the name; some registries require the repository to be created first"
+    for read in (lambda: repository.manifest("x"), lambda: repository.digest_of("x")):
+        with pytest.raises(NotFoundError) as missing:
+            read()
+        assert missing.value.hint == "check the name"
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])

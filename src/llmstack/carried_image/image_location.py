@@ -21,6 +21,7 @@ from llmstack.oci.reference import Reference, is_registry
 ArchiveTransport = Literal["docker-archive", "oci-archive"]
 _ARCHIVES: tuple[ArchiveTransport, ...] = get_args(ArchiveTransport)
 _DOCKER, _ENGINE, _LAYOUT = "docker://", "docker-daemon:", "oci:"
+_DIRECTORY_HINT = "is it the directory that ferry --to named?"
 _PREFIXES = (_DOCKER, _ENGINE, _LAYOUT, *(f"{transport}:" for transport in _ARCHIVES))
 
 
@@ -109,13 +110,15 @@ ImageSource = Namespace | EngineNamespace | LayoutLocation | ArchiveLocation
 class ImageRequest:
     """The image that was asked for, with the repo if a repo was named.
 
-    `anywhere` means that no transport and no `--from` was given: the local Docker Engine may hold the image.
+    `source` is `--from`, if it was given with a repo id. `anywhere` means that no transport and no `--from` was given:
+    the local Docker Engine may hold the image.
     """
 
     location: Location
     repo_id: str | None = None
     repo_type: RepoType = "model"
     revision: str = DEFAULT_REVISION
+    source: str | None = None
     anywhere: bool = False
 
 
@@ -134,7 +137,7 @@ def locate(argument: str, source: str | None, repo_type: RepoType, namespace: Na
     repo_id, revision = parse_repo(argument, repo_type, hint, os.environ.get(ENDPOINT_VARIABLE))
     origin = namespace if source is None else parse_source(source)
     location = _in_source(origin, repo_type, tag_for(repo_id, revision), namespace)
-    return ImageRequest(location, repo_id, repo_type, revision, anywhere=source is None)
+    return ImageRequest(location, repo_id, repo_type, revision, source, anywhere=source is None)
 
 
 def parse_location(text: str) -> Location:
@@ -156,6 +159,12 @@ def parse_source(text: str) -> ImageSource:
         rest = text.removeprefix(_ENGINE)
         return EngineNamespace(Namespace.parse(rest) if rest else None)
     return _parse_path(text) or Namespace.parse(text)
+
+
+def require_directory(path: str) -> None:
+    """Raise NotFoundError unless the directory of a namespace or a layout exists."""
+    if not exists(Path(path)):
+        raise NotFoundError(f"{_LAYOUT}{path} not found", hint=_DIRECTORY_HINT)
 
 
 def has_transport(text: str) -> bool:
@@ -230,6 +239,7 @@ def _in_directory(path: str, named: str, repo_type: RepoType, tag: str) -> Layou
     if exists(Path(path) / "index.json"):
         return LayoutLocation(path, named or tag)
     layout = Namespace(None, path).layout(repo_type)
+    require_directory(path)
     if not exists(layout / "index.json"):
-        raise NotFoundError(f"oci:{path} holds no {repo_type}s", hint="is it the directory that ferry --to named?")
+        raise NotFoundError(f"oci:{path} holds no {repo_type}s", hint=_DIRECTORY_HINT)
     return LayoutLocation(str(layout), tag)

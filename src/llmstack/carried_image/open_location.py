@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +18,14 @@ from llmstack.carried_image.image_location import (
     ImageSource,
     LayoutLocation,
     RegistryLocation,
+    require_directory,
 )
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
 from llmstack.disk import exists
 from llmstack.engine.docker_engine import local_engine_has
 from llmstack.engine.engine_image import open_engine_image
 from llmstack.errors import NotFoundError, UsageError, on_side
-from llmstack.hf.snapshot import RepoType
+from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.oci.archive import DockerArchive, OciArchive
 from llmstack.oci.layout import Layout
 from llmstack.oci.repository import Registries
@@ -74,7 +76,12 @@ def open_reader(
     path = Path(location.path)
     if isinstance(location, LayoutLocation):
         if not exists(path / "index.json"):
-            raise NotFoundError(f"{location} is not an OCI layout: it has no index.json")
+            require_directory(location.path)
+            types = [each for each in REPO_TYPES if exists(Namespace(None, location.path).layout(each))]
+            hint = (
+                f"it is a namespace with {' and '.join(f'{each}s' for each in types)}: write REPO_ID --from oci:{path}"
+            )
+            raise NotFoundError(f"{location} is not an OCI layout: it has no index.json", hint=hint if types else None)
         return Layout(path), location.reference
     return (OciArchive if location.transport == "oci-archive" else DockerArchive)(path), location.reference
 
@@ -94,8 +101,7 @@ def open_readers(source: ImageSource, repo_types: Sequence[RepoType], registries
         return [ImageReader(registries.repository(source.reference(repo_type)), repo_type) for repo_type in repo_types]
     if exists(Path(source.path) / "index.json"):
         return [ImageReader(Layout(Path(source.path)))]
-    if not exists(Path(source.path)):
-        raise NotFoundError(f"{source} not found", hint="is it the directory that ferry --to named?")
+    require_directory(source.path)
     return [ImageReader(Layout(source.layout(repo_type)), repo_type) for repo_type in repo_types]
 
 
@@ -117,7 +123,8 @@ def _open(
         if request.repo_id is None:
             raise
         if not isinstance(location, ArchiveLocation):
-            error.hint = f"{error.hint or 'was it carried?'}; list the images: llmstack list"
+            option = f" --from {shlex.quote(request.source)}" if request.source else ""
+            error.hint = f"{error.hint or 'was it carried?'}; list the images: llmstack list{option}"
             raise
     # The only image of an archive may have any name. Its file index says which repo it holds.
     return open_image(reader, "", str(location))

@@ -86,10 +86,11 @@ class Registry:
         headers = self._open()[1].header(scopes, cleanup_timeout=timeout) if self._is_own(url) else {}
         return self.client.send("DELETE", url, headers, b"", timeout)
 
-    def error(self, response: Response, what: str) -> LlmstackError:
+    def error(self, response: Response, what: str, *, writing: bool = False) -> LlmstackError:
         """Return the exception for an error response to the operation `what` (`<object>: <what failed>`).
 
-        The codes are those of the distribution spec ("Error Codes").
+        Only a write gets the hint to create the repository. The codes are those of the distribution spec ("Error
+        Codes").
         """
         code, message = _error_code(response)
         status = response.status
@@ -105,8 +106,10 @@ class Registry:
             # The registry deleted it between two requests (garbage collection), or its storage is damaged.
             return NotFoundError(text, hint="the registry lost a blob: rerun to upload it again")
         if status == 404:
-            missing = profile_of(self.host).missing_hint
-            hint = missing or "check the name; some registries require the repository to be created first"
+            hint = "check the name"
+            if writing:
+                own = profile_of(self.host).missing_hint
+                hint = own or f"{hint}; some registries require the repository to be created first"
             return NotFoundError(text, hint=hint)
         if code in {"DIGEST_INVALID", "SIZE_INVALID"}:
             return IntegrityError(text)

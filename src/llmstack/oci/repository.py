@@ -206,7 +206,7 @@ class Repository:
                     return
                 error: LlmstackError = IntegrityError(f"{what}: the registry received other bytes than were sent")
             else:
-                error = self._registry.error(response, what)
+                error = self._registry.error(response, what, writing=True)
             if not isinstance(error, IntegrityError):
                 raise error
             # If two clients write the same manifest, distribution may read back a half-written file.
@@ -244,7 +244,7 @@ class Repository:
         no_body = {"Content-Length": "0"}
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, no_body, backoff=backoff)
         if response.status != 202:
-            raise self._registry.error(response, what)
+            raise self._registry.error(response, what, writing=True)
         discard(response)
         location = self._location(response)
         try:
@@ -277,7 +277,7 @@ class Repository:
             raise error
 
     def _upload_error(self, response: Response, what: str) -> LlmstackError:
-        error = self._registry.error(response, what)
+        error = self._registry.error(response, what, writing=True)
         if response.status in RETRIED_STATUS | _SESSION_LOST:
             return _UploadBrokenError(error, requested_delay(response.headers))
         return error
