@@ -90,6 +90,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     process.programs_allowed = any(item.get_closest_marker(name) for name in (*MARKERS.values(), "images", "judges"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Let fixtures of a wider scope end, whichever test is the last."""
+    process.programs_allowed = True
+
+
 def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
     """Remove all configuration from the environment, and set `home` as the home folder."""
     for name in list(os.environ):

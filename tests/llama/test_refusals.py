@@ -184,6 +184,7 @@ def test_too_little_disk_space_is_refused_before_writing(copy, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.system
 def test_a_disk_of_unknown_size_is_not_full(checkpoints, tmp_path):
     with unsized_disk(tmp_path / "disk") as disk:
         run(checkpoints["v1"].folder, disk / "output")
