@@ -61,7 +61,15 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
     with pytest.raises(UsageError) as caught:
         load_settings({}, {}, tmp_path)
     assert caught.value.message == f"{path}: 'plain-http' is not a setting"
-    assert caught.value.hint.startswith("did you mean plain_http?")
+    assert caught.value.hint == "did you mean plain_http?"
+
+
+def test_a_key_that_resembles_none_gets_no_suggestion(tmp_path):
+    write(tmp_path, "foo: 1\n")
+    with pytest.raises(UsageError, match="'foo' is not a setting") as caught:
+        load_settings({}, {}, tmp_path)
+    assert caught.value.hint.startswith("the settings are: ")
+    assert "no_proxy" in caught.value.hint
 
 
 @pytest.mark.parametrize(

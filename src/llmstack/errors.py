@@ -14,7 +14,8 @@ Any other bug exits with 70 and a traceback, an interrupt with 130 (SIGTERM: 143
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 from typing import ClassVar
 
 EXIT_BUG = 70
@@ -52,6 +53,12 @@ def on_side(side: str, what: str = "") -> Iterator[None]:
             if what not in error.message:
                 error.message = f"{what}: {error.message}"
         raise
+
+
+def did_you_mean(word: str, noun: str, known: Collection[str]) -> str:
+    """Return a hint for an unknown word: the most similar known one, or all of them."""
+    similar = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {similar[0]}?" if similar else f"the {noun} are: {', '.join(known)}"
 
 
 class UsageError(LlmstackError):

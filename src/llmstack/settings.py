@@ -6,7 +6,6 @@ is a setting: its name is the key in the file, LLMSTACK_ and the name in capital
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NewType, get_type_hints
 
-from llmstack.errors import UsageError
+from llmstack.errors import UsageError, did_you_mean
 
 FILE_NAME = "llmstack.yaml"
 FILE_VARIABLE = "LLMSTACK_CONFIG"
@@ -141,11 +140,7 @@ def _read_file(path: Path) -> dict[str, object]:
         raise UsageError(f"{path}: must be a mapping", hint="for example: namespace: registry.local:5000/llm")
     for key in value:
         if key not in _TYPES:
-            nearest = difflib.get_close_matches(str(key), _TYPES, n=1, cutoff=0.0)[0]
-            raise UsageError(
-                f"{path}: {key!r} is not a setting",
-                hint=f"did you mean {nearest}? The settings are: {', '.join(_TYPES)}",
-            )
+            raise UsageError(f"{path}: {key!r} is not a setting", hint=did_you_mean(str(key), "settings", _TYPES))
     return value
 
 

@@ -119,3 +119,18 @@ sys.exit(run(command, Invocation()))
 def test_a_signal_during_del_is_not_lost():
     done = subprocess.run([sys.executable, "-c", IN_DEL], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (143, "error: terminated\n  hint: rerun to resume\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (["ferry"], "[OPTIONS] [REPO_ID[@REVISION]]..."),
+        (["extract"], "[OPTIONS] {REPO_ID[@REVISION]|IMAGE} [DEST]"),
+        (["catalogue", "merge"], "[OPTIONS] {BASE} {OURS} {THEIRS}"),
+    ],
+)
+def test_usage_marks_optional_arguments_once(command, usage):
+    shown = run_llmstack(*command, "--help", env={"COLUMNS": "120"}).stdout
+    assert [line.split() for line in shown.splitlines() if "Usage:" in line] == [
+        ["Usage:", "llmstack", *command, *usage.split()]
+    ]

@@ -306,7 +306,7 @@ def test_a_copy_for_one_platform(tmp_path):
     assert done.code == 5
     problem, error, hint = done.stderr.splitlines()[-3:]
     assert problem == f"linux/riscv64: oci:{tmp_path}/other: manifest {away.digest}: not found"
-    assert "1 manifests, layers or files are damaged or missing" in error
+    assert "1 manifest, layer or file is damaged or missing" in error
     assert "copy the complete image again" in hint
 
 

@@ -112,6 +112,15 @@ def test_an_invalid_line_is_a_problem_and_the_others_are_parsed(line, message):
 
 
 @pytest.mark.parametrize(
+    ("option", "hint"),
+    [("--includes", "did you mean --include?"), ("-x", "the options are: --include, --exclude, --prepare")],
+)
+def test_an_unknown_option_gets_a_hint(option, hint):
+    (problem,) = parse(f"org/name {option} a\n").problems
+    assert problem.hint == hint
+
+
+@pytest.mark.parametrize(
     ("url", "repo_id", "revision"),
     [
         ("hf://org/name", "org/name", "main"),

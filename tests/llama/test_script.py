@@ -110,7 +110,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(llama, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--model_size", "13B"], 3, "hint: found: --model_size 7B"),
+        (["--model_size", "13B"], 3, "\n  hint: found: --model_size 7B"),
         (["--model_size", "7B", "--num_shards", "3"], 3, "missing: consolidated.02.pth"),
         (["--model_size", "7B", "--llama_version", "3"], 2, "does not match tokenizer.model"),
         (["--model_size", "7B", "--llama_version", "4"], 2, "invalid choice"),

@@ -51,7 +51,7 @@ def build(
         typer.Option(
             "--platform-tag",
             metavar="TAG",
-            help="pip-offline: target platform, as manylinux_2_28_x86_64. Repeatable.",
+            help="pip-offline: target platform, such as manylinux_2_28_x86_64. Repeatable.",
         ),
     ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the Dockerfiles and build nothing.")] = False,

@@ -10,7 +10,9 @@ import typer
 
 catalogue = typer.Typer(help="Work with the catalogue: get_hf/models.md and get_hf/datasets.md.")
 
-_File = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+
+def _file(metavar: str, text: str) -> object:
+    return typer.Argument(metavar=metavar, help=text, exists=True, dir_okay=False)
 
 
 @catalogue.callback()
@@ -19,7 +21,11 @@ def _group() -> None:
 
 
 @catalogue.command()
-def merge(base: _File, ours: _File, theirs: _File) -> None:
+def merge(
+    base: Annotated[Path, _file("BASE", "The common ancestor of both versions.")],
+    ours: Annotated[Path, _file("OURS", "This branch's version; the result is written to it.")],
+    theirs: Annotated[Path, _file("THEIRS", "The other branch's version.")],
+) -> None:
     """Merge two versions of a catalogue by rows into OURS, as a git merge driver.
 
     git config merge.llmstack.driver 'llmstack catalogue merge %O %A %B'

@@ -39,7 +39,7 @@ def extract(
     image: ImageArgument,
     dest: Annotated[
         Path | None,
-        typer.Argument(metavar="[DEST]", help="Destination directory; optional for hf-cache (HF_HUB_CACHE)."),
+        typer.Argument(metavar="DEST", help="Destination directory; optional for hf-cache (HF_HUB_CACHE)."),
     ] = None,
     source: FromOption = None,
     repo_type: TypeOption = RepoTypeChoice.MODEL,

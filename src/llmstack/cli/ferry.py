@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def ferry(
     repos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REPO_ID[@REVISION]...]", help="Repos to carry; without any, the lists in get_hf/."),
+        typer.Argument(metavar="REPO_ID[@REVISION]", help="Repos to carry; without any, the lists in get_hf/."),
     ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="NAMESPACE", help="Destination: registry/path, or oci:DIR.")

@@ -86,8 +86,10 @@ def verify(
     if not found.ok:
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")
+        count = len(found.problems)
+        damaged = "1 manifest, layer or file is" if count == 1 else f"{count} manifests, layers or files are"
         raise IntegrityError(
-            f"{found.image}: {len(found.problems)} manifests, layers or files are damaged or missing",
+            f"{found.image}: {damaged} damaged or missing",
             hint="carry the repo again: llmstack ferry --force" if found.files else "copy the complete image again",
             side="source",
         )

@@ -31,7 +31,7 @@ class Engine:
         # docker-py takes as long to import as everything else: import it only where it is used.
         import docker
 
-        with engine_errors("connecting to the Docker Engine"):
+        with engine_errors():
             try:
                 self.client = docker.from_env(timeout=int(timeout))
             except ValueError as error:
@@ -123,20 +123,21 @@ def local_engine_has(image: str) -> bool:
 
 
 @contextlib.contextmanager
-def engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
-    """Turn errors of docker-py into LlmstackErrors. `what` is the operation and its object."""
+def engine_errors(what: str = "") -> Iterator[None]:
+    """Turn errors of docker-py into LlmstackErrors. `what` is the operation and its object; empty: to connect."""
     from docker.errors import APIError, DockerException, NotFound
 
+    prefix = f"{what}: " if what else ""
     try:
         yield
     except NotFound as error:
-        raise NotFoundError(f"{what}: {_explanation(error)}", hint=hint) from error
+        raise NotFoundError(f"{prefix}{_explanation(error)}") from error
     except APIError as error:
-        raise UnavailableError(f"{what}: the Docker Engine answered: {_explanation(error)}") from error
+        raise UnavailableError(f"{prefix}the Docker Engine answered: {_explanation(error)}") from error
     except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
         host = _host()
         raise UnavailableError(
-            f"{what}: the Docker Engine at {host} does not answer: {_cause(error)}",
+            f"{prefix}the Docker Engine at {host} does not answer: {_cause(error)}",
             hint="start it (systemctl start docker), or set DOCKER_HOST to another one",
         ) from error
 

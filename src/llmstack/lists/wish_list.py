@@ -7,7 +7,6 @@ start of a line or after a space.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, parse_repo, tag_for
 from llmstack.carried_image.selection import NO_SELECTION, Selection
-from llmstack.errors import UsageError
+from llmstack.errors import UsageError, did_you_mean
 from llmstack.hf.hub_urls import ENDPOINT_VARIABLE
 from llmstack.hf.snapshot import RepoType
 from llmstack.reporting.text import printable
@@ -144,8 +143,7 @@ def _options(words: list[str]) -> Iterator[tuple[str, str]]:
                 f"unexpected word {word!r}", hint="one repo per line; repeat --include or --exclude before each glob"
             )
         if option not in OPTIONS:
-            nearest = difflib.get_close_matches(option, OPTIONS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"unknown option {option!r}", hint=f"did you mean {nearest}?")
+            raise UsageError(f"unknown option {option!r}", hint=did_you_mean(option, "options", OPTIONS))
         if not equals:
             value = next(rest, "")
             if value.startswith("--"):

@@ -87,7 +87,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _fail(message: str, hint: str | None = None) -> None:
     write_line(sys.stderr, f"error: {message}")
     if hint:
-        write_line(sys.stderr, f"hint: {hint}")
+        write_line(sys.stderr, f"  hint: {hint}")
 
 
 def _terminate(*_: object) -> NoReturn:
