@@ -118,15 +118,32 @@ def test_an_invalid_link_to_the_next_page(client: Client, monkeypatch: pytest.Mo
         HubClient(client).snapshot(INFO)
 
 
-def test_a_file_list_without_end_is_limited(client: Client, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub_client, "_MAX_FILES", 5)
-    numbers = itertools.count()
+@pytest.mark.parametrize(
+    ("files_per_page", "limit", "pages"),
+    [
+        (0, "more than 100 pages with fewer than 10 entries on average", 100),
+        (1, "more than 100 pages with fewer than 10 entries on average", 100),
+        (10, "more than 150 pages", 150),
+        (20, "more than 2,500 entries", 126),
+    ],
+)
+def test_a_file_list_without_end_is_limited(
+    client: Client, monkeypatch: pytest.MonkeyPatch, files_per_page: int, limit: str, pages: int
+):
+    monkeypatch.setattr(hub_client, "_MAX_FILES", 2_500)
+    monkeypatch.setattr(hub_client, "_MAX_PAGES", 150)
+    numbers = itertools.count(1)
 
     def answer(_: Request) -> Response:
-        return Response(200, {"Link": f'</x?cursor={next(numbers)}>; rel="next"'}, b"[]")
+        number = next(numbers)
+        files = [
+            {"type": "file", "path": f"{number}-{place}", "size": 1, "oid": "a" * 40} for place in range(files_per_page)
+        ]
+        return Response(200, {"Link": f'</x?cursor={number}>; rel="next"'}, json.dumps(files).encode())
 
-    with serve(monkeypatch, answer), pytest.raises(UnavailableError, match="more than 5 entries"):
+    with serve(monkeypatch, answer), pytest.raises(UnavailableError, match=f"the file list: {limit}$"):
         HubClient(client).snapshot(INFO)
+    assert next(numbers) == pages + 1
 
 
 @pytest.mark.parametrize("date", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "yesterday", 7, "[" * 9999])

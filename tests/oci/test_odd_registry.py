@@ -245,23 +245,37 @@ def test_what_is_not_a_tag_is_not_listed(odd: OddRegistry, client: Client, body:
     assert odd.repository(client).tags() == []
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_TAGS", 50), ("MAX_TAG_PAGES", 50)])
-def test_endless_pages_of_tags_are_an_error(client: Client, monkeypatch: pytest.MonkeyPatch, limit: str, value: int):
-    monkeypatch.setattr(f"llmstack.oci.repository.{limit}", value)
+@pytest.mark.parametrize(
+    ("tags_per_page", "limit", "pages"),
+    [
+        (1, "more than 100 pages with fewer than 10 entries on average", 100),
+        (10, "more than 150 pages", 150),
+        (20, "more than 2,500 entries", 126),
+    ],
+)
+def test_endless_pages_of_tags_are_an_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tags_per_page: int, limit: str, pages: int
+):
+    monkeypatch.setattr("llmstack.oci.repository.MAX_TAGS", 2_500)
+    monkeypatch.setattr("llmstack.oci.repository.MAX_TAG_PAGES", 150)
+    requests = []
 
     def answer(request: Request) -> Response:
+        requests.append(request)
         number = int(request.query.get("last", ["0"])[0])
         link = f'</v2/x/tags/list?last={number + 1}>; rel="next"'
-        return Response(200, {"Link": link}, json.dumps({"tags": [f"t{number}"]}).encode())
+        tags = [f"t{number}-{place}" for place in range(tags_per_page)]
+        return Response(200, {"Link": link}, json.dumps({"tags": tags}).encode())
 
     endless = WebServer(answer)
     endless.start()
     try:
-        repository = open_repository(client, f"{endless.url.removeprefix('http://')}/x")
-        with pytest.raises(UnavailableError, match="cannot list the tags: more than"):
-            repository.tags()
+        host = endless.url.removeprefix("http://")
+        with pytest.raises(UnavailableError, match=f"^{host}/x: the tag list: {limit}$"):
+            open_repository(client, f"{host}/x").tags()
     finally:
         endless.stop()
+    assert len([request for request in requests if "/tags/" in request.path]) == pages
 
 
 # Faults below HTTP

@@ -44,6 +44,7 @@ from llmstack.net import (
     read_with_retry,
 )
 from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.page_limits import PageLimits
 from llmstack.net.retry import RETRIED_STATUS
 from llmstack.net.urls import check_proxies
 
@@ -53,6 +54,7 @@ _MAX_ERROR = 64 * 1024
 # A page lists up to 1,000 files.
 _MAX_PAGE = 16 * 1024 * 1024
 _MAX_FILES = 1_000_000
+_MAX_PAGES = 2_000
 _MAX_SIZE = 2**63 - 1
 _REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _COMMIT = _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -167,7 +169,7 @@ class HubClient:
         """
         url = self._api_url(info, f"tree/{info.commit}?recursive=true&expand=false")
         requested = {url}
-        count = 0
+        limits = PageLimits(f"{display_url(url)}: the file list", _MAX_FILES, _MAX_PAGES)
         while True:
             response, data = self._fetch(url)
             if response.status != 200:
@@ -180,10 +182,7 @@ class HubClient:
             link = next_link(response.headers)
             if not link:
                 return
-            # An empty page counts, too: pages without end must stop.
-            count += max(1, len(page))
-            if count > _MAX_FILES:
-                raise UnavailableError(f"{display_url(url)}: the file list has more than {_MAX_FILES:,} entries")
+            limits.count(len(page))
             url = _next_page(url, link)
             if url in requested:
                 raise UnavailableError(f"{display_url(url)}: the file list repeats a page")

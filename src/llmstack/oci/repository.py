@@ -15,7 +15,6 @@ from llmstack.errors import (
     LlmstackError,
     NotAuthorizedError,
     NotFoundError,
-    UnavailableError,
     UsageError,
 )
 from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_with_retry
@@ -23,6 +22,7 @@ from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
 from llmstack.net.http_headers import next_link, requested_delay
 from llmstack.net.network_errors import ConnectionClosedError
+from llmstack.net.page_limits import PageLimits
 from llmstack.net.parallel import run_all
 from llmstack.net.retry import RETRIED_STATUS
 from llmstack.net.urls import redirected
@@ -102,7 +102,8 @@ class Repository:
         """Return all tags; see BlobReader."""
         tags: set[str] = set()
         path = self._path("tags/list?n=1000")
-        for _ in range(MAX_TAG_PAGES):
+        limits = PageLimits(f"{self.name}: the tag list", MAX_TAGS, MAX_TAG_PAGES)
+        while True:
             response, data = read_with_retry(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
             if response.status == 404:
                 return []
@@ -112,10 +113,8 @@ class Repository:
             # A page without new tags ends the list: the links of a faulty registry may form a loop.
             if not following or not new:
                 return sorted(tags)
-            if len(tags) > MAX_TAGS:
-                break
+            limits.count(len(new))
             path = urljoin(urljoin(self._registry.url, path), following)
-        raise UnavailableError(f"{self.name}: cannot list the tags: more than {MAX_TAGS} tags or {MAX_TAG_PAGES} pages")
 
     def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
         """Return the digests of tags: one HEAD request per tag; see BlobReader."""
