@@ -1,4 +1,4 @@
-"""The benchmark that the README's figures come from, at a size that only shows that it works."""
+"""The benchmark of the README's figures, at a small size that checks only the benchmark itself."""
 
 from __future__ import annotations
 

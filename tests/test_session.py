@@ -62,7 +62,7 @@ def test_functions_stay_functions_when_submodules_are_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# In a process of its own: huggingface_hub reads HF_ENDPOINT when it is imported.
+# In a separate process: huggingface_hub reads HF_ENDPOINT when it is imported.
 ROUND_TRIP = """
 import logging, pathlib, sys
 import llmstack

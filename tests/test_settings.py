@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what a wrong file is answered with."""
+"""Settings: the precedence of the sources, and the errors of invalid files."""
 
 import subprocess
 import sys

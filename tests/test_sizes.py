@@ -1,4 +1,4 @@
-"""Sizes, numbers and names at the edge of what there is, and the memory that they take: make sizes has the rest."""
+"""The largest sizes, numbers and names, and the memory for them; `make sizes` measures the larger cases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def llmstack(*arguments: str | Path) -> Measured:
 
 
 def there_and_back(hub: Hub, sink: Sink, files: dict[str, bytes | Generated], out: Path) -> None:
-    """Carry a repo and get it out again, byte for byte."""
+    """Carry a repo, extract it, and compare the bytes."""
     repo = hub.add_repo("org/model", files)
     llmstack("ferry", "org/model", "--to", f"{sink.host}/llm", "--base", "scratch")
     llmstack("extract", "org/model", out, "--from", f"{sink.host}/llm")
@@ -42,7 +42,7 @@ def there_and_back(hub: Hub, sink: Sink, files: dict[str, bytes | Generated], ou
 
 
 def test_names(hub, sink, tmp_path):
-    """255 bytes is what Linux takes for a name, 4096 for a path as it is opened."""
+    """Linux limits names to 255 bytes, and paths in system calls to 4096 bytes."""
     composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
     names = [
         "x" * 255,
@@ -85,7 +85,7 @@ def test_many_files(hub, sink, tmp_path):
 
 
 def test_more_large_files_than_there_are_layers(hub, sink):
-    """300 shards of a model would be 300 layers, and Docker stops at 125."""
+    """300 shards would be 300 layers; Docker allows 125."""
     hub.add_repo("org/model", {f"{n:03}.safetensors": Generated(LARGE, 0) for n in range(MAX_LAYERS + 10)})
     llmstack("ferry", "org/model", "--to", f"{sink.host}/llm", "--base", "scratch")
     manifests = sink.repositories["llm/models"].manifests.values()

@@ -1,4 +1,4 @@
-"""The file index: it is parsed as it was written, and invalid ones are refused."""
+"""The file index: parsing returns what was written, and refuses invalid indexes."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_equal_files_may_have_a_git_oid_and_a_sha256_oid():
         {"x": json.loads("[" * 70 + "]" * 70)},
     ],
 )
-def test_values_that_no_reader_can_use_are_that_images_error(changes: dict[str, Any]):
+def test_invalid_values_are_integrity_errors(changes: dict[str, Any]):
     with pytest.raises(IntegrityError):
         parse(**changes)
 

@@ -20,13 +20,13 @@ ALMOST = st.text(st.sampled_from("aZ09._-/ @:%\u00fc"), min_size=1, max_size=12)
 
 
 @given(REPO_IDS)
-def test_what_the_hub_allows_is_a_repo_id(repo_id: str):
+def test_valid_repo_ids(repo_id: str):
     validate_repo_id(repo_id)
     assert check_repo_id(repo_id) == repo_id
 
 
 @given(ALMOST)
-def test_what_the_hub_does_not_allow_is_not_a_repo_id(repo_id: str):
+def test_repo_ids_that_the_hub_rejects_are_invalid(repo_id: str):
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -107,7 +107,7 @@ def test_revisions(text: str, expected: tuple[str, str]):
 
 
 @pytest.mark.parametrize("text", ["a/b@", "", "@main", "a/b/c", "a//b", "../b", "a/..", "a--b/c", "a/b.git", " a/b"])
-def test_what_is_not_a_repo_id_with_a_revision(text: str):
+def test_invalid_repo_ids_with_a_revision(text: str):
     with pytest.raises(UsageError):
         split_revision(text)
 
@@ -149,7 +149,7 @@ def test_namespaces(text: str, shown: str, image: str):
         "registry.local//x",
     ],
 )
-def test_what_is_not_a_namespace(text: str):
+def test_invalid_namespaces(text: str):
     with pytest.raises(UsageError) as raised:
         Namespace.parse(text)
     assert raised.value.exit_code == 2

@@ -1,4 +1,4 @@
-"""Lists shared between machines, and what a run tells GitHub Actions."""
+"""Lists divided between machines, and the annotations for GitHub Actions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ PROBLEM = ListProblem("list.txt", 3, "wrong")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 33])
-def test_every_entry_is_in_one_shard_whatever_else_the_list_holds(count):
+def test_every_entry_is_in_one_shard_independent_of_other_entries(count):
     shards = [Shard(number, count) for number in range(1, count + 1)]
-    whole, less = WishList(ENTRIES, (PROBLEM,)), WishList(ENTRIES[::-3], ())
-    parts = [shard.select(whole) for shard in shards]
+    full, shorter = WishList(ENTRIES, (PROBLEM,)), WishList(ENTRIES[::-3], ())
+    parts = [shard.select(full) for shard in shards]
     assert sorted(map(repr, ENTRIES)) == sorted(repr(entry) for part in parts for entry in part.entries)
     assert [problem for part in parts for problem in part.problems] == [PROBLEM]
     assert max(len(part.entries) for part in parts) < 3 * len(ENTRIES) / count
     for shard, part in zip(shards, parts, strict=True):
-        assert set(shard.select(less).entries) == set(part.entries) & set(less.entries)
+        assert set(shard.select(shorter).entries) == set(part.entries) & set(shorter.entries)
 
 
 @pytest.mark.parametrize("text", ["", "2", "0/3", "4/3", "1/0", "a/b", "1/3/5", "-1/3", "\u0661/\u0663"])
-def test_what_is_no_shard(text):
+def test_invalid_shards(text):
     with pytest.raises(UsageError, match="--shard"):
         Shard.parse(text)
 
 
-def test_shards_carry_the_whole_list(port: Port):
+def test_shards_carry_the_complete_list(port: Port):
     lists = port.folder / "get_hf"
     lists.mkdir()
     names = [f"org/model-{number}" for number in range(6)]
@@ -86,8 +86,8 @@ def test_annotations_and_the_summary_of_a_job(port: Port, tmp_path: Path):
     assert "[org/here]" in (lists / "models.md").read_text()
 
 
-def test_a_strangers_words_cannot_give_the_runner_orders(port: Port, tmp_path: Path):
-    """A list may come with a pull request: what it holds is shown in an annotation, and does not become one."""
+def test_list_content_cannot_inject_workflow_commands(port: Port, tmp_path: Path):
+    """A list may come from a pull request: annotations show its lines, but its lines cannot create annotations."""
     lists = port.folder / "get_hf"
     lists.mkdir()
     evil = "org/a%0A::set-env name=X::y | <img> | `z`"
@@ -102,7 +102,7 @@ def test_a_strangers_words_cannot_give_the_runner_orders(port: Port, tmp_path: P
     assert r"\<img\>" in summary.read_text()
 
 
-def test_nothing_is_said_to_github_elsewhere(port: Port):
+def test_no_annotations_outside_github_actions(port: Port):
     run = port.ferry("org/missing", "--json")
     assert run.code == 3
     assert "::error" not in run.stderr

@@ -34,7 +34,7 @@ def oid_of(data: bytes, kind: str) -> str:
 @settings(max_examples=30, deadline=None)
 @given(IMAGES)
 def test_each_blob_in_a_cache_is_named_by_its_bytes(images: list[dict[str, tuple[bytes, str]]]):
-    """Whatever images claim, and in whatever order they are extracted; and images that claim the truth succeed."""
+    """For any claims and any order of extraction; images with correct claims succeed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
         for number, image in enumerate(images):

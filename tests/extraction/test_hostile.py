@@ -255,7 +255,7 @@ def test_hostile_names_that_become_cache_directories_are_refused(refused, tmp_pa
 
 
 def test_a_file_index_larger_than_the_disk_is_refused_before_reading(refused, tmp_path):
-    """The same range under many names would be a bomb."""
+    """Many names of the same range would be a decompression bomb."""
     store = Layout(tmp_path / "carried/models")
     index = carry(store, "org--model", {"big": b"bytes"})
     layer = index.files[0].layers[0]

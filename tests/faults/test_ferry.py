@@ -32,10 +32,10 @@ def written(request, registry: Registry, tmp_path_factory: pytest.TempPathFactor
 
 
 def run_all(
-    cases: list[Case], wanted: set[str], registry: Registry, folder: Path, *, layout: bool
+    cases: list[Case], names: set[str], registry: Registry, folder: Path, *, layout: bool
 ) -> dict[str, Outcome]:
     """Ferry the repos of all cases, many per process; those that wait for timeouts have their own process."""
-    chosen = [case for case in cases if case.name in wanted]
+    chosen = [case for case in cases if case.name in names]
     quick = [case for case in chosen if not case.slow]
     lots = [[case for case in chosen if case.slow], *(quick[n : n + LOT] for n in range(0, len(quick), LOT))]
 

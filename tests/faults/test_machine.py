@@ -46,9 +46,9 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 def without_powers(*command: str | Path, cwd: Path, env: dict[str, str]) -> Run:
     """Run llmstack so that file permissions apply, also to root."""
     drop = [need("setpriv", "util-linux"), f"--bounding-set={POWERS}", f"--inh-caps={POWERS}"]
-    whole = [*(drop if os.geteuid() == 0 else []), sys.executable, "-m", "llmstack", *map(str, command)]
+    full = [*(drop if os.geteuid() == 0 else []), sys.executable, "-m", "llmstack", *map(str, command)]
     done = subprocess.run(
-        whole, env={**os.environ, **QUICK, **env}, cwd=cwd, capture_output=True, text=True, check=False
+        full, env={**os.environ, **QUICK, **env}, cwd=cwd, capture_output=True, text=True, check=False
     )
     return Run(done.returncode, done.stdout, done.stderr)
 

@@ -25,9 +25,9 @@ AT_ONCE = 3
 def runs(request: pytest.FixtureRequest, registry: Registry, tmp_path_factory) -> dict[str, Future[Ended]]:
     """All runs, ended: pytest changes the environment between tests, and each run reads it."""
     carried = Carried(registry, tmp_path_factory.mktemp("faults"))
-    wanted = selected(request)
+    names = selected(request)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return {case.name: pool.submit(attempt, carried, verb, case) for verb, case in CASES if case.name in wanted}
+        return {case.name: pool.submit(attempt, carried, verb, case) for verb, case in CASES if case.name in names}
 
 
 @pytest.mark.parametrize(("verb", "case"), [pytest.param(verb, case, id=case.name) for verb, case in CASES])

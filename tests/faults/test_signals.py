@@ -174,7 +174,7 @@ Runs = dict[str, Future[Stopped]]
 @pytest.fixture(scope="module")
 def runs(request, registry: Registry, tmp_path_factory) -> Runs:
     """All runs, ended: pytest changes the environment between tests, and each run reads it."""
-    wanted = selected(request)
+    names = selected(request)
     folder = tmp_path_factory.mktemp("signals")
     carried = Carried(registry, folder)
     with bench(registry, folder / "bench") as made, ThreadPoolExecutor(3) as pool:
@@ -182,7 +182,7 @@ def runs(request, registry: Registry, tmp_path_factory) -> Runs:
         jobs |= {case.name: lambda case=case: stop_ferry(made, registry, case) for case in INTO_A_REGISTRY}
         jobs |= {case.name: lambda case=case: stop_layout(made, case) for case in ONTO_A_DISK}
         jobs |= {case.name: lambda case=case: stop_extract(carried, case) for case in READING}
-        return {name: pool.submit(job) for name, job in jobs.items() if name in wanted}
+        return {name: pool.submit(job) for name, job in jobs.items() if name in names}
 
 
 @pytest.mark.parametrize("case", INTO_A_REGISTRY, ids=str)

@@ -266,12 +266,12 @@ def test_an_image_of_another_program_under_the_tag_is_replaced(port: Port, busyb
 
 def test_include_and_exclude(port: Port):
     port.hub.add_repo("org/tiny", SMALL)
-    wanted = ["--include", "*.json", "--include", "onnx/", "--exclude", "sub/*"]
-    (first,) = port.results("org/tiny", *wanted)
+    options = ["--include", "*.json", "--include", "onnx/", "--exclude", "sub/*"]
+    (first,) = port.results("org/tiny", *options)
     assert set(port.files("org--tiny")) == {"config.json", "onnx/model.onnx"}
     assert first["bytes_total"] == 2 + 100_000
     assert not port.hub.log.files("*/README.md")
-    assert port.results("org/tiny", *wanted)[0]["status"] == "up-to-date"
+    assert port.results("org/tiny", *options)[0]["status"] == "up-to-date"
     # Another selection is another image.
     assert port.results("org/tiny", "--include", "*.json")[0]["status"] == "carried"
     run = port.ferry("org/tiny", "--include", "*.gguf")

@@ -94,8 +94,8 @@ def test_a_killed_ferry_uploads_only_unfinished_layers_again(hub, target, busybo
     for name in ("i.bin", "j.bin"):
         hub.fault(f"*/{name}", stall_after=1_000_000, times=None)
     process = start(target, busybox_base, "--jobs", "2")
-    whole = set(FILES) - {"i.bin", "j.bin"}
-    wait_until(lambda: named(target) == whole, process)
+    complete = set(FILES) - {"i.bin", "j.bin"}
+    wait_until(lambda: named(target) == complete, process)
     process.kill()
     process.communicate()
 
@@ -236,7 +236,7 @@ def test_a_registry_that_keeps_tags_does_not_keep_the_partial_image(hub, busybox
 
 @pytest.mark.parametrize("kind", ["registry", "token_registry"])
 def test_deleting_a_manifest(kind, request, monkeypatch, tmp_path):
-    """Deletion needs a permission of its own from the token server."""
+    """Deletion needs a separate permission from the token server."""
     from llmstack.engine.credentials import lookup
     from llmstack.oci.reference import Reference
     from tests.support.carried import carry

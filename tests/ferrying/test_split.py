@@ -104,14 +104,14 @@ def test_a_damaged_part_is_detected(port, tmp_path):
     index = run_llmstack("inspect", "org/big", "--from", source, "--json").json["index"]
     for part in index["files"][0]["parts"][::2]:
         blob = tmp_path / "carried/models/blobs/sha256" / part["layer"].removeprefix("sha256:")
-        whole = blob.read_bytes()
-        damaged = bytearray(whole)
+        original = blob.read_bytes()
+        damaged = bytearray(original)
         damaged[part["offset"] + part["size"] - 1] ^= 1
         blob.write_bytes(damaged)
         refused = run_llmstack("extract", "org/big", out, "--from", source)
         assert (refused.code, contents(out) if out.exists() else {}) == (5, {})
         assert run_llmstack("verify", "org/big", "--from", source).code == 5
-        blob.write_bytes(whole)
+        blob.write_bytes(original)
     extract(source, out)
     assert contents(out) == {"big.gguf": BIG}
 

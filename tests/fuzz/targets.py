@@ -83,7 +83,7 @@ _FILES = Files({"a.png": IndexedFile("a.png", 1, "0" * 40, "0" * 64, (BlobRange(
 
 
 def reference(data: bytes) -> None:
-    """References, digests, platforms, and whatever else a person may name an image or a repo by."""
+    """References, digests, platforms, and other names of images and repos."""
     text = data.decode(errors="surrogateescape")
     readers: tuple[Callable[[str], object], ...] = (Digest.parse, Platform.parse, Namespace.parse, check_repo_id)
     for read in readers:

@@ -208,8 +208,8 @@ def test_many_unknown_paths_cost_little():
     assert time.process_time() - began < 2
 
 
-def test_a_tree_costs_what_is_taken_of_it():
-    """A path of 30,000 directories has 900 MB of parents; each of 200,000 files is one step of the others."""
+def test_the_cost_of_a_tree_depends_on_the_files_returned():
+    """One path has 30,000 directories, whose paths together have 900 MB; one directory has 200,000 files."""
     deep = "/".join(["d"] * 30_000) + "/f"
     names = [deep, *(f"many/{number:06}" for number in range(200_000))]
     files = Files({name: IndexedFile(name, 0, "0" * 40, "", ()) for name in names}, {})

@@ -152,7 +152,7 @@ def request(port: int, sent: bytes) -> socket.socket:
 
 
 def read_all(connection: socket.socket, pause: float = 0) -> int:
-    """Return how many bytes come until the end; a reset is an end, too."""
+    """Return the number of bytes until the connection is closed or reset."""
     total = 0
     with contextlib.suppress(ConnectionError):
         while chunk := connection.recv(MEGABYTE):

@@ -1,4 +1,4 @@
-"""What current container tools make of carried images, and what llmstack makes of their copies."""
+"""Current container tools read carried images, and llmstack reads their copies."""
 
 from __future__ import annotations
 

@@ -89,18 +89,18 @@ def test_old_style_lists_keep_every_byte_and_get_a_table_below(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["License", "Licence"], ids=["new", "old"])
-def test_rows_columns_and_text_of_people_stay(column):
+def test_rows_columns_and_text_of_users_stay(column):
     text = (
         f"\ufeff| Model | Commit | Date | Size | {column} | Image | Notes |\n|:--|---|---|--:|---|---|---|\n"
         "| [facebook/opt-125m](x) | mine | | | | | |\n"
         f"{LINE} fast \\| small |\n"
-        "| somebody's own row |\n"
+        "| a user's own row |\n"
         "text below\n| [facebook/opt-125m](y) | [z](/tree/z) | in no table |"
     )
     changed = upsert(text, replace(ROW, size=1))
     assert changed == text.replace("251 MB", "1 B")
     added = upsert(text, named("gpt2"))
-    assert added == text.replace("| somebody", named("gpt2").to_line() + "\n| somebody")
+    assert added == text.replace("| a user's", named("gpt2").to_line() + "\n| a user's")
 
 
 def test_a_row_duplicated_by_a_merge_becomes_one():

@@ -1,4 +1,4 @@
-"""Catalogues merged by their rows: on their own, and by git with a real remote and clones that all push."""
+"""Catalogues are merged row by row: directly, and by git with a real remote and several clones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CATALOGUES = st.dictionaries(st.sampled_from(KEYS), st.integers(0, 3))
 
 @given(CATALOGUES, CATALOGUES, CATALOGUES)
 def test_no_change_of_either_side_is_lost(base, ours, theirs):
-    """Rows only come and get newer: then the order of the merge does not matter, and each row is the newest."""
+    """Rows are only added or get newer: the order of merges does not matter, and the newest row wins."""
     ours, theirs = (
         {**base, **{key: max(new, base.get(key, 0)) for key, new in side.items()}} for side in (ours, theirs)
     )
@@ -51,7 +51,7 @@ def test_no_change_of_either_side_is_lost(base, ours, theirs):
     assert merge(build(base), build(theirs), build(ours)) == merged
 
 
-def test_a_row_that_a_person_deleted_stays_deleted_unless_it_was_carried_again():
+def test_a_row_deleted_by_a_user_stays_deleted_unless_carried_again():
     base, less = build({"org/a": 0, "org/b": 0}), build({"org/a": 0})
     more = build({"org/c": 0}, base)
     assert merge(base, less, more) == build({"org/a": 0, "org/c": 0})
@@ -61,7 +61,7 @@ def test_a_row_that_a_person_deleted_stays_deleted_unless_it_was_carried_again()
     assert parse(merge(base, again, less) or "").keys() == {"org/a", "org/b"}
 
 
-def test_what_people_write_on_one_side_is_kept():
+def test_text_that_one_side_adds_is_kept():
     base = build({"org/a": 0})
     written = base.replace("# Carried models", "# Our models") + "\nAsk Ada.\n"
     carried = build({"org/b": 0}, base)
@@ -132,7 +132,7 @@ def test_two_clones_that_push_one_after_the_other(remote: Path, tmp_path: Path):
     assert list(parse(Clone(remote, tmp_path / "look").catalogue.read_text())) == KEYS[:4]
 
 
-def test_different_lines_of_people_are_a_conflict(remote: Path, tmp_path: Path):
+def test_different_lines_of_users_are_a_conflict(remote: Path, tmp_path: Path):
     one, two = (Clone(remote, tmp_path / name) for name in ("one", "two"))
     for clone, title in ((one, "# One"), (two, "# Two")):
         clone.catalogue.write_text(clone.catalogue.read_text().replace("# Carried models", title))

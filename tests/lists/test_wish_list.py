@@ -1,4 +1,4 @@
-"""Wish lists: the meaning of lines, the errors of invalid ones, and a parser that no text breaks."""
+"""Wish lists: valid lines, errors of invalid lines, and parsing of arbitrary text."""
 
 import shlex
 import subprocess

@@ -101,7 +101,7 @@ def test_an_encoded_range_is_an_integrity_error(server):
         read_file(web, start=5)
 
 
-def test_a_file_with_a_wrong_content_encoding_is_read_as_it_is(server):
+def test_a_blob_with_a_wrong_content_encoding_is_read_undecoded(server):
     """Some storage services send `Content-Encoding: gzip` with a compressed layer."""
     web, answers = server
     answers += [

@@ -119,8 +119,8 @@ def test_the_wrong_transport(tmp_path):
 def test_files_that_are_not_archives(tmp_path, kind):
     (tmp_path / "text").write_bytes(b"not a tar at all" * 100)
     (tmp_path / "empty").write_bytes(b"")
-    whole = docker_archive(tmp_path / "whole.tar").read_bytes()
-    (tmp_path / "cut").write_bytes(whole[:2000])
+    complete = docker_archive(tmp_path / "complete.tar").read_bytes()
+    (tmp_path / "cut").write_bytes(complete[:2000])
     for name in ("text", "empty", "cut"):
         with pytest.raises(LlmstackError):
             kind(tmp_path / name).manifest("")

@@ -240,7 +240,7 @@ def test_tags_that_are_no_list_of_strings_are_an_integrity_error(odd: OddRegistr
 @pytest.mark.parametrize(
     "body", [b'{"tags": null}', b'{"tags": []}', b"{}", b'{"tags": ["../a", "", "sha256:0", "a/b"]}']
 )
-def test_what_is_not_a_tag_is_not_listed(odd: OddRegistry, client: Client, body: bytes):
+def test_invalid_tags_are_not_listed(odd: OddRegistry, client: Client, body: bytes):
     odd.answers["GET"] = [Response(200, {}, body)]
     assert odd.repository(client).tags() == []
 

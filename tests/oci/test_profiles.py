@@ -97,9 +97,9 @@ def test_nothing_is_transferred_if_a_file_is_too_large(tmp_path):
 
 def test_with_split_large_only_what_does_not_fit_is_in_parts_of_the_largest_size():
     repo = files(10 * MB, 250 * MB, 100 * MB, 99 * MB, 1000)
-    whole = plan(repo, Limits())
+    unsplit = plan(repo, Limits())
     split, *others = plan(repo, Limits(layer_size=100 * MB, split_large=True))
-    assert plan(repo, Limits(layer_size=300 * MB, split_large=True)) == whole
+    assert plan(repo, Limits(layer_size=300 * MB, split_large=True)) == unsplit
     assert isinstance(split, SplitFile)
     assert [part.path for part in split.tar_files] == [f".llmstack/parts/{'a' * 40}/{number:05}" for number in range(3)]
     assert sum(part.size for part in split.tar_files) == 250 * MB

@@ -128,7 +128,7 @@ def test_names_and_targets_have_a_limit_in_bytes(entry, form):
 
 
 def test_sparse_files_are_refused_by_their_own_name():
-    """GNU tar gives the entry itself a made-up name."""
+    """GNU tar stores the real name in a PAX header."""
     sparse = {
         "GNU.sparse.major": "1",
         "GNU.sparse.minor": "0",

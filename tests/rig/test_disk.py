@@ -1,4 +1,4 @@
-"""The disk without power is truly gone before it is there again."""
+"""A disk that lost its power is unmounted before it is mounted again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.process import need
 pytestmark = pytest.mark.system
 
 
-def test_another_view_of_the_mounts_does_not_keep_the_disk(tmp_path: Path):
-    """Each container that starts has one for a moment."""
+def test_another_mount_namespace_does_not_keep_the_disk_mounted(tmp_path: Path):
+    """A starting container has one for a moment."""
     with FragileDisk(tmp_path / "disk") as disk:
         (disk.folder / "kept").write_text("kept")
         disk.flush()

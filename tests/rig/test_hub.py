@@ -1,4 +1,4 @@
-"""The loopback hub, judged by the real huggingface_hub."""
+"""The loopback hub, checked with the real huggingface_hub."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_tree(repo: Repo, api: HfApi):
     assert [info.path for info in infos] == ["config.json", "sub dir"]
 
 
-def test_a_large_tree_comes_in_pages(hub: Hub, api: HfApi):
+def test_a_large_tree_has_several_pages(hub: Hub, api: HfApi):
     paths = {f"{number % 3}/{number:04}.txt" for number in range(2500)}
     hub.add_repo("org/many", dict.fromkeys(paths, b""))
     assert {entry.path for entry in api.list_repo_tree("org/many", recursive=True)} == {*paths, "0", "1", "2"}
@@ -111,7 +111,7 @@ def test_a_large_tree_comes_in_pages(hub: Hub, api: HfApi):
 
 
 def test_git_gives_files_the_same_ids(repo: Repo, tmp_path: Path):
-    """What the hub calls a blob is what git calls it, LFS pointers included."""
+    """The blob ids of the hub equal those of git, also for LFS pointers."""
     lfs = repo.head().files["sub dir/model+1.safetensors"]
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{lfs.sha256}\nsize {lfs.size}\n"
     (tmp_path / "pointer").write_text(pointer)
@@ -181,7 +181,7 @@ def test_refusals(hub: Hub, token: str | bool, fetch: Callable[[HfApi], object],
         assert caught.value.response.status_code == (403 if token else 401)
 
 
-def test_a_token_opens_what_it_has_access_to(hub: Hub, tmp_path: Path):
+def test_a_token_gives_access_to_its_repos(hub: Hub, tmp_path: Path):
     hub.add_token(TOKEN, "alice", access={"org/gated", "org/private"})
     hub.add_repo("org/gated", FILES, gated="manual")
     hub.add_repo("org/private", FILES, private=True)
@@ -198,7 +198,7 @@ def test_an_invalid_token_is_refused_even_where_none_is_needed(hub: Hub):
 
 
 @pytest.mark.usefixtures("repo")
-def test_the_log_tells_which_host_saw_the_token(hub: Hub, tmp_path: Path):
+def test_the_log_records_which_host_received_the_token(hub: Hub, tmp_path: Path):
     hub.add_token(TOKEN)
     path = hf_hub_download("org/tiny", "sub dir/model+1.safetensors", endpoint=hub.url, cache_dir=tmp_path, token=TOKEN)
     assert Path(path).read_bytes() == BIG
@@ -209,7 +209,7 @@ def test_the_log_tells_which_host_saw_the_token(hub: Hub, tmp_path: Path):
 
 
 def test_a_dropped_connection_is_resumed(hub: Hub, tmp_path: Path):
-    # huggingface_hub writes in pieces of 10 MiB and resumes after the last one that it has whole.
+    # huggingface_hub writes in pieces of 10 MiB and resumes after the last complete one.
     piece = 10 * 1024 * 1024
     weights = os.urandom(25 * 1024 * 1024)
     hub.add_repo("org/large", {"model.safetensors": weights})

@@ -1,4 +1,4 @@
-"""What the loopback hub does wrong when it is told to, judged by curl."""
+"""The injected faults of the loopback hub, tested with curl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.process import need
 pytestmark = pytest.mark.system
 
 DATA = os.urandom(200_000)
-# What curl calls its failures.
+# Exit codes of curl.
 PARTIAL_FILE, TIMED_OUT, TLS_FAILED = 18, 28, 35
 
 
@@ -32,7 +32,7 @@ class Fetched:
 
 @pytest.fixture
 def url(hub: Hub, tmp_path: Path) -> str:
-    """The address of a file that lies on a disk, served by the hub itself."""
+    """The URL of a file on disk that the hub serves without its CDN."""
     path = tmp_path / "weights.bin"
     path.write_bytes(DATA)
     hub.cdn = False
@@ -49,14 +49,14 @@ def curl(url: str, *options: str) -> Fetched:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "start", "stop"),
+    ("requested", "start", "stop"),
     [("0-9", 0, 10), ("100-", 100, 200_000), ("-7", 199_993, 200_000), ("199999-300000", 199_999, 200_000)],
 )
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_ranges(hub: Hub, url: str, on_disk: bool, wanted: str, start: int, stop: int):
+def test_ranges(hub: Hub, url: str, on_disk: bool, requested: str, start: int, stop: int):
     if not on_disk:
         hub.repos["model", "org/tiny"].commit({"weights.bin": DATA})
-    fetched = curl(url, "--range", wanted)
+    fetched = curl(url, "--range", requested)
     assert (fetched.status, fetched.body) == (206, DATA[start:stop])
     assert f"Content-Range: bytes {start}-{stop - 1}/200000" in fetched.headers
 
@@ -74,11 +74,11 @@ def test_a_head_has_the_lengths_and_no_body(url: str):
 
 
 def test_one_connection_serves_many_requests(url: str):
-    place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.netloc)
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc)
     try:
         for method, length in [("GET", 200_000), ("HEAD", 0), ("GET", 200_000), ("HEAD", 0)]:
-            connection.request(method, place.path)
+            connection.request(method, parts.path)
             opened = connection.sock
             assert len(connection.getresponse().read()) == length
             assert connection.sock is opened is not None
@@ -101,14 +101,14 @@ def test_stall(hub: Hub, url: str):
     assert curl(url).body == DATA
 
 
-def test_a_client_that_leaves_while_nothing_comes(hub: Hub, url: str):
+def test_a_client_that_disconnects_during_a_stall(hub: Hub, url: str):
     hub.fault("*.bin", stall_after=0, times=None)
     for _ in range(3):
         assert curl(url, "--max-time", "0.1").code == TIMED_OUT
     hub.stop()
 
 
-def test_what_is_not_http_is_hung_up_on(url: str):
+def test_a_tls_handshake_is_rejected(url: str):
     assert curl(url.replace("http:", "https:")).code == TLS_FAILED
 
 
@@ -129,14 +129,14 @@ def test_statuses(hub: Hub, url: str, status: int):
     assert [entry.status for entry in hub.log.files()] == [status, 200]
 
 
-def test_curl_waits_as_long_as_it_is_told_to(hub: Hub, url: str):
+def test_curl_waits_for_retry_after(hub: Hub, url: str):
     hub.fault("*.bin", status=429, retry_after=1, times=1)
     start = time.monotonic()
     assert curl(url, "--retry", "1").status == 200
     assert time.monotonic() - start >= 1
 
 
-def test_an_api_that_is_out_of_order(hub: Hub, url: str):
+def test_an_api_that_fails(hub: Hub, url: str):
     hub.fault("/api/models/org/tiny*", status=502, times=None)
     assert {curl(f"{hub.url}/api/models/org/tiny").status for _ in range(3)} == {502}
     assert curl(url).status == 200
@@ -154,8 +154,8 @@ def test_truncated_corrupted_and_range_ignored(hub: Hub, url: str):
     assert [at for at, (one, other) in enumerate(zip(wrong.body, DATA[100_000:], strict=True)) if one != other] == [
         50_000
     ]
-    whole = curl(url, "--range", "100-")
-    assert (whole.status, whole.body) == (200, DATA)
+    complete = curl(url, "--range", "100-")
+    assert (complete.status, complete.body) == (200, DATA)
 
 
 def test_signed_urls_expire(hub: Hub, url: str):
@@ -176,7 +176,7 @@ def test_an_unsigned_url_is_refused_by_the_cdn(hub: Hub):
     assert curl(f"{hub.cdn_url}/models/org/tiny/{sha}/weights.bin").status == 403
 
 
-def test_a_fault_of_one_host_leaves_the_other_alone(hub: Hub, url: str):
+def test_a_fault_of_one_host_does_not_affect_the_other(hub: Hub, url: str):
     hub.cdn = True
     hub.fault("*.bin", status=500, host="cdn", times=1)
     assert curl(url).status == 302

@@ -1,4 +1,4 @@
-"""What a developer's machine has set does not reach the tests."""
+"""Variables of the developer's machine do not reach the tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_test_sees_an_empty_home_and_nothing_configured(home: Path, started_wi
     assert constants.HF_HUB_OFFLINE is False
 
 
-def test_it_is_so_on_a_machine_that_has_everything_set():
+def test_isolation_on_a_machine_with_all_variables_set():
     this = f"{__file__}::{test_a_test_sees_an_empty_home_and_nothing_configured.__name__}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | SET, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The test registries, the engine and the base image, judged by skopeo and docker."""
+"""The registries, the engine and the base image of the tests, checked with skopeo and docker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def blobs(layout: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["registry", "secure_registry", "token_registry"])
-def test_the_base_image_goes_into_a_registry_and_comes_back_unchanged(
+def test_the_base_image_is_unchanged_after_push_and_pull(
     kind: str, request: pytest.FixtureRequest, busybox_base: Path, tmp_path: Path
 ):
     registry: Registry = request.getfixturevalue(kind)
@@ -56,7 +56,7 @@ def push_base(registry: Registry, layout: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["secure_registry", "token_registry"])
-def test_a_registry_wants_the_right_password(kind: str, request: pytest.FixtureRequest, busybox_base: Path):
+def test_a_registry_rejects_a_wrong_password(kind: str, request: pytest.FixtureRequest, busybox_base: Path):
     registry: Registry = request.getfixturevalue(kind)
     image = push_base(registry, busybox_base)
     trust = credentials(registry, "src")[-1].replace("--src-", "--")
@@ -72,9 +72,7 @@ def index_digest(layout: Path) -> str:
     return str(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]).removeprefix("sha256:")
 
 
-def test_skopeo_reads_the_login_that_docker_would_have_left(
-    secure_registry: Registry, busybox_base: Path, tmp_path: Path
-):
+def test_skopeo_reads_the_credentials_of_docker_login(secure_registry: Registry, busybox_base: Path, tmp_path: Path):
     image = push_base(secure_registry, busybox_base)
     folder = secure_registry.docker_config(tmp_path / "docker")
     login = json.loads((folder / "config.json").read_text())["auths"][secure_registry.host]["auth"]
@@ -83,7 +81,7 @@ def test_skopeo_reads_the_login_that_docker_would_have_left(
     skopeo("inspect", "--raw", trust, f"--authfile={folder}/config.json", f"docker://{image}")
 
 
-def test_the_token_server_tells_which_scopes_were_asked_for(token_registry: Registry, busybox_base: Path):
+def test_the_token_server_records_the_requested_scopes(token_registry: Registry, busybox_base: Path):
     assert token_registry.tokens is not None
     token_registry.tokens.scopes.clear()
     image = push_base(token_registry, busybox_base)
@@ -110,7 +108,7 @@ def test_the_registry_lists_its_requests(registry: Registry):
     assert registry.served() == []
 
 
-def test_a_blob_lies_where_it_is_said_to(registry: Registry, busybox_base: Path):
+def test_blob_file_returns_the_stored_blob(registry: Registry, busybox_base: Path):
     push_base(registry, busybox_base)
     for path in (busybox_base / "blobs/sha256").iterdir():
         if path.name != index_digest(busybox_base):

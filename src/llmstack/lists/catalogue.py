@@ -91,7 +91,7 @@ def parse(text: str) -> dict[str, str]:
 def upsert(text: str, row: CatalogueRow) -> str:
     """Return the catalogue with `row` instead of the row with its key; a new row is inserted by name.
 
-    Cells that people added to a row stay. A text without the table gets one at its end, an empty text also a heading.
+    Cells that users added to a row stay. A text without the table gets one at its end, an empty text also a heading.
     """
     lines: list[str] = _LINE.findall(text or empty(row.repo_type))
     line_end = _line_end(lines)
@@ -112,7 +112,7 @@ def put(text: str, key: str, line: str | None) -> str:
 
 
 def without_rows(text: str) -> str:
-    """Return the lines of people: the text without llmstack's own rows."""
+    """Return the lines of users: the text without llmstack's own rows."""
     lines: list[str] = _LINE.findall(text)
     own = _own_rows(lines, _find_table(lines))
     return "".join(line for position, line in enumerate(lines) if position not in own)
@@ -132,7 +132,7 @@ def record(path: Path, row: CatalogueRow) -> bool:
     path = path.resolve()
     try:
         with lock_directory(path.parent):
-            # Bytes that are not UTF-8 belong to people and stay unchanged.
+            # Bytes that are not UTF-8 belong to users and stay unchanged.
             old = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
             new = upsert(old, row)
             if new == old:
@@ -221,7 +221,7 @@ def _code(text: str) -> str:
 
 
 def merge(base: str, ours: str, theirs: str) -> str | None:
-    """Return `ours` with the changes of `theirs` since `base`; None if both changed the lines of people.
+    """Return `ours` with the changes of `theirs` since `base`; None if both changed the lines of users.
 
     Rows are merged by key. If both changed a row, the one of the newer commit wins.
     """
