@@ -10,10 +10,12 @@ from typing import Any
 
 from llmstack.errors import IntegrityError
 from llmstack.llama.checkpoint_files import check_content
+from llmstack.oci.spec import parse_object
 
 # Far above every Llama model, and small enough to plan with.
 _MAX_SIZE = 2**31 - 1
 _MAX_LAYERS = 10_000
+_DAMAGED = "copy params.json again; it is damaged or truncated"
 
 
 class Version(StrEnum):
@@ -66,17 +68,25 @@ def read_params(path: Path) -> Params:
     data = path.read_bytes()
     check_content(path, data)
     try:
-        value = json.loads(data)
-        if not isinstance(value, dict):
-            raise TypeError("not a JSON object")
+        # Some editors write UTF-16 or a byte order mark.
+        text = data.decode(json.detect_encoding(data)).strip()
+        if not text.startswith("{"):
+            raise IntegrityError(
+                f"{path}: not a JSON object: it begins with {text.splitlines()[0][:40]!r}" if text else f"{path}: empty"
+            )
+        value = parse_object(text.encode(), str(path))
         # In some releases, the entries are nested under "model".
-        return _parse(value.get("model", value))
+        entries = value.get("model", value)
+        if not isinstance(entries, dict):
+            raise IntegrityError(f"{path}: model must be a JSON object")
+        return _parse(entries)
     except KeyError as error:
         raise IntegrityError(f"{path}: entry {error} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        hint = "copy params.json again; it is damaged or truncated"
-        raise IntegrityError(f"{path}: not valid JSON: {error}", hint=hint) from error
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path}: not text: {error}", hint=_DAMAGED) from error
+    except IntegrityError as error:
+        raise IntegrityError(error.message, hint=_DAMAGED) from error
+    except ValueError as error:
         raise IntegrityError(f"{path}: {error}") from error
 
 
@@ -86,19 +96,18 @@ def _parse(value: dict[str, Any]) -> Params:
     if dim % n_heads or (dim // n_heads) % 2 or n_heads % n_kv_heads:
         raise ValueError(f"dim {dim}, n_heads {n_heads} and n_kv_heads {n_kv_heads} contradict each other")
     multiple_of = _count(value, "multiple_of")
-    multiplier = value.get("ffn_dim_multiplier")
-    theta = value.get("rope_theta")
+    multiplier = 1.0 if value.get("ffn_dim_multiplier") is None else _number(value, "ffn_dim_multiplier")
     vocab_size = value.get("vocab_size", -1)
     return Params(
         dim=dim,
         n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        intermediate_size=_intermediate_size(dim, multiple_of, 1.0 if multiplier is None else float(multiplier)),
-        norm_eps=float(value["norm_eps"]),
-        rope_theta=None if theta is None else float(theta),
+        intermediate_size=_intermediate_size(dim, multiple_of, multiplier),
+        norm_eps=_number(value, "norm_eps"),
+        rope_theta=None if value.get("rope_theta") is None else _number(value, "rope_theta"),
         scaled_rope=bool(value.get("use_scaled_rope", False)),
-        vocab_size=None if vocab_size in {-1, None} else _count(value, "vocab_size"),
+        vocab_size=None if vocab_size is None or vocab_size == -1 else _count(value, "vocab_size"),
     )
 
 
@@ -107,6 +116,13 @@ def _count(value: dict[str, Any], name: str) -> int:
     if type(number) is not int or not 0 < number <= limit:
         raise ValueError(f"{name} is {repr(number)[:40]}, must be an integer from 1 to {limit:,}")
     return number
+
+
+def _number(value: dict[str, Any], name: str) -> float:
+    number = value[name]
+    if type(number) not in {int, float} or not 0 < number <= _MAX_SIZE:
+        raise ValueError(f"{name} is {repr(number)[:40]}, must be a number above 0, up to {_MAX_SIZE:,}")
+    return float(number)
 
 
 def _intermediate_size(dim: int, multiple_of: int, multiplier: float) -> int:
