@@ -50,7 +50,7 @@ def main() -> int:
 
 
 class Soak:
-    """Rounds of: new commits, a ferry with faults, one without, a look at the registry, an extract with faults."""
+    """Rounds of: new commits, a ferry with faults, one without, a check of the registry, an extract with faults."""
 
     def __init__(self, registry: Registry, folder: Path, chance: random.Random) -> None:
         self._registry = registry

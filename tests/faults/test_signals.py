@@ -217,7 +217,7 @@ def check(stopped: Stopped, case: Case) -> None:
 
 
 def test_a_second_signal_ends_at_once(registry: Registry, tmp_path: Path):
-    """The first signal alone waits some seconds for the silent registry."""
+    """The first signal alone waits several seconds for the registry that does not respond."""
     with bench(registry, tmp_path / "bench") as made:
         made.hub.add_repo("org/tiny", FILES)
         reached = threading.Event()

@@ -1,4 +1,4 @@
-"""What the tests of ferry share."""
+"""Fixtures of the ferry tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder for DOCKER_CONFIG with no login in it."""
+    """A directory for DOCKER_CONFIG without credentials."""
     folder = tmp_path / "docker"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({}))

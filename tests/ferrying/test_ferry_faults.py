@@ -146,7 +146,7 @@ def test_two_concurrent_runs_of_one_repo(port: Port):
 
 
 def test_a_large_file_needs_little_memory_and_no_file_of_its_own(port: Port, tmp_path: Path):
-    """Neither a home nor a folder for temporary files is there, and the working folder stays empty."""
+    """Home and temporary directory do not exist, and the working directory stays empty."""
     weights = tmp_path / "weights.bin"
     with weights.open("wb") as file:
         file.truncate(300 * MiB)

@@ -189,7 +189,7 @@ def file_index(data: bytes) -> None:
         case_conflicts(paths)
         select(paths, index.selection, str)
         assert FileIndex.parse([index.to_bytes()]) == index
-        # What list, inspect, the hub and the catalogue do with it.
+        # The functions that list, inspect, the hub and the catalogue call with it.
         json.dumps(asdict(index)).encode()
         assert index.size < len(paths) * 2**63 + 1
         assert hub_date(index.created)
@@ -286,7 +286,7 @@ def hub(data: bytes) -> None:
 
 
 def texts(data: bytes) -> None:
-    """What is shown to people, and the catalogue that people write in."""
+    """Output for terminals, and the catalogue, which users edit."""
     text = data.decode(errors="surrogateescape")
     assert printable(text).isprintable()
     assert width_of(fit(printable(text), 30)) == 30

@@ -1,4 +1,4 @@
-"""Running llmstack as people do: as a process."""
+"""Run llmstack as a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT = 240
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a run of llmstack ended."""
+    """The result of a run of llmstack."""
 
     code: int
     stdout: str

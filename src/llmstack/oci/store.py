@@ -23,7 +23,7 @@ class BlobReader(Protocol):
 
     @property
     def name(self) -> str:
-        """The name for messages: `registry.local/llm/models`, `oci:./carried/models`."""
+        """The name for messages: `registry.local:5000/llm/models`, `oci:./carried/models`."""
 
     def manifest(self, reference: str) -> RawManifest:
         """Return the manifest or index that a tag or a digest names.
