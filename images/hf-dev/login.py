@@ -19,11 +19,15 @@ PROFILE = Path("/etc/profile.d/llmstack.sh")
 # Variables that each login sets itself.
 OWN = {"HOME", "LC_CTYPE", "USER", "LOGNAME", "SHELL", "SHLVL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "_"}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# One of these words in a variable's name means a secret: HF_TOKEN and PGPASSWORD, but not TOKENIZERS_PARALLELISM.
-SECRET_NAME = re.compile(
-    r"(.*_)?(KEYS?|PASS|PASSPHRASE|PWD|PAT|AUTH|CREDENTIALS?|[A-Z0-9]*(PASSWORDS?|PASSWD|TOKEN|SECRETS?|APIKEYS?))(_.*)?",
-    re.IGNORECASE,
+# One such word in a variable's name, between underscores, means a secret: HF_TOKEN, PGPASSWORD.
+SECRET_WORD = re.compile(
+    r"KEYS?|CRED|PAT|AUTH|JWTS?|CONNECTIONSTRINGS?"
+    r"|[A-Z0-9]*(PASSWORDS?|PASSWD|PASSPHRASE|PWD|(?<!BY)(?<!COM)PASS|TOKEN|SECRETS?|CREDENTIALS?|CREDS)"
+    r"|[A-Z0-9]*(API|ACCESS|SECRET|PRIVATE|ENCRYPTION|SIGNING|ACCOUNT|MASTER|SSH)KEYS?"
+    r"|(API|ACCESS|AUTH|REFRESH)TOKENS"
 )
+# TOKENS is a secret, but not in numbers and settings of a model's tokens: MAX_NEW_TOKENS, SKIP_SPECIAL_TOKENS.
+MODEL_TOKENS = {"MAX", "MIN", "NUM", "N", "NEW", "INPUT", "OUTPUT", "TOTAL", "PROMPT", "CONTEXT", "SPECIAL", "PER"}
 URL_CREDENTIALS = re.compile(r"://[^/?#\s]*@")
 
 
@@ -97,11 +101,17 @@ def set_up_ssh():
     return password is None and not key_only
 
 
+def is_secret(name):
+    """Tell whether a variable is a secret, by its name."""
+    words = name.upper().replace("CONNECTION_STRING", "CONNECTIONSTRING").split("_")
+    return any(map(SECRET_WORD.fullmatch, words)) or ("TOKENS" in words and MODEL_TOKENS.isdisjoint(words))
+
+
 def session_variables():
     """Return the container's variables for SSH sessions, without secrets; report those that cannot be passed on."""
     variables, left_out = {}, []
     for name, value in sorted(os.environ.items()):
-        if name in OWN or SECRET_NAME.fullmatch(name) or not NAME.fullmatch(name):
+        if name in OWN or is_secret(name) or not NAME.fullmatch(name):
             continue
         if URL_CREDENTIALS.search(value) or (name.lower().endswith("_proxy") and "@" in value):
             left_out.append(f"{name} (contains credentials)")
@@ -155,4 +165,5 @@ def main():
     (state / "services").write_text(" ".join(services), encoding="utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -238,6 +238,8 @@ def test_ssh_sessions_get_the_variables_unchanged_and_no_secret(shared_engine, n
         "HF_TOKEN": "hush",
         "PGPASSWORD": "hush",
         "AWS_SECRET_ACCESS_KEY": "hush",
+        "REFRESH_TOKENS": "hush",
+        "SSHPASS": "hush",
         "TWO_LINES": "a\nb",
     }
     options = [part for name, value in {**passed, **left_out}.items() for part in ("--env", f"{name}={value}")]
