@@ -234,6 +234,30 @@ def test_a_registry_that_keeps_tags_does_not_keep_the_partial_image(hub, busybox
         assert deletable or store.manifest(PARTIAL) == store.manifest("org--ten")
 
 
+@pytest.mark.parametrize("status", [401, 403, 418])
+def test_a_registry_that_refuses_to_delete_does_not_keep_the_partial_image(hub, busybox_base, status):
+    """The tag refers to the finished image, whatever the refusal; the warning is for a refused PUT only."""
+    hub.add_repo("org/ten", {name: FILES[name] for name in ("a.bin", "b.bin")})
+    with Sink() as sink:
+        sink.refuse = [("DELETE .*", status)] * 50
+        ferry = run_llmstack("ferry", "org/ten", "--to", sink.host, "--base", f"oci:{busybox_base}")
+        assert ferry.code == 0, ferry.stderr
+        assert "could not be removed" not in ferry.stderr
+        store = models(sink.host)
+        assert store.manifest(PARTIAL) == store.manifest("org--ten")
+
+
+def test_the_tag_refers_to_the_finished_image_if_looking_after_the_deletion_fails(hub, busybox_base):
+    hub.add_repo("org/ten", {name: FILES[name] for name in ("a.bin", "b.bin")})
+    with Sink() as sink:
+        sink.keep_tags = True
+        sink.refuse = [(f"HEAD .*/{PARTIAL}", 403)] * 50
+        ferry = run_llmstack("ferry", "org/ten", "--to", sink.host, "--base", f"oci:{busybox_base}")
+        assert ferry.code == 0, ferry.stderr
+        store = models(sink.host)
+        assert store.manifest(PARTIAL) == store.manifest("org--ten")
+
+
 @pytest.mark.parametrize("kind", ["registry", "token_registry"])
 def test_deleting_a_manifest(kind, request, monkeypatch, tmp_path):
     """Deletion needs a separate permission from the token server."""

@@ -15,7 +15,7 @@ from llmstack.errors import (
     NotFoundError,
     UsageError,
 )
-from llmstack.net import Client
+from llmstack.net import Cancelled, Client
 from llmstack.oci.reference import Digest, Reference
 from llmstack.oci.repository import Registries, Repository
 from llmstack.oci.spec import INDEX, LAYER_TAR, Descriptor, Index, Manifest
@@ -205,6 +205,26 @@ def test_delete_manifest_tells_whether_the_tag_is_deleted(
         sink.keep_tags, sink.refuse = keep_tags, refuse
         assert repository.delete_manifest(digest, "old") == deleted
         assert repository.tags() == ([] if deleted else ["old"])
+
+
+@pytest.mark.parametrize("status", [401, 403, 418, 500])
+def test_delete_manifest_returns_false_if_the_registry_refuses(client: Client, status: int):
+    """Afterwards the repository can still be written to, also without credentials."""
+    with Sink() as sink:
+        repository = open_repository(client, f"{sink.host}/models")
+        manifest = put_image(repository, "old").to_raw()
+        sink.refuse = [("DELETE .*", status)] * 50
+        assert repository.delete_manifest(manifest.digest, "old") is False
+        repository.put_manifest(manifest, "new")
+
+
+def test_delete_manifest_ends_when_it_is_cancelled(client: Client):
+    with Sink() as sink:
+        repository = open_repository(client, f"{sink.host}/models")
+        digest = put_image(repository, "old").to_raw().digest
+        client.cancel.set()
+        with pytest.raises(Cancelled):
+            repository.delete_manifest(digest, "old")
 
 
 def test_delete_manifest_keeps_a_tag_of_another_manifest(client: Client):

@@ -181,8 +181,11 @@ class _Requests(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         if status := self.registry.refusal(f"{self.command} {url.path}"):
             self._read_body(None)
+            challenge = {"WWW-Authenticate": 'Basic realm="sink"'} if status == 401 else {}
             self._answer(
-                status, body=json.dumps({"errors": [{"code": "REFUSED", "message": "simulated fault"}]}).encode()
+                status,
+                challenge,
+                json.dumps({"errors": [{"code": "REFUSED", "message": "simulated fault"}]}).encode(),
             )
             return
         match = ROUTE.fullmatch(url.path)

@@ -19,6 +19,7 @@ from llmstack.ferrying.base_image import scratch
 from llmstack.ferrying.earlier_images import EarlierImage, read_earlier_image
 from llmstack.ferrying.publish import CompleteLayer, publish
 from llmstack.net import Cancelled
+from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, RawManifest
 from llmstack.oci.store import BlobStore
 from llmstack.reporting import Reporter
@@ -87,10 +88,8 @@ class PartialImage:
     def remove(self, finished: RawManifest) -> None:
         """Delete the partial image; if the registry does not allow it, point the tag at the finished image."""
         with _removal_warning(self._store, self._tag, self._reporter):
-            if self._digest and self._store.delete_manifest(self._digest, self._tag):
-                return
             if self._digest or self._replace_existing:
-                self._store.put_manifest(finished, self._tag)
+                _delete_or_replace(self._store, self._tag, self._digest, finished)
 
     def _write(self, version: int) -> None:
         """Write the current state unless `version` or a later one is written; report errors as a warning."""
@@ -120,9 +119,21 @@ def remove_partial_image(finished: EarlierImage, store: BlobStore, tag: str, rep
             and partial.index.incomplete
             and _is_same_repo(partial, finished.index)
             and (partial.index.commit, partial.index.selection) == (finished.index.commit, finished.index.selection)
-            and not store.delete_manifest(partial.digest, tag)
         ):
-            store.put_manifest(finished.raw_manifest, tag)
+            _delete_or_replace(store, tag, partial.digest, finished.raw_manifest)
+
+
+def _delete_or_replace(store: BlobStore, tag: str, digest: Digest | None, finished: RawManifest) -> None:
+    """Delete the image under `tag`; if that fails for any reason, point the tag at the finished image."""
+    try:
+        if digest and store.delete_manifest(digest, tag):
+            return
+    except Cancelled:
+        raise
+    except LlmstackError:
+        # Raised below if the tag cannot be written either.
+        pass
+    store.put_manifest(finished, tag)
 
 
 @contextlib.contextmanager

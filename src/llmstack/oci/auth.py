@@ -111,9 +111,12 @@ class Authorizer:
         if challenge.scheme not in {"basic", "bearer"}:
             return False
         with self._lock:
+            if challenge.scheme == "basic" and self._credential() is None:
+                # The registry may require authentication for this request only, for example to delete.
+                return False
             self._challenge = challenge
             self._tokens.pop(scopes, None)
-            return challenge.scheme == "bearer" or self._credential() is not None
+            return True
 
     def _credential(self) -> Credentials | None:
         if not self._looked_up:

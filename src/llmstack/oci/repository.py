@@ -17,7 +17,7 @@ from llmstack.errors import (
     NotFoundError,
     UsageError,
 )
-from llmstack.net import Backoff, Client, ConnectionLostError, Response, read_resuming, read_with_retry
+from llmstack.net import Backoff, Cancelled, Client, ConnectionLostError, Response, read_resuming, read_with_retry
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
 from llmstack.net.http_headers import next_link, requested_delay
@@ -216,21 +216,23 @@ class Repository:
 
         Some registries keep the tags of a deleted manifest (go-containerregistry), or only delete tags.
         """
-        self._delete(digest)
+        backoff = self._client.backoff()
+        self._delete(digest, backoff)
         if self._digest_or_none(tag) == digest:
-            self._delete(tag)
+            self._delete(tag, backoff)
             return self._digest_or_none(tag) != digest
         return True
 
-    def _delete(self, reference: str) -> None:
-        """Delete a manifest by its digest, or a tag, unless the registry does not allow it."""
+    def _delete(self, reference: str, backoff: Backoff) -> None:
+        """Try to delete a manifest by its digest, or a tag: registries refuse with many statuses, 500 included."""
         scopes = (f"repository:{self._repository}:delete",)
-        with contextlib.suppress(NotAuthorizedError):
-            response = self._registry.request("DELETE", self._path(f"manifests/{reference}"), scopes)
-            # The distribution spec has 405 for registries without deletion; Docker Hub answers 400, others 501.
-            if response.status not in {200, 202, 204, 404, 400, 405, 501}:
-                raise self._registry.error(response, f"{self.name}: cannot delete {reference}")
-            discard(response)
+        try:
+            discard(self._registry.request("DELETE", self._path(f"manifests/{reference}"), scopes, backoff=backoff))
+        except Cancelled:
+            raise
+        except LlmstackError:
+            # The caller looks whether the tag still exists.
+            pass
 
     def _digest_or_none(self, tag: str) -> Digest | None:
         try:
