@@ -360,8 +360,10 @@ def test_a_size_is_an_integer_below_2_to_the_63(size: object):
 
 
 def test_a_tag_agrees_with_the_repo_and_revision_it_is_made_from():
-    assert INDEX.agrees_with("org--tiny")
-    assert INDEX.agrees_with("org--tiny--partial")
-    assert replace(INDEX, revision="v1").agrees_with("org--tiny--v1")
+    assert INDEX.agrees_with("org--tiny", None)
+    assert INDEX.agrees_with("org--tiny--partial", "model")
+    assert not INDEX.agrees_with("org--tiny", "dataset")
+    assert replace(INDEX, revision="v1").agrees_with("org--tiny--v1", "model")
+    assert not replace(INDEX, repo_id="org/tiny--v1").agrees_with("org--tiny--v1", "model")
     for tag in ("org--other", "tiny", "org--tiny--v1", "latest"):
-        assert not INDEX.agrees_with(tag)
+        assert not INDEX.agrees_with(tag, None)

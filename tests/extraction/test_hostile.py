@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from llmstack.carried_image.file_index import BlobRange, FileIndex
-from llmstack.errors import IntegrityError, UnavailableError
+from llmstack.errors import IntegrityError, UnavailableError, UsageError
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor
@@ -251,7 +251,9 @@ def test_hostile_names_that_become_cache_directories_are_refused(refused, tmp_pa
     tag = f"{hostile.repo_id}--{hostile.revision}".removesuffix("--main").replace("/", "--", hostile.repo_id.count("/"))
     tag = tag.replace("/", "_")
     put_image(store, tag, hostile, [Descriptor(LAYER_TAR, layer, _size(store, layer))])
-    refused(f"oci:{tmp_path}/carried/models:{tag}", layout="hf-cache")
+    # No tag agrees with an invalid repo id.
+    error = UsageError if "repo_id" in fields else IntegrityError
+    refused(f"oci:{tmp_path}/carried/models:{tag}", layout="hf-cache", error=error)
 
 
 def test_a_file_index_larger_than_the_disk_is_refused_before_reading(refused, tmp_path):

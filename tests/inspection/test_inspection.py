@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from threading import Event
 
 import pytest
 
-from llmstack.carried_image.annotation_keys import REPO_TYPE
+from llmstack.carried_image.annotation_keys import COMMIT as COMMIT_KEY
+from llmstack.carried_image.annotation_keys import LICENSES, REPO_TYPE
 from llmstack.carried_image.image import host_platform, open_image
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace
@@ -72,7 +74,13 @@ def test_list_of_a_registry_takes_two_requests_per_tag(registry):
         for repo_type in ("model", "dataset"):
             store = registries(client).repository(Reference.parse(f"{namespace}/{repo_type}s"), write=True)
             for number in range(5):
-                carry(store, f"org--{repo_type}{number}", {"a": b"a"}, repo_id=f"org/{repo_type}{number}")
+                carry(
+                    store,
+                    f"org--{repo_type}{number}",
+                    {"a": b"a"},
+                    repo_id=f"org/{repo_type}{number}",
+                    repo_type=repo_type,
+                )
         registry.served()
         found = list_images(namespace, NOWHERE, ["model", "dataset"], registries(client), Event(), 4)
         # Two lists of tags, and two manifests per image.
@@ -359,7 +367,16 @@ def test_an_unknown_repo_type_is_not_passed_on(carried):
 
     rewrite(layout, "org--model", "org--model", as_space)
     [found] = listed_of(f"oci:{carried}")
-    assert (found.repo_id, found.repo_type, found.error) == ("org/model", None, None)
+    assert (found.repo_id, found.repo_type, found.error) == ("org/model", "model", None)
+
+
+def test_annotations_that_the_file_index_contradicts_are_not_listed(carried):
+    layout = Layout(carried / "models")
+    top = Index.parse(layout.manifest("org--model"))
+    changed = {**top.annotations, COMMIT_KEY: "f" * 40, LICENSES: "x" * 200_000}
+    layout.put_manifest(replace(top, annotations=changed).to_raw(), "org--model")
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, found.commit, found.license, found.error) == ("org/model", COMMIT, "mit", None)
 
 
 def test_signatures_and_referrers_are_not_images(carried):
@@ -375,19 +392,63 @@ def test_an_image_under_another_repos_tag_is_not_that_repo(carried, tmp_path):
     carry(layout, "zzz--other", {"a": b"a"}, repo_id="org/model")
     other = listed_of(f"oci:{carried}")[1]
     assert (other.repo_id, other.commit) == (None, None)
-    assert other.error == "it claims to be org/model@main, its tag does not"
+    assert other.error == "it claims to be the model org/model@main, its tag or repository does not"
     name = f"oci:{carried}/models:zzz--other"
     with opened(name) as source:
         assert not inspect(source).confirmed
     assert "its tag is not of that repo" in run_llmstack("inspect", name).stdout
     with pytest.raises(UsageError, match="is not written into the cache of that repo") as caught:
         run(name, tmp_path / "cache", layout="hf-cache")
-    assert caught.value.hint == "use --layout dir, or give the image the tag org--model"
+    assert caught.value.hint == "use --layout dir, or give the image its repo's name, …/models:org--model"
     assert not list(tmp_path.glob("cache/models--*"))
     result = run(name, tmp_path / "out")
     assert (result.repo_id, result.commit, result.files) == (None, None, 1)
     digest = layout.manifest("org--model").digest
     assert run(f"oci:{carried}/models:{digest}", tmp_path / "pinned").repo_id == "org/model"
+
+
+@pytest.mark.parametrize("named", ["by its digest", "as the only image of a layout", "as the only one of an archive"])
+def test_an_image_without_a_tag_fills_no_cache(carried, tmp_path, named):
+    """Only the file index says which repo it holds: nothing confirms that."""
+    layout = Layout(carried / "models")
+    source = f"oci:{layout.folder}"
+    digest = layout.manifest("org--model").digest
+    index = carried / "models/index.json"
+    index.write_text(re.sub(r'"annotations":{[^}]*"org--model"}', '"annotations":{}', index.read_text()))
+    if named == "as the only one of an archive":
+        source = f"oci-archive:{tmp_path}/saved.tar"
+        with tarfile.open(tmp_path / "saved.tar", "w") as archive:
+            archive.add(layout.folder, ".")
+    name = f"{source}:{digest}" if named == "by its digest" else source
+    with pytest.raises(UsageError, match="no tag does, so it is not written into the cache") as caught:
+        run(name, tmp_path / "cache", layout="hf-cache")
+    assert caught.value.hint == "name the repo: llmstack extract OWNER/NAME --from SOURCE --layout hf-cache"
+    assert not list(tmp_path.glob("cache/models--*"))
+    assert run(name, tmp_path / "out").repo_id == "org/model"
+    run("org/model", tmp_path / "cache", source=source, layout="hf-cache")
+    assert list(tmp_path.glob("cache/models--org--model"))
+    with pytest.raises(NotFoundError, match="holds org/model, not a/other"):
+        run("a/other", tmp_path / "cache", source=source, layout="hf-cache")
+
+
+def test_a_dataset_among_models_is_not_that_dataset(tmp_path):
+    layout = tmp_path / "carried/models"
+    carry(Layout(layout), "org--data", {"a": b"a"}, repo_id="org/data", repo_type="dataset")
+    for source in (f"oci:{tmp_path}/carried", f"oci:{layout}"):
+        [found] = listed_of(source)
+        assert (found.repo_id, found.repo_type) == (None, None)
+        assert found.error == "it claims to be the dataset org/data@main, its tag or repository does not"
+    with pytest.raises(UsageError, match="is not written into the cache of that repo"):
+        run(f"oci:{layout}:org--data", tmp_path / "cache", layout="hf-cache")
+    assert run(f"oci:{layout}:org--data", tmp_path / "out").repo_id is None
+
+
+@pytest.mark.parametrize("repo_id", ["a/b--c", "a/b.git", "-", ""])
+def test_what_is_no_repo_id_is_not_listed_as_one(tmp_path, repo_id):
+    carry(Layout(tmp_path / "models"), repo_id.replace("/", "--") or "x", {"a": b"a"}, repo_id=repo_id)
+    [found] = listed_of(f"oci:{tmp_path}")
+    assert (found.repo_id, found.commit) == (None, None)
+    assert "it claims to be the model" in (found.error or "")
 
 
 def test_a_dataset_is_not_taken_for_a_model_of_the_same_name(tmp_path):

@@ -146,9 +146,17 @@ class FileIndex:
         """The lowest format version that can represent this index."""
         return FORMAT_WITH_PARTS if any(file.is_split for file in self.files) else FORMAT
 
-    def agrees_with(self, tag: str) -> bool:
-        """Tell whether a tag is that of the repo and revision that this index claims to be of."""
-        return is_tag_of(tag, self.repo_id, self.revision)
+    @property
+    def claim(self) -> str:
+        """What messages call the repo and revision that this index claims."""
+        return f"{self.repo_type} {self.repo_id}@{self.revision}"
+
+    def agrees_with(self, tag: str, repo_type: RepoType | None) -> bool:
+        """Tell whether a tag is that of the repo and revision that this index claims.
+
+        `repo_type` is the type of the images where the tag is; None if any type may be there.
+        """
+        return repo_type in {None, self.repo_type} and is_tag_of(tag, self.repo_id, self.revision)
 
     def to_bytes(self) -> bytes:
         """Serialize the index; the same index gives the same bytes."""

@@ -82,8 +82,8 @@ class OpenedImage(Protocol):
         """The file index; None if the image is not a carried image."""
 
     @property
-    def confirmed(self) -> bool:
-        """Tell whether the image's tag does not contradict the repo and revision that its file index claims."""
+    def confirmed(self) -> bool | None:
+        """Tell whether the tag or the request names the repo and revision of the file index; None if neither does."""
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -136,7 +136,7 @@ class Image:
     config: ImageConfig
     index: FileIndex | None
     index_problem: str | None = None
-    confirmed: bool = True
+    confirmed: bool | None = True
 
     @property
     def is_artifact(self) -> bool:

@@ -27,7 +27,7 @@ class ImageInEngine:
 
     engine_image: EngineImage
     index: FileIndex | None
-    confirmed: bool = True
+    confirmed: bool | None = True
     digest: Digest | None = None
     layers: tuple[Descriptor, ...] = ()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace, parse_repo, tag_for
+from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace, parse_repo, tag_for, type_of_path
 from llmstack.disk import exists
 from llmstack.errors import NotFoundError, UsageError
 from llmstack.hf.hub_urls import ENDPOINT_VARIABLE
@@ -37,6 +37,11 @@ class RegistryLocation:
         """The tag; empty if a digest is given."""
         return "" if self.reference.digest else self.reference.locator
 
+    @property
+    def repo_type(self) -> RepoType | None:
+        """The type of the images in the repository, if its name tells."""
+        return type_of_path(self.reference.repository)
+
     def __str__(self) -> str:
         return self.name
 
@@ -55,6 +60,11 @@ class EngineLocation:
         reference = Reference.parse(self.name)
         return "" if reference.digest else reference.locator
 
+    @property
+    def repo_type(self) -> RepoType | None:
+        """The type of the images in the repository, if its name tells."""
+        return None if self.name.startswith("sha256:") else type_of_path(Reference.parse(self.name).repository)
+
     def __str__(self) -> str:
         return f"{_ENGINE}{self.name}"
 
@@ -70,6 +80,11 @@ class LayoutLocation:
     def tag(self) -> str:
         """The tag; empty if a digest or nothing is given."""
         return "" if self.reference.startswith("sha256:") else self.reference
+
+    @property
+    def repo_type(self) -> RepoType | None:
+        """The type of the images in the layout, if its name tells."""
+        return type_of_path(self.path)
 
     def __str__(self) -> str:
         return f"{_LAYOUT}{self.path}" + (f":{self.reference}" if self.reference else "")
@@ -87,6 +102,11 @@ class ArchiveLocation:
     def tag(self) -> str:
         """The tag; empty if a digest or nothing is given."""
         return "" if self.reference.startswith("sha256:") else self.reference.rpartition(":")[2]
+
+    @property
+    def repo_type(self) -> RepoType | None:
+        """The type of the images in the repository that `docker save` read, if its name tells."""
+        return type_of_path(self.reference.rpartition(":")[0])
 
     def __str__(self) -> str:
         return f"{self.transport}:{self.path}" + (f":{self.reference}" if self.reference else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import parse_repo_url
-from llmstack.hf.snapshot import RepoType
+from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.oci.reference import DOCKER_HUB, Reference, is_registry
 
 DEFAULT_REVISION = "main"
@@ -29,13 +29,17 @@ _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
 
 def check_repo_id(repo_id: str) -> str:
     """Return `repo_id` if it is `owner/name` or `name` as the Hub allows them; raises UsageError."""
-    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
-    if wrong or not _REPO_ID.fullmatch(repo_id) or max(map(len, repo_id.split("/"))) > MAX_REPO_NAME:
+    if not _is_repo_id(repo_id):
         raise UsageError(
             f"{repo_id!r} is not a Hugging Face repo id",
             hint=f"write owner/name or owner/name@revision; the name has at most {MAX_REPO_NAME} characters",
         )
     return repo_id
+
+
+def _is_repo_id(repo_id: str) -> bool:
+    wrong = "--" in repo_id or ".." in repo_id or repo_id.endswith(".git")
+    return not wrong and bool(_REPO_ID.fullmatch(repo_id)) and max(map(len, repo_id.split("/"))) <= MAX_REPO_NAME
 
 
 def parse_repo(text: str, repo_type: RepoType, type_hint: str, endpoint: str | None = None) -> tuple[str, str]:
@@ -65,9 +69,9 @@ def split_revision(text: str) -> tuple[str, str]:
 
 def tag_for(repo_id: str, revision: str = DEFAULT_REVISION) -> str:
     """Return the tag of a repo's image; raises UsageError if it would have more than 128 characters."""
-    tag = _join(repo_id, revision)
+    tag = tag_of(repo_id, revision)
     if len(tag) > MAX_TAG:
-        shorter = len(_join(repo_id, "0" * 40)) <= MAX_TAG
+        shorter = len(tag_of(repo_id, "0" * 40)) <= MAX_TAG
         raise UsageError(
             f"{repo_id}@{revision}: the tag {tag[:40]}… would have {len(tag)} characters, the limit is {MAX_TAG}",
             hint="name the commit instead of the branch" if shorter else "no registry takes a longer tag",
@@ -86,14 +90,20 @@ def repo_of(tag: str) -> tuple[str, str]:
 
 
 def is_tag_of(tag: str, repo_id: str, revision: str) -> bool:
-    """Tell whether `tag` is the tag of this repo and revision, or of its partial image."""
-    own = _join(repo_id, revision)
-    return tag in {own, partial_tag(own)}
+    """Tell whether `tag` is the tag of this repo and revision, or of its partial image; never of an invalid id."""
+    own = tag_of(repo_id, revision)
+    return _is_repo_id(repo_id) and tag in {own, partial_tag(own)}
+
+
+def type_of_path(path: str) -> RepoType | None:
+    """Return the type of the images in a repository or layout named `models` or `datasets`, None for other names."""
+    last = re.split("[/:]", path.rstrip("/"))[-1]
+    return next((repo_type for repo_type in REPO_TYPES if last == f"{repo_type}s"), None)
 
 
 def is_leftover(tag: str, repo_id: str, revision: str) -> bool:
     """Tell whether a complete image has the tag of a partial one, which a registry did not delete."""
-    own = _join(repo_id, revision)
+    own = tag_of(repo_id, revision)
     return tag != own and tag == partial_tag(own)
 
 
@@ -107,7 +117,8 @@ def partial_tag(tag: str) -> str:
     return tag[: MAX_TAG - len(PARTIAL)] + PARTIAL
 
 
-def _join(repo_id: str, revision: str) -> str:
+def tag_of(repo_id: str, revision: str) -> str:
+    """Return the tag of a repo's image, of any length."""
     tag = repo_id.replace("/", "--")
     return tag if revision == DEFAULT_REVISION else f"{tag}--{_NOT_IN_TAG.sub('_', revision)}"
 

@@ -20,7 +20,7 @@ from llmstack.carried_image.image_location import (
     RegistryLocation,
     require_directory,
 )
-from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
+from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace, type_of_path
 from llmstack.disk import exists
 from llmstack.engine.docker_engine import local_engine_has
 from llmstack.engine.engine_image import open_engine_image
@@ -34,10 +34,14 @@ from llmstack.oci.store import BlobReader, BlobStore
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
-    """A repository, layout or archive that holds images; `repo_type` is None if it may hold both types."""
+    """A repository, layout or archive that holds images; `repo_type` is None if it may hold both types.
+
+    `by_tag` is false if its only image needs no tag.
+    """
 
     reader: BlobReader
     repo_type: RepoType | None = None
+    by_tag: bool = True
 
 
 @contextmanager
@@ -94,13 +98,13 @@ def open_readers(source: ImageSource, repo_types: Sequence[RepoType], registries
     if isinstance(source, EngineNamespace):
         raise UsageError("images in the Docker Engine are not listed here", hint="docker image ls")
     if isinstance(source, ArchiveLocation):
-        return [ImageReader(open_reader(source, registries)[0])]
+        return [ImageReader(open_reader(source, registries)[0], by_tag=False)]
     if isinstance(source, LayoutLocation):
         source = Namespace(None, source.path)
     if source.registry is not None:
         return [ImageReader(registries.repository(source.reference(repo_type)), repo_type) for repo_type in repo_types]
     if exists(Path(source.path) / "index.json"):
-        return [ImageReader(Layout(Path(source.path)))]
+        return [ImageReader(Layout(Path(source.path)), type_of_path(source.path), by_tag=False)]
     require_directory(source.path)
     return [ImageReader(Layout(source.layout(repo_type)), repo_type) for repo_type in repo_types]
 
@@ -122,18 +126,18 @@ def _open(
         error.side = "source"
         if request.repo_id is None:
             raise
-        if not isinstance(location, ArchiveLocation):
+        if isinstance(location, RegistryLocation) or (isinstance(location, LayoutLocation) and reader.tags()):
             option = f" --from {shlex.quote(request.source)}" if request.source else ""
             error.hint = f"{error.hint or 'was it carried?'}; list the images: llmstack list{option}"
             raise
-    # The only image of an archive may have any name. Its file index says which repo it holds.
+    # The only image of an archive may have any name, that of a layout none. Its file index says which repo it holds.
     return open_image(reader, "", str(location))
 
 
-def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str], None]) -> bool:
-    """Tell whether the image's tag agrees with the repo and revision that its file index claims.
+def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str], None]) -> bool | None:
+    """Tell whether the request or the image's tag names the repo and revision that its file index claims.
 
-    Raises NotFoundError if the image is not what was asked for.
+    None if neither names any. Raises NotFoundError if the image is not what was asked for.
     """
     index = image.index
     if index is None:
@@ -158,8 +162,10 @@ def _is_confirmed(image: OpenedImage, request: ImageRequest, note: Callable[[str
             hint="rerun that ferry to resume it",
             side="source",
         )
-    tag = request.location.tag
-    if request.repo_id is not None or not tag or index.agrees_with(tag):
+    location = request.location
+    if request.repo_id is not None or index.agrees_with(location.tag, location.repo_type):
         return True
-    note(f"{image.name}: its file index claims {index.repo_id}@{index.revision}, its tag does not: not relying on that")
+    if not location.tag and location.repo_type in {None, index.repo_type}:
+        return None
+    note(f"{image.name}: its file index claims the {index.claim}, its tag or repository does not: not relying on that")
     return False

@@ -113,12 +113,7 @@ class _Extraction:
         if not files:
             raise self._nothing(bool(index.files))
         if self.request.layout == "hf-cache" and not self.image.confirmed:
-            raise UsageError(
-                f"{self.image.name}: its file index claims {index.repo_id}@{index.revision}, its tag does not, "
-                "so it is not written into the cache of that repo",
-                hint=f"use --layout dir, or give the image the tag {tag_for(index.repo_id, index.revision)}",
-                side="source",
-            )
+            raise self._unconfirmed(index)
         layout: DestinationLayout = (
             CacheLayout(directory, index) if self.request.layout == "hf-cache" else DirectoryLayout(directory)
         )
@@ -193,6 +188,21 @@ class _Extraction:
             names = ", ".join(repr(path) for path in groups[0])
             self.reporter.warn(f"the file system ignores case, so these names are one file, and one is lost: {names}")
 
+    def _unconfirmed(self, index: FileIndex) -> UsageError:
+        if self.image.confirmed is None:
+            reason = "no tag does"
+            hint = "name the repo: llmstack extract OWNER/NAME --from SOURCE --layout hf-cache"
+        else:
+            reason = "its tag or repository does not"
+            name = f"{index.repo_type}s:{tag_for(index.repo_id, index.revision)}"
+            hint = f"use --layout dir, or give the image its repo's name, …/{name}"
+        return UsageError(
+            f"{self.image.name}: its file index claims the {index.claim}, {reason}, "
+            "so it is not written into the cache of that repo",
+            hint=hint,
+            side="source",
+        )
+
     def _nothing(self, has_files: bool) -> NotFoundError:
         if not has_files:
             return NotFoundError(f"{self.image.name} holds no files", side="source")
@@ -204,9 +214,9 @@ class _Extraction:
 
     def _result(self, directory: str, files: int, total: int, reused: int, index: FileIndex | None) -> ExtractResult:
         return ExtractResult(
-            repo_id=index.repo_id if index and self.image.confirmed else None,
+            repo_id=index.repo_id if index and self.image.confirmed is not False else None,
             image=self.image.name,
-            commit=index.commit if index and self.image.confirmed else None,
+            commit=index.commit if index and self.image.confirmed is not False else None,
             destination=directory,
             files=files,
             bytes_total=total,

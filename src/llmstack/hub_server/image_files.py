@@ -48,9 +48,8 @@ def _carried(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Fil
     index = image.index
     if index is None or index.incomplete or is_leftover(tag, index.repo_id, index.revision):
         return None
-    if not index.agrees_with(tag) or source.repo_type not in {None, index.repo_type}:
-        claimed = f"{index.repo_type} {index.repo_id}@{index.revision}"
-        raise IntegrityError(f"its file index claims another repo or revision: {claimed}")
+    if not index.agrees_with(tag, source.repo_type):
+        raise IntegrityError(f"its file index claims another repo or revision: the {index.claim}")
     revision = Revision(
         repo_type=index.repo_type,
         repo_id=check_repo_id(index.repo_id),

@@ -56,5 +56,5 @@ def inspect(image: OpenedImage) -> ImageDetails:
             LayerDetails(layer.digest, layer.media_type, layer.size, files[layer.digest]) for layer in image.layers
         ),
         index=image.index,
-        confirmed=image.confirmed,
+        confirmed=image.confirmed is not False,
     )

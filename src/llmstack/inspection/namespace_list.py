@@ -7,18 +7,37 @@ from dataclasses import dataclass, replace
 from threading import Event
 
 from llmstack.carried_image import annotation_keys
+from llmstack.carried_image.file_index import FileIndex
 from llmstack.carried_image.image import for_platform, host_platform, image_of
 from llmstack.carried_image.image_location import parse_source
-from llmstack.carried_image.naming import Namespace, is_leftover, is_referrer_tag, is_tag_of
+from llmstack.carried_image.naming import (
+    MAX_TAG,
+    Namespace,
+    is_leftover,
+    is_referrer_tag,
+    is_tag_of,
+    tag_of,
+    type_of_path,
+)
 from llmstack.carried_image.open_location import ImageReader, open_readers
 from llmstack.errors import LlmstackError, NotFoundError
 from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
-from llmstack.oci.spec import INDEX_TYPES, Index, Manifest
-from llmstack.oci.store import BlobReader
+from llmstack.oci.spec import INDEX_TYPES, LAYER_TAR, Index, Manifest
 
+_CLAIMS = (
+    annotation_keys.REPO_ID,
+    annotation_keys.REPO_TYPE,
+    annotation_keys.REVISION,
+    annotation_keys.COMMIT,
+    annotation_keys.LICENSES,
+    annotation_keys.CREATED,
+    annotation_keys.INCOMPLETE,
+)
+# On layers that ferry wrote.
+_OF_FERRY = {annotation_keys.FILEPATH, annotation_keys.PART_OF, annotation_keys.LAYER}
 # On layers whose tar was rewritten. The file index must be read to find out whether it is usable.
 _ESTARGZ = "containerd.io/snapshot/stargz/toc.digest"
 
@@ -52,11 +71,11 @@ def list_images(
 ) -> list[ListedImage]:
     """Return the images of `source` (`--from`; None: `namespace`), sorted by name, read with `jobs` requests at a time.
 
-    A tag costs two requests, and two more if its manifests have lost their annotations. Raises LlmstackError if the
+    A tag costs two requests, and two more if its annotations were lost or changed. Raises LlmstackError if the
     tags cannot be listed.
     """
     parsed = namespace if source is None else parse_source(source)
-    tags = [(found.reader, tag) for found in open_readers(parsed, repo_types, registries) for tag in _tags(found)]
+    tags = [(found, tag) for found in open_readers(parsed, repo_types, registries) for tag in _tags(found)]
     images = run_all(lambda item: _describe(*item), tags, jobs, cancel)
     return [image for (_, tag), image in zip(tags, images, strict=True) if image and not _is_leftover(tag, image)]
 
@@ -64,20 +83,20 @@ def list_images(
 def _tags(found: ImageReader) -> list[str]:
     tags = [tag for tag in found.reader.tags() if not is_referrer_tag(tag)]
     # The only image of a layout or an archive needs no tag.
-    return tags or ([""] if found.repo_type is None else [])
+    return tags or ([] if found.by_tag else [""])
 
 
-def _describe(reader: BlobReader, tag: str) -> ListedImage | None:
+def _describe(found: ImageReader, tag: str) -> ListedImage | None:
     """Describe the image of a tag. The empty tag stands for the only image; None if the reader has no image."""
+    reader, repo_type = found.reader, found.repo_type or type_of_path(tag.rpartition(":")[0])
     listed = ListedImage(f"{reader.name}:{tag}" if tag else reader.name)
     try:
         raw = reader.manifest(tag)
         manifest, platforms = for_platform(reader, raw, host_platform())
         listed = replace(listed, size=sum(layer.size for layer in manifest.layers))
-        notes = Index.parse(raw).annotations if raw.media_type in INDEX_TYPES else {}
-        notes = {**manifest.annotations, **notes}
-        if _are_reliable(notes, manifest):
-            return _identified(listed, tag, notes)
+        top = Index.parse(raw).annotations if raw.media_type in INDEX_TYPES else manifest.annotations
+        if _are_reliable(top, manifest):
+            return _confirmed(_annotated(listed, top), listed, tag, repo_type)
         image = image_of(reader, raw, manifest, platforms)
     except Cancelled:
         raise
@@ -85,31 +104,61 @@ def _describe(reader: BlobReader, tag: str) -> ListedImage | None:
         return None if not tag and isinstance(error, NotFoundError) else replace(listed, error=error.message)
     if image.is_artifact:
         return replace(listed, error=f"an artifact ({manifest.config.media_type}), not an image")
-    return _identified(listed, tag, image.labels) if image.index else replace(listed, error=image.index_problem)
+    if image.index is None:
+        return replace(listed, error=image.index_problem)
+    return _confirmed(_indexed(listed, image.index), listed, tag, repo_type)
 
 
-def _are_reliable(notes: Mapping[str, str], manifest: Manifest) -> bool:
-    """Tell whether annotations are those of ferry: other programs keep them when they append or rewrite layers."""
+def _are_reliable(top: Mapping[str, str], manifest: Manifest) -> bool:
+    """Tell whether `top`, the annotations of what a tag names, are those of ferry.
+
+    Ferry writes the same into manifests and index, and stores its layers uncompressed. Other programs keep annotations
+    when they append or rewrite layers.
+    """
     last = manifest.layers[-1].annotations if manifest.layers else {}
-    rewritten = any(_ESTARGZ in layer.annotations for layer in manifest.layers)
-    return annotation_keys.REPO_ID in notes and last.get(annotation_keys.LAYER) == "index" and not rewritten
+    rewritten = any(
+        _ESTARGZ in layer.annotations or (layer.media_type != LAYER_TAR and not _OF_FERRY.isdisjoint(layer.annotations))
+        for layer in manifest.layers
+    )
+    same = all(top.get(key) == manifest.annotations.get(key) for key in _CLAIMS)
+    known = annotation_keys.REPO_ID in top and top.get(annotation_keys.REPO_TYPE) in REPO_TYPES
+    return known and same and not rewritten and last.get(annotation_keys.LAYER) == "index"
 
 
-def _identified(listed: ListedImage, tag: str, notes: Mapping[str, str]) -> ListedImage:
-    """Add what an image's annotations or labels claim, unless its tag contradicts them."""
-    repo_id, revision = notes.get(annotation_keys.REPO_ID, ""), notes.get(annotation_keys.REVISION, "")
-    if tag and not is_tag_of(tag.rpartition(":")[2], repo_id, revision):
-        return replace(listed, error=f"it claims to be {repo_id}@{revision}, its tag does not")
+def _annotated(listed: ListedImage, notes: Mapping[str, str]) -> ListedImage:
     return replace(
         listed,
-        repo_id=repo_id,
+        repo_id=notes.get(annotation_keys.REPO_ID),
         repo_type=next((known for known in REPO_TYPES if known == notes.get(annotation_keys.REPO_TYPE)), None),
-        revision=revision,
+        revision=notes.get(annotation_keys.REVISION),
         commit=notes.get(annotation_keys.COMMIT),
         license=notes.get(annotation_keys.LICENSES),
         created=notes.get(annotation_keys.CREATED),
         incomplete=annotation_keys.INCOMPLETE in notes,
     )
+
+
+def _indexed(listed: ListedImage, index: FileIndex) -> ListedImage:
+    return replace(
+        listed,
+        repo_id=index.repo_id,
+        repo_type=index.repo_type,
+        revision=index.revision,
+        commit=index.commit,
+        license=index.license,
+        created=index.created,
+        incomplete=index.incomplete,
+    )
+
+
+def _confirmed(claim: ListedImage, listed: ListedImage, tag: str, repo_type: RepoType | None) -> ListedImage:
+    """Return `claim` if the tag and the repository's type agree with it; without a tag, if it names a repo id."""
+    repo_id, revision = claim.repo_id or "", claim.revision or ""
+    named = tag.rpartition(":")[2] or tag_of(repo_id, revision)
+    if repo_type in {None, claim.repo_type} and is_tag_of(named, repo_id, revision):
+        return claim
+    claimed = f"{claim.repo_type} {repo_id[:MAX_TAG]}@{revision[:MAX_TAG]}"
+    return replace(listed, error=f"it claims to be the {claimed}, its tag or repository does not")
 
 
 def _is_leftover(tag: str, image: ListedImage) -> bool:
