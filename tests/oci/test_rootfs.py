@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError
-from llmstack.oci.rootfs import Rootfs
+from llmstack.oci.rootfs import LinkedFile, Rootfs
 from llmstack.oci.tar_reader import TarEntry
 
 Layer = Sequence[TarEntry]
@@ -250,3 +251,48 @@ def test_many_dangling_links_take_time_in_proportion_to_their_number(target):
     assert list(rootfs.links()) == []
     assert len(rootfs.dangling) == 5000
     assert time.process_time() - started < 5
+
+
+def calls(function: Callable[[], object]) -> int:
+    """Return the number of calls of Python functions that a function makes."""
+    count = 0
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("layers", [1, 36])
+def test_each_hard_link_of_a_chain_is_followed_once(layers: int):
+    """In one layer, or with one link of the chain per layer."""
+    rootfs = Rootfs("REPO")
+    chain = [TarEntry("REPO/c00", "file", 1, "")]
+    chain += [TarEntry(f"REPO/c{number:02}", "hardlink", 0, f"REPO/c{number - 1:02}") for number in range(1, 37)]
+    links = [TarEntry(f"REPO/link{number}", "hardlink", 0, "REPO/c36") for number in range(1000)]
+    for entry in links:
+        rootfs.add(entry)
+    for entry in reversed(chain):
+        rootfs.add(entry)
+        if layers > 1:
+            rootfs.end_layer()
+    rootfs.end_layer()
+    found: list[LinkedFile] = []
+    assert calls(lambda: found.extend(rootfs.links())) < 20 * (len(chain) + len(links))
+    assert {link.same_as for link in found} == {"c00"}
+    assert len(found) == 1036
+
+
+def test_a_chain_of_hard_links_may_be_long_but_no_circle():
+    chain = [TarEntry("REPO/0", "file", 1, "")]
+    chain += [TarEntry(f"REPO/{number}", "hardlink", 0, f"REPO/{number - 1}") for number in range(1, 1000)]
+    assert {link.same_as for link in merged(*chain).links()} == {"0"}
+    circle = [TarEntry(f"REPO/{a}", "hardlink", 0, f"REPO/{b}") for a, b in ("ab", "bc", "ca")]
+    with pytest.raises(IntegrityError, match="'REPO/a': a hard link to it does not lead to a file"):
+        list(merged(*circle).links())

@@ -6,6 +6,7 @@ layer hides. Links are resolved after the last layer.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +102,11 @@ class _Node:
             return True
         return any(node.blocked or node.opaque for node in self.parents())
 
+    def entry_below(self, layer: int) -> _Entry | None:
+        """Return the entry of `layer`, or of the next layer below that has one."""
+        position = bisect_left(self.entries, layer, key=lambda entry: entry.layer)
+        return self.entries[position] if position < len(self.entries) else None
+
     def show(self, entry: _Entry) -> None:
         self.shown = entry
         for node in self.parents():
@@ -131,6 +137,7 @@ class Rootfs:
         self._entries = self._nodes = 0
         self._files: list[_Node] = []
         self._links: list[_Node] = []
+        self._contents: dict[tuple[_Node, int], tuple[Content, str | None]] = {}
         self._ends: dict[_Node, tuple[_Node | None, int]] = {}
         self.dangling: list[str] = []
         self._begin_layer()
@@ -209,12 +216,11 @@ class Rootfs:
         """
         expanded, limit = 0, _MAX_LINKED + _LINKED_PER_ENTRY * self._entries
         for path, node in sorted((node.path, node) for node in self._links):
-            if node.shown and node.shown.kind == "hardlink":
-                yield self._linked(path, self._content(node.shown.layer, path))
-                continue
-            end, _ = self._follow(node)
+            end: _Node | None = node
+            if node.shown and node.shown.kind == "symlink":
+                end, _ = self._follow(node)
             if end and end.shown:
-                yield self._linked(path, self._content(end.shown.layer, end.path))
+                yield self._linked(path, end, end.shown)
             elif end is None or not end.below:
                 self.dangling.append(self._below(path))
             elif end in node.parents():
@@ -234,7 +240,7 @@ class Rootfs:
             if node.shown and node.shown.kind == "symlink":
                 end, _ = self._follow(node)
             if end and end.shown:
-                yield self._linked(path + node.path[start:], self._content(end.shown.layer, end.path))
+                yield self._linked(path + node.path[start:], end, end.shown)
 
     def _add_inside(self, path: str, names: Sequence[str], entry: TarEntry) -> str | None:
         node = self._node(names)
@@ -289,26 +295,37 @@ class Rootfs:
     def _below(self, path: str) -> str:
         return path[len(self._root) + 1 :]
 
-    def _linked(self, path: str, content: Content) -> LinkedFile:
-        node = self._find(content.path)
-        same = node and node.shown and node.shown.kind == "file" and node.shown.layer == content.layer
-        return LinkedFile(self._below(path), content, self._below(content.path) if same else None)
+    def _linked(self, path: str, end: _Node, shown: _Entry) -> LinkedFile:
+        content, same_as = self._content(end, shown.layer)
+        return LinkedFile(self._below(path), content, same_as)
 
-    def _content(self, layer: int, path: str) -> Content:
-        """Return where the bytes of a file or a hard link are: in its own layer, or in one below."""
-        for _ in range(_MAX_LINKS):
-            node = self._find(path)
-            entry = next((entry for entry in node.entries if entry.layer >= layer), None) if node else None
-            if entry is None:
-                return Content(layer, path)
+    def _content(self, node: _Node | None, layer: int) -> tuple[Content, str | None]:
+        """Return the content of a file or a hard link, and LinkedFile.same_as.
+
+        The bytes are in `layer` or in one below. The results are kept: each hard link is followed once.
+        """
+        path = ""
+        followed: set[tuple[_Node, int]] = set()
+        while True:
+            entry = node.entry_below(layer) if node else None
+            if node is None or entry is None:
+                found: tuple[Content, str | None] = Content(layer, path), None
+                break
+            key = node, entry.layer
+            if known := self._contents.get(key):
+                found = known
+                break
+            if key in followed or entry.kind not in {"file", "hardlink"}:
+                raise IntegrityError(f"{node.path!r}: a hard link to it does not lead to a file")
+            followed.add(key)
             if entry.kind == "file":
-                return Content(entry.layer, path)
-            if entry.kind != "hardlink" or entry.target == path:
+                content = Content(entry.layer, node.path)
+                found = content, self._below(content.path) if node.shown is entry else None
                 break
             layer, path = entry.layer, entry.target
-            if not self._inside(path):
-                return Content(layer, path)
-        raise IntegrityError(f"{path!r}: a hard link to it does not lead to a file")
+            node = self._find(path)
+        self._contents.update(dict.fromkeys(followed, found))
+        return found
 
     def _follow(self, link: _Node, depth: int = 0) -> tuple[_Node | None, int]:
         """Return what a symbolic link leads to, None if that does not exist, and how many links were followed."""
