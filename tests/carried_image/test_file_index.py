@@ -359,6 +359,13 @@ def test_a_size_is_an_integer_below_2_to_the_63(size: object):
         with_file(size=size)
 
 
+@pytest.mark.parametrize("name", ["repo_id", "revision", "license"])
+def test_what_lists_show_has_at_most_1024_characters(name: str):
+    assert getattr(parse(**{name: "x" * 1024}), name) == "x" * 1024
+    with pytest.raises(IntegrityError, match=rf"file index: {name} has 200,000 characters, the limit is 1,024"):
+        parse(**{name: "x" * 200_000})
+
+
 def test_a_tag_agrees_with_the_repo_and_revision_it_is_made_from():
     assert INDEX.agrees_with("org--tiny", None)
     assert INDEX.agrees_with("org--tiny--partial", "model")

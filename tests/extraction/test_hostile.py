@@ -198,7 +198,6 @@ FALSE_ENTRIES = {
     "twice": {"path": "empty"},
     "below a file": {"path": "empty/evil"},
     "the work directory": {"path": ".llmstack-partial/x.part"},
-    "an unknown layer": {"layer": Digest("sha256:" + "0" * 64)},
     "beyond the layer": {"offset": 10**9},
     "negative": {"offset": -1},
     "too long": {"size": 10**12},

@@ -172,8 +172,11 @@ def test_an_invalid_response_about_a_repo(client: Client, monkeypatch: pytest.Mo
         HubClient(client).info("org/tiny", "model", "main")
 
 
-def test_a_license_with_a_lone_surrogate(client: Client, monkeypatch: pytest.MonkeyPatch):
-    """It must not break the writing of the image."""
-    body = b'{"id": "org/tiny", "sha": "%s", "cardData": {"license": "\\ud800"}}' % (b"a" * 40)
+@pytest.mark.parametrize(("declared", "expected"), [(b"\\ud800", "?"), (b"x" * 200_000, "x" * 1024)], ids=["", "long"])
+def test_a_license_that_no_image_can_state(
+    client: Client, monkeypatch: pytest.MonkeyPatch, declared: bytes, expected: str
+):
+    """It must not break the writing of the image, nor make an image that cannot be read."""
+    body = b'{"id": "org/tiny", "sha": "%s", "cardData": {"license": "%s"}}' % (b"a" * 40, declared)
     with serve(monkeypatch, lambda _: Response(200, JSON, body)):
-        assert HubClient(client).info("org/tiny", "model", "main").license == "?"
+        assert HubClient(client).info("org/tiny", "model", "main").license == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import tarfile
@@ -23,7 +24,7 @@ from llmstack.inspection import inspect, list_images, verify
 from llmstack.net import Cancelled, Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest, Reference
-from llmstack.oci.spec import CONFIG, LAYER_TAR, Descriptor, Index, Manifest, Platform
+from llmstack.oci.spec import CONFIG, LAYER_GZIP, LAYER_TAR, Descriptor, Index, Manifest, Platform, is_tar
 from llmstack.oci.store import CHUNK, write_bytes
 from tests.extraction.support import (
     FILES,
@@ -485,7 +486,8 @@ def test_an_image_built_on_a_carried_image_is_not_that_commit(carried, tmp_path)
     layout = Layout(carried / "models")
     append(layout, "org--model", "REPO/config.json", b"changed", last=False)
     [found] = listed_of(f"oci:{carried}")
-    assert (found.repo_id, found.commit, found.error) == (None, None, None)
+    assert (found.repo_id, found.commit) == (None, None)
+    assert found.error == "another program has added or rewritten layers, so its file index is not usable"
     result = run(f"oci:{carried}/models:org--model", tmp_path / "out")
     assert (result.repo_id, result.commit) == (None, None)
     assert (tmp_path / "out/config.json").read_bytes() == b"changed"
@@ -522,6 +524,65 @@ def test_an_artifact_is_not_an_image(tmp_path):
         run(f"oci:{tmp_path}/other:file", tmp_path / "out")
     [found] = listed_of(f"oci:{tmp_path}/other")
     assert found.error == "an artifact (application/vnd.oci.empty.v1+json), not an image"
+
+
+def test_a_signature_of_cosign_is_not_an_image(tmp_path):
+    """It has the config of an image."""
+    layout = Layout(tmp_path / "other")
+    config = blob(layout, b'{"rootfs":{"type":"layers","diff_ids":["%s"]}}' % Digest.of(b"{}").encode(), CONFIG)
+    payload = "application/vnd.dev.cosign.simplesigning.v1+json"
+    put(layout, "signed", config, blob(layout, b'{"critical":{}}', payload))
+    name = f"oci:{tmp_path}/other:signed"
+    done = run_llmstack("extract", name, tmp_path / "out")
+    assert (done.code, f"is an artifact ({payload}), not an image" in done.stderr) == (2, True)
+    [found] = listed_of(f"oci:{tmp_path}/other")
+    assert found.error == f"an artifact ({payload}), not an image"
+    done = run_llmstack("verify", name)
+    assert (done.code, "no file index, so digests of layers only" in done.stdout) == (0, True)
+    assert f"is an artifact ({payload}), not an image: only digests are verified" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("media_type", "expected"),
+    [
+        ("", True),
+        ("application/vnd.oci.image.layer.v1.tar", True),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", True),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", True),
+        ("application/x-tar", True),
+        ("application/vnd.in-toto+json", False),
+        ("application/vnd.example.start", False),
+    ],
+)
+def test_media_types_of_tars(media_type, expected):
+    assert is_tar(media_type) == expected
+
+
+def convert(layout, annotations):
+    """Rewrite and compress all layers but that of the file index, which survives."""
+    manifest = open_image(layout, "org--model").manifest
+    config = json.loads(b"".join(layout.read_blob(manifest.config)))
+    content = tar(file("REPO/config.json", b"{}"), file("stargz.index.json", b"{}"))
+    *data, index = manifest.layers
+    converted = blob(layout, gzip.compress(content), LAYER_GZIP)
+    layers = tuple(replace(converted, annotations={**layer.annotations, **annotations}) for layer in data)
+    config["rootfs"]["diff_ids"] = [*(Digest.of(content) for _ in data), index.digest]
+    changed = Manifest(blob(layout, json.dumps(config).encode(), CONFIG), (*layers, index), manifest.annotations)
+    layout.put_manifest(changed.to_raw(), "org--model")
+
+
+@pytest.mark.parametrize("annotations", [{}, {"containerd.io/snapshot/stargz/toc.digest": "sha256:" + "0" * 64}])
+def test_an_image_whose_file_index_survived_a_conversion_is_a_foreign_one(carried, tmp_path, annotations):
+    convert(Layout(carried / "models"), annotations)
+    problem = "another program has added or rewritten layers, so its file index is not usable"
+    [found] = listed_of(f"oci:{carried}")
+    assert (found.repo_id, found.error) == (None, problem)
+    name = f"oci:{carried}/models:org--model"
+    reporter = RecordingReporter()
+    result = run(name, tmp_path / "out", reporter=reporter)
+    assert (result.repo_id, (tmp_path / "out/config.json").read_bytes()) == (None, b"{}")
+    assert [problem in note for note in reporter.notes] == [True]
+    assert checked(name)[0].ok
 
 
 def test_verify_reads_the_registry_that_it_was_asked_about(registry, engine):

@@ -16,7 +16,7 @@ from llmstack.carried_image.naming import is_tag_of
 from llmstack.carried_image.selection import Selection
 from llmstack.errors import IntegrityError, UsageError
 from llmstack.hf.file_hash import FileHash
-from llmstack.hf.snapshot import REPO_TYPES, HubFile, RepoType, parse_date
+from llmstack.hf.snapshot import MAX_STRING, REPO_TYPES, HubFile, RepoType, parse_date
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import canonical_json
 from llmstack.oci.tar_reader import MAX_DEPTH, MAX_NAME
@@ -190,12 +190,12 @@ class FileIndex:
             _check_format(value)
             value["files"]
             index = cls(
-                repo_id=_string(value, "repo_id"),
+                repo_id=_short(value, "repo_id"),
                 repo_type=_repo_type(value),
-                revision=_string(value, "revision"),
+                revision=_short(value, "revision"),
                 commit=_string(value, "commit"),
                 created=_date(value, "created"),
-                license=_optional_string(value, "license"),
+                license=None if value.get("license") is None else _short(value, "license"),
                 gated=bool(value["gated"]),
                 selection=Selection(
                     _strings(value, "include"), _strings(value, "exclude"), _optional_string(value, "prepare")
@@ -309,6 +309,13 @@ def _string(value: dict[str, Any], name: str) -> str:
     string = value[name]
     if not isinstance(string, str):
         raise TypeError(name)
+    return string
+
+
+def _short(value: dict[str, Any], name: str) -> str:
+    string = _string(value, name)
+    if len(string) > MAX_STRING:
+        raise IntegrityError(f"file index: {name} has {len(string):,} characters, the limit is {MAX_STRING:,}")
     return string
 
 

@@ -24,12 +24,14 @@ from llmstack.oci.spec import (
     Manifest,
     Platform,
     RawManifest,
+    is_tar,
 )
 from llmstack.oci.store import BlobReader, read_verified
 from llmstack.oci.tar_reader import TarReader, open_layer
 
 # An index may list indexes; deeper nesting is not in use.
 _MAX_NESTING = 3
+_CHANGED = "another program has added or rewritten layers, so its file index is not usable"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -101,6 +103,10 @@ class OpenedImage(Protocol):
     def layers(self) -> tuple[Descriptor, ...]:
         """The layers as stored; empty in the Docker Engine."""
 
+    @property
+    def artifact_type(self) -> str | None:
+        """The media type that shows an OCI artifact (a chart, a signature); None for an image."""
+
     def stored_layers(self) -> Mapping[Digest, StoredLayer]:
         """Return the stored layers by diff id."""
 
@@ -139,9 +145,12 @@ class Image:
     confirmed: bool | None = True
 
     @property
-    def is_artifact(self) -> bool:
-        """Tell whether this is an OCI artifact (a chart, a file pushed by oras), which is not an image."""
-        return self.manifest.config.media_type not in IMAGE_CONFIG_TYPES
+    def artifact_type(self) -> str | None:
+        """See OpenedImage. Signatures of cosign have the config of an image, but no layer that is a tar."""
+        if self.manifest.config.media_type not in IMAGE_CONFIG_TYPES:
+            return self.manifest.config.media_type
+        types = [layer.media_type for layer in self.layers]
+        return types[0] if types and not any(is_tar(each) for each in types) else None
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -191,9 +200,9 @@ class Image:
 
     def layer_tars(self) -> list[FileTar]:
         """See OpenedImage; raises UsageError for an artifact."""
-        if self.is_artifact:
+        if self.artifact_type:
             raise UsageError(
-                f"{self.name} is an artifact ({self.manifest.config.media_type}), not an image",
+                f"{self.name} is an artifact ({self.artifact_type}), not an image",
                 hint="get it with its own tool, for example oras pull or helm pull",
                 side="source",
             )
@@ -258,7 +267,7 @@ def image_of(
         config=ImageConfig({}),
         index=None,
     )
-    if image.is_artifact:
+    if image.artifact_type:
         return image
     config = ImageConfig.parse(read_verified(reader, manifest.config, MAX_CONFIG_SIZE))
     image = replace(image, config=config, platforms=platforms or (config.platform,))
@@ -319,7 +328,8 @@ def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> 
     """Read the file index from the last layer, or return why the layer that is marked as one is not usable.
 
     Some copies lose the layer's annotation, but not the label. An image that was built on a carried image also has the
-    label, but another last layer: it is not a carried image.
+    label, but another last layer: it is not a carried image. Converters, to eStargz for example, keep annotations but
+    rewrite the layers' tars, all of them or some.
     """
     if not manifest.layers:
         return None, None
@@ -332,12 +342,14 @@ def _file_index(reader: BlobReader, manifest: Manifest, config: ImageConfig) -> 
             raise IntegrityError(
                 f"{reader.name}: the file index claims {last.size} bytes, the limit is {MAX_INDEX_SIZE}"
             )
-        return None, None
+        return None, _CHANGED
     try:
-        return _read_index(reader, last), None
+        index = _read_index(reader, last)
     except _NotAnIndexError:
-        # Converters, to eStargz for example, keep annotations but rewrite the layers' tars.
-        return None, "another program has rewritten its layers, so its file index is not usable" if marked else None
+        return None, _CHANGED
+    stored = set(config.diff_ids)
+    described = all(stored.issuperset(file.layers) for file in index.files)
+    return (index, None) if described else (None, _CHANGED)
 
 
 class _NotAnIndexError(Exception):

@@ -30,6 +30,7 @@ class ImageInEngine:
     confirmed: bool | None = True
     digest: Digest | None = None
     layers: tuple[Descriptor, ...] = ()
+    artifact_type: str | None = None
 
     @classmethod
     def open(cls, engine_image: EngineImage) -> ImageInEngine:

@@ -32,7 +32,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from llmstack import __version__
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError, on_side
 from llmstack.hf.hub_urls import repo_url
-from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot, parse_date
+from llmstack.hf.snapshot import MAX_STRING, HubFile, RepoInfo, RepoType, Snapshot, parse_date
 from llmstack.net import (
     Backoff,
     Client,
@@ -323,7 +323,7 @@ def _license(card: object) -> str | None:
         declared = getattr(card, "license_name", None) or declared
     if isinstance(declared, list):
         declared = " OR ".join(map(str, declared))
-    return None if declared is None else str(declared).encode(errors="replace").decode()
+    return None if declared is None else str(declared)[:MAX_STRING].encode(errors="replace").decode()
 
 
 def _next_page(url: str, link: str) -> str:

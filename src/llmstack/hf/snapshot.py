@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Literal, get_args
 
 RepoType = Literal["model", "dataset"]
+# The limit for a repo id, a revision and a license.
+MAX_STRING = 1024
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 
 

@@ -30,7 +30,7 @@ def open_revision(source: ImageReader, tag: str, digest: Digest) -> tuple[Revisi
     if is_referrer_tag(tag):
         return None
     image = open_image(source.reader, digest)
-    if image.is_artifact:
+    if image.artifact_type:
         return None
     try:
         return _carried(source, tag, image) if image.index else _foreign(source, tag, image)

@@ -21,7 +21,7 @@ from llmstack.carried_image.naming import (
 )
 from llmstack.carried_image.open_location import ImageReader, open_readers
 from llmstack.errors import LlmstackError, NotFoundError
-from llmstack.hf.snapshot import REPO_TYPES, RepoType
+from llmstack.hf.snapshot import MAX_STRING, REPO_TYPES, RepoType
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
@@ -102,8 +102,8 @@ def _describe(found: ImageReader, tag: str) -> ListedImage | None:
         raise
     except LlmstackError as error:
         return None if not tag and isinstance(error, NotFoundError) else replace(listed, error=error.message)
-    if image.is_artifact:
-        return replace(listed, error=f"an artifact ({manifest.config.media_type}), not an image")
+    if image.artifact_type:
+        return replace(listed, error=f"an artifact ({image.artifact_type}), not an image")
     if image.index is None:
         return replace(listed, error=image.index_problem)
     return _confirmed(_indexed(listed, image.index), listed, tag, repo_type)
@@ -122,6 +122,7 @@ def _are_reliable(top: Mapping[str, str], manifest: Manifest) -> bool:
     )
     same = all(top.get(key) == manifest.annotations.get(key) for key in _CLAIMS)
     known = annotation_keys.REPO_ID in top and top.get(annotation_keys.REPO_TYPE) in REPO_TYPES
+    known = known and all(len(top.get(key, "")) <= MAX_STRING for key in _CLAIMS)
     return known and same and not rewritten and last.get(annotation_keys.LAYER) == "index"
 
 

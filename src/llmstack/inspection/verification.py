@@ -38,6 +38,8 @@ def verify(image: OpenedImage, reporter: Reporter, cancel: Event, jobs: int) -> 
     Layers without indexed files need not be tars: registries also hold attestations and charts. Wrong and missing bytes
     are reported in the result. Raises LlmstackError if the image cannot be read.
     """
+    if image.artifact_type:
+        reporter.warn(f"{image.name} is an artifact ({image.artifact_type}), not an image: only digests are verified")
     groups, problems = image.tars_to_verify()
     groups.sort(key=lambda group: -sum(tar.size for tar in group))
     size = sum(tar.size for group in groups for tar in group)

@@ -28,6 +28,8 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 
+# image-spec layer.md, and Docker's types.
+_TAR = re.compile(r"[.+/-]tar(?:[.+]|$)")
 # Some registries and old tools leave the type out.
 IMAGE_CONFIG_TYPES = frozenset({CONFIG, DOCKER_CONFIG, ""})
 INDEX_TYPES = frozenset({INDEX, DOCKER_INDEX})
@@ -286,6 +288,11 @@ def _float(digits: str) -> float:
 
 
 JSON_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_float)
+
+
+def is_tar(media_type: str) -> bool:
+    """Tell whether a layer of this media type is a tar, compressed or not."""
+    return not media_type or _TAR.search(media_type) is not None
 
 
 def media_type_of(value: Mapping[str, Any]) -> str:
