@@ -33,6 +33,7 @@ def values() -> Iterator[bytes]:
     yield b"[]]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [members, files, values])
 def test_an_index_that_expands_is_refused(tmp_path, index):
     layer = tar(file(".llmstack/index.json", b"".join(index())))

@@ -295,6 +295,7 @@ def test_bytes_that_are_not_an_index_are_refused(data: bytes):
         FileIndex.parse([data])
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_files_take_linear_time():
     files = tuple(replace(FILE, path=f"data/{number % 100}/part-{number:06}.json") for number in range(100_000))
     began = time.process_time()

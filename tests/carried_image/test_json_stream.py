@@ -84,6 +84,7 @@ def test_invalid_documents_are_refused(data):
         parse(data, 4096)
 
 
+@pytest.mark.slow
 def test_a_value_that_is_too_long_is_refused_in_time():
     for value in (b'"' + b"x" * 2 * MAX_VALUE + b'"', b"[" + b"[]," * MAX_VALUE + b"[]]", b"1" * 2 * MAX_VALUE):
         for name in (b"a", b"items"):
@@ -93,6 +94,7 @@ def test_a_value_that_is_too_long_is_refused_in_time():
             assert time.process_time() - began < 10
 
 
+@pytest.mark.slow
 def test_items_that_are_not_kept_cost_no_memory():
     """At once, these fifty thousand lists would take 3 MB."""
     chunks = [b'{"items": [[]', *([b",[]" * 1000] * 50), b"]}"]

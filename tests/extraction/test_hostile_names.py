@@ -116,6 +116,7 @@ def test_circular_image_indexes_are_refused(answers):
     assert "digest" in run_llmstack("list", "--from", f"{host}/a", "--type", "model").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_a_file_index_bomb_uses_little_memory(tmp_path, compression):
     """A file index of some kilobytes that decompresses to a quarter of a gigabyte."""
@@ -128,6 +129,7 @@ def test_a_file_index_bomb_uses_little_memory(tmp_path, compression):
     assert measured.memory < 100_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_a_layer_bomb_is_refused_by_the_disk_space_it_needs(tmp_path, compression):
     """The file's declared size is checked before a byte of it is decompressed."""

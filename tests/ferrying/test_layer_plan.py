@@ -122,6 +122,7 @@ def test_many_large_files_are_grouped_evenly(large: int, small: int, room: int):
         assert max(groups) <= -(-large // (room // 2)) + 1
 
 
+@pytest.mark.slow
 def test_planning_a_hundred_thousand_files_is_fast():
     files = many(100_000, 50_000)
     began = time.process_time()
@@ -132,6 +133,7 @@ def test_planning_a_hundred_thousand_files_is_fast():
     assert len(planned) <= LIMITS.layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(16_000, 200), (4000, 50_000), (1000, 5_000_000), (500, None)])
 def test_adding_or_removing_a_small_file_changes_few_bundles(count: int, size: int | None):
     """On average over many positions. Boundaries by size would change every later bundle."""
@@ -147,6 +149,7 @@ def test_adding_or_removing_a_small_file_changes_few_bundles(count: int, size: i
     assert max(moved) <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(60_000, 100), (4000, 50_000), (1000, 5_000_000)])
 def test_bundle_sizes(count: int, size: int):
     planned = plan(many(count, size), LIMITS)

@@ -57,6 +57,7 @@ def serve(folder, wheels):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "tag", "uv_platform", "expected"),
     [

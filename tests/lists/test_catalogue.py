@@ -195,6 +195,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_the_same_time_lose_no_row(tmp_path):
     path = tmp_path / "models.md"
     path.write_text("- [X] old/row\n")

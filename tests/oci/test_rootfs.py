@@ -143,6 +143,7 @@ def is_valid(layer: Layer) -> bool:
     return len(paths) == len(set(paths)) and not any(path.startswith(file + "/") for path in paths for file in files)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(st.lists(entries(), max_size=6).filter(is_valid), max_size=4))
 def test_merging_from_the_top_is_applying_from_the_bottom(layers):

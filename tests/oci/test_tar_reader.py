@@ -155,6 +155,7 @@ def extension(data: bytes) -> tuple[tarfile.TarInfo, bytes]:
     return file("PaxHeaders/a", data, type=tarfile.XHDTYPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
