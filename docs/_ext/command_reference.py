@@ -52,7 +52,7 @@ class Command(SphinxDirective):
         context = command.context_class(command, info_name=f"llmstack {name}")
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         options = [one for one in command.params if one.param_type_name == "option"]
-        usage = " ".join([f"llmstack {name}", *(["[OPTIONS]"] if options else []), *map(_metavar, arguments)])
+        usage = " ".join([f"llmstack {name}", *command.collect_usage_pieces(context)])
         block = nodes.container("", nodes.literal_block(usage, usage, language="text"), classes=["usage"])
         found: list[nodes.Node] = [*_paragraphs(command.help), block]
         if arguments:
