@@ -152,7 +152,7 @@ def _table(title: str, seconds: Mapping[str, float], size: int) -> None:
 
 
 def _soak(work: Path) -> None:
-    sparse_repo(Layout(work / "carried/models"), "org--big", MUCH)
+    sparse_repo(Layout(work / "carried/models"), "org--big", MUCH, hashed=True)
     with serving(work, f"oci:{work}/carried", "--quiet") as hub:
         _much(hub)
         _many(hub)

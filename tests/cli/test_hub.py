@@ -94,7 +94,7 @@ def test_each_request_is_logged_and_sigterm_exits_with_0(carried: str, tmp_path:
 
 def test_a_transfer_in_progress_is_finished_on_shutdown(tmp_path: Path):
     size = 100_000_000
-    sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
+    sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size, hashed=True)
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
         with hub.open("/org/big/resolve/main/big.bin") as response:
             assert len(response.read(1000)) == 1000

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import time
 import tracemalloc
+from collections.abc import Iterator
 from itertools import islice
 from urllib.parse import urlencode
 
 import pytest
 
 from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.image import open_image
 from llmstack.hub_server.hub_api import paths_info, tree
 from llmstack.hub_server.repos import Files
 from llmstack.oci.layout import Layout
-from tests.hub_server.conftest import FILES, OLD, WEIGHTS
+from tests.hub_server.conftest import FILES, HTML, IN_PARTS, OLD, WEIGHTS
 from tests.hub_server.test_pages import repo
-from tests.support.carried import COMMIT
+from tests.support.carried import COMMIT, LIMITS, carry
 from tests.support.serving import Serving, serving, sparse_repo
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -243,3 +246,53 @@ def test_a_file_of_more_than_50_gb(tmp_path):
         with hub.open("/org/big/resolve/main/big.bin") as response:
             assert response.headers["Content-Length"] == str(size)
         assert hub.get("/org/big/resolve/main/big.bin", Range="bytes=-6").body == b"\0\0last"
+
+
+DAMAGED = {"README.md": b"---\nlicense: mit\n---\n# Before", "config.json": b'{"a": 1}', "w.bin": WEIGHTS}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A hub of a layout in which the last byte of each file has changed."""
+    folder = tmp_path_factory.mktemp("damaged")
+    for tag, limits in (("org--model", LIMITS), ("org--parts", IN_PARTS)):
+        models = Layout(folder / "models")
+        index = carry(models, tag, DAMAGED, repo_id=tag.replace("--", "/"), limits=limits)
+        diff_ids = open_image(models, tag).config.diff_ids
+        blobs = dict(zip(diff_ids, open_image(models, tag).manifest.layers, strict=True))
+        for file in index.files:
+            last = file.ranges[-1]
+            blob = models.folder / "blobs/sha256" / blobs[last.layer].digest.hex
+            blob.chmod(0o644)
+            with blob.open("r+b") as raw:
+                raw.seek(last.offset + last.size - 1)
+                raw.write(b"\xff" if DAMAGED[file.path][-1:] != b"\xff" else b"\x00")
+    with serving(tmp_path_factory.mktemp("hub"), f"oci:{folder}") as hub:
+        yield hub
+
+
+@pytest.mark.parametrize("repo_id", ["org/model", "org/parts"])
+def test_a_file_that_does_not_match_its_hash_is_not_sent_completely(damaged: Serving, repo_id: str):
+    target = f"/{repo_id}/resolve/main/w.bin"
+    with damaged.open(target) as response:
+        assert (response.status, response.headers["Content-Length"]) == (200, str(SIZE))
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            response.read()
+    assert WEIGHTS.startswith(broken.value.partial)
+    assert damaged.ask("HEAD", target).status == 200
+    # A range cannot be compared.
+    assert damaged.get(target, Range="bytes=0-99").body == WEIGHTS[:100]
+    assert len(damaged.get(target, Range="bytes=0-").body) == SIZE
+
+
+@pytest.mark.parametrize("path", ["config.json", "README.md"])
+def test_a_small_file_that_does_not_match_its_hash_is_a_bad_gateway(damaged: Serving, path: str):
+    answer = damaged.get(f"/org/model/resolve/main/{path}")
+    assert (answer.status, answer.headers["x-error-code"]) == (502, "BadGateway")
+    message = f"models:org--model: '{path}' does not match its sha256 in the file index"
+    assert answer.headers["x-error-message"].endswith(message)
+
+
+def test_a_model_card_that_does_not_match_its_hash_is_not_used(damaged: Serving):
+    assert json.loads(damaged.get("/api/models/org/model").body)["cardData"] == {}
+    assert b"Before" not in damaged.ask("GET", "/org/model", HTML).body

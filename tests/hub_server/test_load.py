@@ -96,7 +96,7 @@ def test_a_dropped_registry_connection_is_resumed(behind_a_door: tuple[Serving, 
 
 def test_memory_does_not_grow_with_the_file_size(tmp_path: Path):
     size = 2 * 1000**3
-    sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size)
+    sparse_repo(Layout(tmp_path / "carried/models"), "org--big", size, hashed=True)
     with serving(tmp_path, f"oci:{tmp_path}/carried") as hub:
         before = memory(hub, "VmHWM")
         buffer = memoryview(bytearray(4 * MEGABYTE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import os
 import re
@@ -128,10 +129,11 @@ def push(source: str, image: str, *options: str) -> None:
     subprocess.run([*command, f"docker://{image}"], check=True)
 
 
-def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
+def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"", *, hashed: bool = False) -> None:
     """Put a repo `org/big` into a layout, with one sparse file that ends with `end`.
 
-    The digest of its layer is wrong; no test reads the complete layer.
+    The digest of its layer is wrong; no test reads the complete layer. The file's hash is right if it is `hashed`:
+    the hub compares it when it sends the complete file.
     """
     head = tar_writer.header(tar_writer.TarFile("REPO/big.bin", size))
     digest = Digest("sha256:" + "ab" * 32)
@@ -141,7 +143,15 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"") -> None:
         file.truncate(len(head) + size + 2048)
         file.seek(len(head) + size - len(end))
         file.write(end)
-    entry = IndexedFile("big.bin", size, "cd" * 32, "cd" * 32, (BlobRange(digest, len(head), size),))
+    sha256 = "cd" * 32
+    if hashed:
+        with blob.open("rb") as file:
+            file.seek(len(head))
+            content = hashlib.sha256()
+            for start in range(0, size, 1024 * 1024):
+                content.update(file.read(min(1024 * 1024, size - start)))
+            sha256 = content.hexdigest()
+    entry = IndexedFile("big.bin", size, sha256, sha256, (BlobRange(digest, len(head), size),))
     files = FileIndex("org/big", "model", "main", COMMIT, "2024-05-06T07:08:09Z", None, False, NO_SELECTION, (entry,))
     put_image(layout, tag, files, [Descriptor(LAYER_TAR, digest, blob.stat().st_size)])
 

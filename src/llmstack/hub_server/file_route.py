@@ -14,7 +14,7 @@ from starlette.responses import Response
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.image_files import check_readable, read_range
+from llmstack.hub_server.image_files import check_readable, read_file, read_range
 from llmstack.hub_server.paths import Target
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.hub_server.streaming import StreamedResponse
@@ -65,7 +65,12 @@ async def get_file(hub: Hub, request: Request, target: Target) -> Response:
         return response
     if start == stop:
         return Response(status_code=status, headers=headers)
-    transfer = await hub.threads.open(read_range(found.revision, found.files, found.file, start, stop))
+    # A range cannot be compared with the hash of the file.
+    if asked:
+        chunks = read_range(found.revision, found.files, found.file, start, stop)
+    else:
+        chunks = read_file(found.revision, found.files, found.file)
+    transfer = await hub.threads.open(chunks)
     return StreamedResponse(transfer, status, headers)
 
 

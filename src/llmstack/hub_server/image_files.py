@@ -115,6 +115,23 @@ def read_range(
             yield from chunks
 
 
+def read_file(revision: Revision, files: Files, file: IndexedFile) -> Generator[bytes, None, None]:
+    """Yield a complete file; raise IntegrityError before its last chunk if its bytes do not match the file index.
+
+    The files of an image without a file index have no known hash. Raises what `read_range` raises.
+    """
+    content, held = file.new_hash(), b""
+    with closing(read_range(revision, files, file, 0, file.size)) as chunks:
+        for chunk in chunks:
+            content.update(chunk)
+            if held:
+                yield held
+            held = chunk
+    if file.sha256 and (mismatch := file.mismatch(content)):
+        raise IntegrityError(f"{revision.image}: {file.path!r} does not match its {mismatch} in the file index")
+    yield held
+
+
 def _can_scan(image: Image) -> bool:
     """Tell whether the files can be listed without decompressing large layers."""
     return all(not layer.compressed or layer.blob.size <= MAX_COMPRESSED for layer in _all_layers(image))

@@ -18,7 +18,7 @@ from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import RETRY_AFTER, repo_not_found, revision_not_found
-from llmstack.hub_server.image_files import open_files, open_revision, read_range
+from llmstack.hub_server.image_files import open_files, open_revision, read_file
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
 from llmstack.net.parallel import run_all
@@ -107,14 +107,14 @@ class RepoIndex:
     def read(self, revision: Revision, path: str, limit: int) -> bytes | None:
         """Return a small file from the cache or the registry; None if it is missing or larger than `limit` bytes.
 
-        Raises what reading raises.
+        Raises what reading raises; IntegrityError if the bytes do not match the file index.
         """
         files = self.files(revision)
         file = files.files.get(path)
         if file is None or file.size > limit:
             return None
         key = (revision.digest, path)
-        return self._small.get(key, lambda: b"".join(read_range(revision, files, file, 0, file.size)))
+        return self._small.get(key, lambda: b"".join(read_file(revision, files, file)))
 
     def refresh(self) -> None:
         """List all tags; read an image only if its tag names another digest than before.
