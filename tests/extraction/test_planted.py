@@ -57,7 +57,9 @@ def owner(path: Path) -> None:
     os.chown(path, NOBODY, NOBODY)
 
 
-@pytest.mark.parametrize("plant", [link, hard_link, fifo, mode, pytest.param(owner, marks=as_root)])
+@pytest.mark.parametrize(
+    "plant", [link, hard_link, fifo, mode, pytest.param(owner, marks=[pytest.mark.system, as_root])]
+)
 def test_a_planted_partial_file_is_replaced(source: str, out: Path, plant: Callable[[Path], None]):
     precious = out.parent / "precious"
     precious.write_bytes(b"precious")
@@ -71,6 +73,7 @@ def test_a_planted_partial_file_is_replaced(source: str, out: Path, plant: Calla
     assert info.st_mode & 0o777 == 0o666 & ~umask()
 
 
+@pytest.mark.system
 @as_root
 def test_a_work_directory_of_another_user_is_refused(source: str, out: Path):
     os.chown(out / WORK_DIRECTORY, NOBODY, NOBODY)
@@ -78,6 +81,7 @@ def test_a_work_directory_of_another_user_is_refused(source: str, out: Path):
         run("org/model", out, source=source)
 
 
+@pytest.mark.system
 @as_root
 def test_root_may_resume_in_a_directory_of_another_user(source: str, out: Path):
     for path in (out, out / WORK_DIRECTORY, *(out / WORK_DIRECTORY).iterdir()):
