@@ -161,6 +161,11 @@ class _Connection(H11Protocol):
         self.since = self.loop.time()
         super().on_response_complete()
 
+    def resume_writing(self) -> None:
+        """Note that the client has read: the number of unsent bytes may be the same at each look."""
+        self._progress = self.loop.time()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Make room for another connection."""
         self._server.forget(self)
