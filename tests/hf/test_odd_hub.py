@@ -130,8 +130,8 @@ def test_an_invalid_link_to_the_next_page(client: Client, monkeypatch: pytest.Mo
 def test_a_file_list_without_end_is_limited(
     client: Client, monkeypatch: pytest.MonkeyPatch, files_per_page: int, limit: str, pages: int
 ):
-    monkeypatch.setattr(hub_client, "_MAX_FILES", 2_500)
-    monkeypatch.setattr(hub_client, "_MAX_PAGES", 150)
+    monkeypatch.setattr(hub_client, "_MAX_FILES", 2_500)  # a million would take too long
+    monkeypatch.setattr(hub_client, "_MAX_PAGES", 150)  # 2,000 would take too long
     numbers = itertools.count(1)
 
     def answer(_: Request) -> Response:

@@ -147,7 +147,7 @@ def test_idle_connections_do_not_expire():
 
 def test_a_server_may_pause_for_longer_than_the_connect_timeout(monkeypatch: pytest.MonkeyPatch):
     """A registry with a slow disk stops reading for a while."""
-    monkeypatch.setattr("llmstack.net.http_client.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("llmstack.net.http_client.CONNECT_TIMEOUT", 0.2)  # 20 s would take too long
     paused = threading.Event()
 
     def serve(connection: socket.socket) -> None:

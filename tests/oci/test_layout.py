@@ -321,7 +321,7 @@ def test_an_index_larger_than_a_manifest(layout: Layout):
 def test_an_index_is_not_written_beyond_its_limit(layout: Layout, monkeypatch: pytest.MonkeyPatch):
     put_image(layout, "x")
     before = (layout.folder / "index.json").read_bytes()
-    monkeypatch.setattr("llmstack.oci.layout.MAX_LAYOUT_INDEX_SIZE", len(before))
+    monkeypatch.setattr("llmstack.oci.layout.MAX_LAYOUT_INDEX_SIZE", len(before))  # 32 MiB would take too long
     with pytest.raises(UnavailableError, match=r"index\.json would have \d+ bytes, the limit is \d+"):
         put_image(layout, "y")
     assert (layout.folder / "index.json").read_bytes() == before

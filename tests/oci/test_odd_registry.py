@@ -256,8 +256,8 @@ def test_invalid_tags_are_not_listed(odd: OddRegistry, client: Client, body: byt
 def test_endless_pages_of_tags_are_an_error(
     client: Client, monkeypatch: pytest.MonkeyPatch, tags_per_page: int, limit: str, pages: int
 ):
-    monkeypatch.setattr("llmstack.oci.repository.MAX_TAGS", 2_500)
-    monkeypatch.setattr("llmstack.oci.repository.MAX_TAG_PAGES", 150)
+    monkeypatch.setattr("llmstack.oci.repository.MAX_TAGS", 2_500)  # 500,000 would take too long
+    monkeypatch.setattr("llmstack.oci.repository.MAX_TAG_PAGES", 150)  # 10,000 would take too long
     requests = []
 
     def answer(request: Request) -> Response:

@@ -13,64 +13,19 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.disk import NO_LOCKS, disk_errors
 from llmstack.errors import IntegrityError, UnavailableError, UsageError
-from llmstack.oci.store import CHUNK
+from llmstack.extraction.partial_file import PartialFile, read_chunks
 
 WORK_DIRECTORY = ".llmstack-partial"
 _LOCK = "lock"
-# The page cache stores a larger write in larger folios. On fragmented memory, Linux compacts memory for those
-# (PAGE_ALLOC_COSTLY_ORDER). Measured: twice the time.
-_WRITE = 32 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_LINK = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
-
-
-class PartialFile:
-    """A file being written, and hashed if `file` is given. `Destination.publish` gives it its final path."""
-
-    def __init__(self, descriptor: int, name: str, file: IndexedFile | None) -> None:
-        self._descriptor = descriptor
-        self._file = file
-        self._hash = file.new_hash() if file else None
-        self.name = name
-        self.size = 0
-
-    def resume(self, count_bytes: Callable[[int], None]) -> None:
-        """Hash what an earlier run wrote and continue after it. `count_bytes` gets the size of each chunk."""
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        for chunk in _chunks(self._descriptor):
-            self._count(chunk)
-            count_bytes(len(chunk))
-
-    def restart(self) -> None:
-        """Drop all bytes."""
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.size, self._hash = 0, self._file.new_hash() if self._file else None
-
-    def write(self, data: memoryview | bytes) -> None:
-        """Append bytes."""
-        self._count(data)
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._descriptor, left[:_WRITE]) :]
-
-    def mismatch(self) -> str | None:
-        """Return what the bytes do not match in the file index: "size", "sha256" or "oid". None if they match."""
-        if self._file is None or self._hash is None:
-            return None
-        return "size" if self.size != self._file.size else self._file.mismatch(self._hash)
-
-    def _count(self, data: memoryview | bytes) -> None:
-        self.size += len(data)
-        if self._hash:
-            self._hash.update(data)
 
 
 class Destination:
@@ -150,7 +105,7 @@ class Destination:
             if not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
                 return False
             content, read = file.new_hash(), 0
-            for chunk in _chunks(descriptor):
+            for chunk in read_chunks(descriptor):
                 content.update(chunk)
                 read += len(chunk)
                 count_bytes(len(chunk))
@@ -308,7 +263,7 @@ class Destination:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
         try:
             self.require_space(os.fstat(descriptor).st_size)
-            self.write(path, _chunks(descriptor))
+            self.write(path, read_chunks(descriptor))
         finally:
             os.close(descriptor)
 
@@ -416,8 +371,3 @@ def _encode(path: str) -> bytes:
 def _partial_name(key: str) -> str:
     """Return the name of a partial file: the same length for any path."""
     return hashlib.sha256(_encode(key)).hexdigest()[:40] + ".part"
-
-
-def _chunks(descriptor: int) -> Generator[bytes, None, None]:
-    while chunk := os.read(descriptor, CHUNK):
-        yield chunk

@@ -10,8 +10,9 @@ from threading import Event, Lock
 from llmstack.carried_image.file_index import BlobRange, IndexedFile, extents
 from llmstack.carried_image.image import StoredLayer
 from llmstack.errors import IntegrityError, on_side
-from llmstack.extraction.destination import Destination, PartialFile
+from llmstack.extraction.destination import Destination
 from llmstack.extraction.fetch_plan import FetchGroup, PlannedFile, plan_fetches
+from llmstack.extraction.partial_file import PartialFile
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.compression import decompressed

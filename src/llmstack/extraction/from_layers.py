@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from llmstack.carried_image.file_index import ROOT
 from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import IntegrityError, NotFoundError
-from llmstack.extraction.destination import PartialFile
 from llmstack.extraction.from_index import ExtractContext
+from llmstack.extraction.partial_file import PartialFile
 from llmstack.net import Cancelled
 from llmstack.oci.rootfs import LinkedFile, Rootfs
 from llmstack.oci.tar_reader import TarReader
