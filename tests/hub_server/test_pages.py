@@ -43,7 +43,7 @@ REPOS = [
 
 
 def shown(default: RepoType | None = None, **query: str) -> list[str]:
-    return [repo.repo_id for repo in repo_list.values(REPOS, default, query)["repos"]]
+    return [repo.repo_id for repo in repo_list.values(REPOS, default, "", query)["repos"]]
 
 
 def test_search_and_sort():
@@ -59,7 +59,10 @@ def test_search_and_sort():
 
 
 def test_pages_of_the_repo_list():
-    first, second = repo_list.values(REPOS, None, {"sort": "newest"}), repo_list.values(REPOS, None, {"page": "2"})
+    first, second = (
+        repo_list.values(REPOS, None, "", {"sort": "newest"}),
+        repo_list.values(REPOS, None, "", {"page": "2"}),
+    )
     assert (first["count"], first["last"], len(first["repos"])) == (102, 2, 100)
     assert (first["previous_url"], first["next_url"]) == (None, "/?search=&type=all&sort=newest&page=2")
     assert (second["next_url"], len(second["repos"])) == (None, 2)

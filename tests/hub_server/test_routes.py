@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmstack.hub_server.paths import FILE, Target, normalized
+from llmstack.hub_server.paths import FILE, RAW, Target, normalized
 from llmstack.hub_server.routes import ROUTES, find_route
 from tests.hub_server.conftest import FILES
 from tests.support.serving import Serving
@@ -33,6 +33,7 @@ WORDS = [
     "paths-info",
 ]
 WORDS += ["auth-check", "commits", "v1.0", "config.json", "sub%20dir", "healthz", "metrics", "whoami-v2", "blobs"]
+WORDS += ["raw", "discussions", "info", "ORG", "Model", "model.git", "HEAD"]
 SEGMENT = st.one_of(
     st.sampled_from(WORDS), st.sampled_from(NASTY), st.text(max_size=8).map(lambda t: quote(t, safe="%"))
 )
@@ -50,6 +51,9 @@ QUERY = st.sampled_from(
         "limit=-1&cursor=99999999999",
         "cursor=2",
         "expand=sha",
+        "expand=true&revision=HEAD",
+        "service=git-upload-pack",
+        "download=true&p=1",
         "search=%0d%0a",
         "blobs=1",
         "author=%ff",
@@ -60,14 +64,21 @@ QUERY = st.sampled_from(
 )
 HEADER = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 HEADERS = st.dictionaries(
-    st.sampled_from(["Range", "If-None-Match", "If-Range", "Authorization", "Accept-Language", "Cookie"]),
+    st.sampled_from(
+        ["Range", "If-None-Match", "If-Range", "Authorization", "Accept-Language", "Cookie", "Content-Type"]
+    ),
     st.one_of(HEADER, HEADER.map("bytes={}".format), st.from_regex(r"bytes=\d*-\d*", fullmatch=True)),
     max_size=2,
 )
 HOST = st.sampled_from(["hub", "hub", "[::1]:80", "][", "a>b", "é", "x/y?z#"])
 METHOD = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
-STATUSES = {200, 206, 304, 400, 401, 404, 405, 416}
+STATUSES = {200, 204, 206, 304, 307, 400, 401, 404, 405, 416, 501}
 OWN = {
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
     "accept-ranges",
     "allow",
     "cache-control",
@@ -81,6 +92,7 @@ OWN = {
     "date",
     "etag",
     "link",
+    "location",
     "referrer-policy",
     "transfer-encoding",
     "vary",
@@ -90,6 +102,7 @@ OWN = {
     "x-linked-etag",
     "x-linked-size",
     "x-repo-commit",
+    "x-total-count",
 }
 
 
@@ -127,7 +140,7 @@ def test_a_target_has_a_valid_repo_id(path: str):
         route, target = found
         assert ".." not in target.repo_id
         assert target.repo_id.count("/") <= 1
-        if route.template is FILE:
+        if route.template in {FILE, RAW}:
             assert target.path
             assert target.revision
 
@@ -160,8 +173,8 @@ def test_the_handler_and_the_target_of_a_path(path: str, handler: str, target: T
     assert (found[0].handler.__name__, found[1]) == (handler, target) if found else target is None
 
 
-def test_only_the_health_check_is_public():
-    assert [route.handler.__name__ for route in ROUTES if route.public] == ["get_healthz"]
+def test_only_the_health_check_and_the_answer_to_git_are_public():
+    assert [route.handler.__name__ for route in ROUTES if route.public] == ["get_healthz", "get_clone"]
 
 
 def test_path_traversal_gets_404(served_layout: Serving):

@@ -10,19 +10,42 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from llmstack.errors import LlmstackError
-from llmstack.hub_server.error_answers import AnswerError, answer_for, headers_of, no_route, not_authorized, read_only
+from llmstack.hub_server.error_answers import (
+    AnswerError,
+    MovedError,
+    answer_for,
+    headers_of,
+    no_route,
+    not_authorized,
+    read_only,
+)
 from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import error_page
-from llmstack.hub_server.paths import path_of
+from llmstack.hub_server.paths import QUERY_CHARACTERS, path_of, quoted_path
 from llmstack.hub_server.routes import find_route
 from llmstack.reporting import printable, write_traceback
+
+# A page of any origin may read what needs no token, and the rest with the token. `*` excludes what the browser knows:
+# cookies, and a password that a person has typed.
+_EVERYWHERE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"*"),
+)
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST",
+    # `*` does not include Authorization.
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Max-Age": "7200",
+}
 
 
 class Application:
@@ -70,7 +93,10 @@ class Application:
             )
 
     async def _dispatch(self, request: Request) -> Response:
-        found = find_route(path_of(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=_PREFLIGHT)
+        path = path_of(request)
+        found = find_route(path)
         if not (found and found[0].public):
             self._check_token(request)
         allowed = found[0].methods if found else frozenset({"GET", "HEAD"})
@@ -79,9 +105,16 @@ class Application:
         if found is None:
             raise no_route()
         route, target = found
-        if inspect.iscoroutinefunction(route.handler):
-            return await cast(Awaitable[Response], route.handler(self._hub, request, target))
-        return cast(Response, await self._hub.threads.run(route.handler, self._hub, request, target))
+        try:
+            if inspect.iscoroutinefunction(route.handler):
+                return await cast(Awaitable[Response], route.handler(self._hub, request, target))
+            return cast(Response, await self._hub.threads.run(route.handler, self._hub, request, target))
+        except MovedError as moved:
+            # Relative: huggingface_hub follows no other redirect of HEAD.
+            location = quoted_path(route.template.with_repo(path, moved.repo_id))
+            query = quote(request.scope["query_string"], safe=QUERY_CHARACTERS)
+            moved.headers["Location"] = f"{location}?{query}" if query else location
+            raise
 
     def _check_token(self, request: Request) -> None:
         if self._token is None:
@@ -102,7 +135,7 @@ class _Sent:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            message["headers"] = [*message["headers"], *_EVERYWHERE]
         await self._send(message)
         self.size += len(message.get("body", b""))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 from llmstack.hf.snapshot import RepoType
@@ -22,9 +22,23 @@ class AnswerError(LlmstackError):
         self.headers = dict(headers or {})
 
 
+class MovedError(AnswerError):
+    """A request for a repo that this hub has under another ID: the Hub answers with a redirect, too."""
+
+    def __init__(self, repo_id: str) -> None:
+        super().__init__(307, "Moved", f"this hub has the repo as {repo_id}")
+        self.repo_id = repo_id
+
+
 def repo_not_found(repo_type: RepoType, repo_id: str) -> AnswerError:
     """Return the answer for an unknown repo."""
     return AnswerError(404, "RepoNotFound", f"{repo_type} {repo_id} not found on this hub")
+
+
+def ambiguous_repo(repo_type: RepoType, repo_id: str, found: Iterable[str]) -> AnswerError:
+    """Return the answer for an ID that differs from those of several repos by case only."""
+    message = f"{repo_type} {repo_id} not found on this hub; in other case: {', '.join(sorted(found))}"
+    return AnswerError(404, "RepoNotFound", message)
 
 
 def revision_not_found(repo_id: str, revision: str, available: list[str]) -> AnswerError:
@@ -47,6 +61,13 @@ def read_only(allowed: str) -> AnswerError:
     """Return the answer for a method that writes."""
     message = "this hub is read-only: add repos with llmstack ferry"
     return AnswerError(405, "ReadOnly", message, {"Allow": allowed})
+
+
+def no_git(repo_type: RepoType, repo_id: str, endpoint: str) -> AnswerError:
+    """Return the answer for `git clone`: the command that downloads a repo from the hub at `endpoint`."""
+    option = " --repo-type dataset" if repo_type == "dataset" else ""
+    command = f"hf download {repo_id}{option} --local-dir {repo_id.rpartition('/')[2]}"
+    return AnswerError(501, "NoGit", f"this hub has no git; run: HF_ENDPOINT={endpoint} {command}")
 
 
 def not_authorized() -> AnswerError:

@@ -1,4 +1,4 @@
-"""`/REPO_ID/resolve/REVISION/PATH`: a file or a range of it, with the headers that Hub clients need."""
+"""`/REPO_ID/{resolve,raw}/REVISION/PATH`: a file or a range of it, with the headers that Hub clients need."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmstack.carried_image.file_index import IndexedFile
+from llmstack.hf.snapshot import HubFile
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable, read_file, read_range
-from llmstack.hub_server.paths import Target
+from llmstack.hub_server.paths import Target, flag
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.hub_server.streaming import StreamedResponse
 
@@ -48,7 +49,7 @@ class Found:
 async def get_file(hub: Hub, request: Request, target: Target) -> Response:
     """Answer a GET or HEAD of a file; raises AnswerError, and what reading the first bytes raises."""
     found = await hub.threads.run(_find, hub, target)
-    headers = file_headers(found)
+    headers = file_headers(found, is_download=flag(request, "download"))
     size = found.file.size
     if _matches(request.headers.get("If-None-Match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -56,6 +57,9 @@ async def get_file(hub: Hub, request: Request, target: Target) -> Response:
     start, stop = asked or (0, size)
     if asked:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    elif not size and "Range" in request.headers:
+        # huggingface.js reads the size from this header, also of an empty file.
+        headers["Content-Range"] = "bytes */0"
     status = 206 if asked else 200
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
@@ -74,6 +78,26 @@ async def get_file(hub: Hub, request: Request, target: Target) -> Response:
     return StreamedResponse(transfer, status, headers)
 
 
+async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
+    """Answer a GET or HEAD of a file as git has it: the pointer of an LFS file, else the file."""
+    found = await hub.threads.run(_find, hub, target)
+    file = found.file
+    known = HubFile(file.path, file.size, file.oid)
+    if not known.is_lfs:
+        return await get_file(hub, request, target)
+    pointer = known.pointer
+    in_git = IndexedFile(file.path, len(pointer), known.git_oid, "", ())
+    headers = file_headers(Found(found.revision, found.files, in_git), is_download=flag(request, "download"))
+    headers["Content-Type"] = "text/plain; charset=utf-8"
+    if _matches(request.headers.get("If-None-Match", ""), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    asked = asked_range(request.headers, headers["ETag"], len(pointer))
+    start, stop = asked or (0, len(pointer))
+    if asked:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(pointer)}"
+    return Response(pointer[start:stop], 206 if asked else 200, headers)
+
+
 def _find(hub: Hub, target: Target) -> Found:
     revision = hub.repo_index.revision(target.repo_type or "model", target.repo_id, target.revision)
     files = hub.repo_index.files(revision)
@@ -86,7 +110,7 @@ def _find(hub: Hub, target: Target) -> Found:
     return Found(revision, files, file)
 
 
-def file_headers(found: Found) -> dict[str, str]:
+def file_headers(found: Found, *, is_download: bool = False) -> dict[str, str]:
     """Return a file's headers: those of the Hub, and those that keep browsers from running the file."""
     file = found.file
     etag = f'"{file.oid}"'
@@ -97,7 +121,7 @@ def file_headers(found: Found) -> dict[str, str]:
         "X-Linked-Etag": etag,
         "Accept-Ranges": "bytes",
         "Content-Type": content_type(file.path),
-        "Content-Disposition": f"inline; filename*=UTF-8''{name}",
+        "Content-Disposition": f"{'attachment' if is_download else 'inline'}; filename*=UTF-8''{name}",
         # An SVG that is opened as a document may have styles, but no scripts and no requests.
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     }
@@ -118,7 +142,7 @@ def asked_range(request: Headers, etag: str, size: int) -> tuple[int, int] | Non
     """Return the requested range as start and end (RFC 9110, section 14); None for the complete file.
 
     Several ranges, other units, invalid ranges and an If-Range that does not match mean the complete file. Raises
-    AnswerError (416) for a range beyond the end.
+    AnswerError (416) for a range beyond the end. The range from the start of an empty file is the file.
     """
     match = _RANGE.fullmatch(request.get("Range", "").strip())
     if not match or match[0] == "bytes=-" or request.get("If-Range", etag) != etag:
@@ -126,7 +150,7 @@ def asked_range(request: Headers, etag: str, size: int) -> tuple[int, int] | Non
     first, last = match[1], match[2]
     if first:
         start, stop = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < start:
+        if (last and int(last) < start) or (not size and not start):
             return None
     else:
         start, stop = max(0, size - int(last)), size

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from llmstack.hf.snapshot import HubFile, parse_date
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.model_card import card_of
-from llmstack.hub_server.paths import Target, endpoint_of
+from llmstack.hub_server.paths import Target, endpoint_of, flag, path_of, quoted_path
 from llmstack.hub_server.repos import Files, Repo, Revision
 
 Json = dict[str, Any]
@@ -46,13 +47,15 @@ def get_repos(hub: Hub, request: Request, target: Target) -> Response:
 
 def get_repo(hub: Hub, request: Request, target: Target) -> Response:
     """Describe a repo at a revision (default: main); `expand` selects fields."""
-    revision = _revision(hub, target)
+    # dfget names the revision in the query.
+    asked = target.revision or request.query_params.get("revision", "")
+    revision = _revision(hub, replace(target, revision=asked))
     files = hub.repo_index.files(revision)
-    blobs = _flag(request, "blobs")
+    blobs = flag(request, "blobs")
     value = summary(revision) | _from_card(revision, card_of(hub.repo_index, revision))
     value["siblings"] = [_sibling(file, blobs=blobs) for file in files.in_order()]
     value["usedStorage"] = revision.size
-    expand = set(request.query_params.getlist("expand"))
+    expand = {*request.query_params.getlist("expand"), *request.query_params.getlist("expand[]")}
     return json_response({name: item for name, item in value.items() if not expand or name in expand | _ALWAYS})
 
 
@@ -60,26 +63,57 @@ def get_tree(hub: Hub, request: Request, target: Target) -> Response:
     """List a folder, or everything below it."""
     revision = _revision(hub, target)
     files = hub.repo_index.files(revision)
-    return _paged(request, tree(revision, files, target.path.rstrip("/"), recursive=_flag(request, "recursive")))
+    entries = tree(revision, files, target.path.rstrip("/"), recursive=flag(request, "recursive"))
+    return _paged(request, _expanded(revision, entries) if flag(request, "expand") else entries)
 
 
 async def post_paths_info(hub: Hub, request: Request, target: Target) -> Response:
-    """Describe the paths in a form."""
-    async with hub.forms.read(request) as form:
-        return await hub.threads.run(_paths_info, hub, target, form)
+    """Describe the paths in a form or in a JSON object."""
+    is_json = request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
+    async with hub.forms.read(request) as body:
+        return await hub.threads.run(_paths_info, hub, target, _json_paths if is_json else _form_paths, body)
 
 
-def _paths_info(hub: Hub, target: Target, form: bytes) -> Response:
+def _paths_info(hub: Hub, target: Target, parse: Callable[[bytes], tuple[list[str], bool]], body: bytes) -> Response:
+    paths, expand = parse(body)
+    revision = _revision(hub, target)
+    found = paths_info(hub.repo_index.files(revision), paths)
+    return json_response(list(_expanded(revision, found)) if expand else found)
+
+
+def _form_paths(body: bytes) -> tuple[list[str], bool]:
     try:
-        fields = parse_qs(form.decode("utf-8", "surrogateescape"), max_num_fields=_MAX_PATHS)
+        fields = parse_qs(body.decode("utf-8", "surrogateescape"), max_num_fields=_MAX_PATHS)
     except ValueError as error:
         raise AnswerError(413, "TooLarge", f"the form has more than {_MAX_PATHS} fields") from error
-    return json_response(paths_info(hub.repo_index.files(_revision(hub, target)), fields.get("paths", [])))
+    return fields.get("paths", []), fields.get("expand", [""])[-1].lower() in {"true", "1"}
 
 
-def get_commits(hub: Hub, _request: Request, target: Target) -> Response:
-    """List the one known commit."""
-    return json_response(commits(_revision(hub, target)))
+def _json_paths(body: bytes) -> tuple[list[str], bool]:
+    try:
+        value = json.loads(body)
+        paths = [value["paths"]] if isinstance(value["paths"], str) else value["paths"]
+        valid = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        valid = False
+    if not valid:
+        raise AnswerError(400, "BadRequest", 'the body must be a JSON object with a list of strings "paths"')
+    if len(paths) > _MAX_PATHS:
+        raise AnswerError(413, "TooLarge", f"the list has more than {_MAX_PATHS} paths")
+    return paths, value.get("expand") is True
+
+
+def get_commits(hub: Hub, request: Request, target: Target) -> Response:
+    """List the one known commit, on the first page."""
+    found = commits(_revision(hub, target))
+    page = found if not _number(request.query_params.get("p"), 0) else []
+    return json_response(page, headers={"X-Total-Count": str(len(found))})
+
+
+def get_discussions(hub: Hub, _request: Request, target: Target) -> Response:
+    """Answer that a repo has no discussions and pull requests."""
+    _repo(hub, target)
+    return json_response({"discussions": [], "count": 0, "start": 0, "numClosedDiscussions": 0})
 
 
 def get_refs(hub: Hub, _request: Request, target: Target) -> Response:
@@ -116,17 +150,12 @@ def _paged(request: Request, items: Iterator[Json]) -> Response:
         return json_response(found)
     pairs = [(name, value) for name, value in query.multi_items() if name != "cursor"]
     following = urlencode([*pairs, ("cursor", str(cursor + limit))], errors="replace")
-    path = quote(request.scope["raw_path"].decode("latin-1"), safe="/%:@&=+$,~!*'();")
-    return json_response(found[:limit], headers={"Link": f'<{endpoint_of(request)}{path}?{following}>; rel="next"'})
+    url = f"{endpoint_of(request)}{quoted_path(path_of(request))}?{following}"
+    return json_response(found[:limit], headers={"Link": f'<{url}>; rel="next"'})
 
 
 def _number(digits: str | None, default: int) -> int:
     return int(digits) if digits and digits.isascii() and digits.isdigit() and len(digits) < 10 else default
-
-
-def _flag(request: Request, name: str) -> bool:
-    """Return a boolean query parameter; old clients send `True`, new ones `true` or `1`."""
-    return request.query_params.get(name, "").lower() in {"true", "1"}
 
 
 _ALWAYS = {"_id", "id", "sha"}
@@ -201,6 +230,13 @@ def commits(revision: Revision) -> list[Json]:
             "date": hub_date(revision.created) or "1970-01-01T00:00:00.000Z",
         }
     ]
+
+
+def _expanded(revision: Revision, entries: Iterable[Json]) -> Iterator[Json]:
+    """Yield entries with the last commit that changed them: the one known."""
+    commit = commits(revision)[0]
+    last = {name: commit[name] for name in ("id", "title", "date")}
+    return ({**entry, "lastCommit": last} for entry in entries)
 
 
 def tree(revision: Revision, files: Files, folder: str, *, recursive: bool) -> Iterator[Json]:

@@ -23,12 +23,17 @@ _FIELDS = {
     # The pages and files of a repo: `/datasets/ID`, `/ID`, and also `/models/ID`.
     "/{types?}": "/(?!api/)(?:(?P<types>models|datasets)/)?",
     "{repo}": "(?P<repo>[^/]+(?:/[^/]+)??)",
+    # A URL to clone may end with .git.
+    "{repo.git}": r"(?P<repo>[^/]+?(?:/[^/]+?)??)(?:\.git)?",
     # `refs/pr/1` and the like may come with unescaped slashes, as on the Hub.
     "{revision}": "(?P<revision>refs/[^/]+/[^/]+|[^/]+)",
     "/{path?}": "(?:/(?P<path>.+))?",
     "{path}": "(?P<path>.+)",
 }
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", re.ASCII)
+# What a URL may have, and escapes (RFC 3986).
+_PATH_CHARACTERS = "/%:@&=+$,~!*'();"
+QUERY_CHARACTERS = f"{_PATH_CHARACTERS}?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,18 @@ class Template:
         except UsageError:
             return None
 
+    def with_repo(self, path: str, repo_id: str) -> str:
+        """Return a normalized path that matches, with another repo ID."""
+        match = self._pattern.fullmatch(path)
+        if match is None:
+            raise ValueError(path)
+        start, stop = match.span("repo")
+        return path[:start] + _quoted(repo_id, "/") + path[stop:]
+
 
 FILE = Template("/{types?}{repo}/resolve/{revision}/{path}")
+RAW = Template("/{types?}{repo}/raw/{revision}/{path}")
+CLONE = Template("/{types?}{repo.git}/info/refs")
 TREE_PAGE = Template("/{types?}{repo}/tree/{revision}/{path?}")
 BLOB_PAGE = Template("/{types?}{repo}/blob/{revision}/{path?}")
 REPO_PAGE = Template("/{types?}{repo}")
@@ -97,6 +112,11 @@ def endpoint_of(request: Request) -> str:
     return f"{scheme}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
 
 
+def flag(request: Request, name: str) -> bool:
+    """Return a boolean query parameter; old clients send `True`, new ones `true` or `1`."""
+    return request.query_params.get(name, "").lower() in {"true", "1"}
+
+
 def repo_url(repo_type: RepoType, repo_id: str) -> str:
     """Return the path of a repo's page."""
     return f"/{repo_path(repo_id, repo_type)}"
@@ -115,6 +135,11 @@ def file_url(revision: Revision, path: str) -> str:
 def _url(revision: Revision, verb: str, name: str, path: str) -> str:
     url = f"{repo_url(revision.repo_type, revision.repo_id)}/{verb}/{_quoted(name, '')}"
     return f"{url}/{_quoted(path, '/')}" if path else url
+
+
+def quoted_path(path: str) -> str:
+    """Return a normalized raw path with all characters escaped that a URL cannot have."""
+    return quote(path, safe=_PATH_CHARACTERS, errors="surrogateescape")
 
 
 def _quoted(value: str, safe: str) -> str:

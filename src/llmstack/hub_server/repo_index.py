@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -17,7 +17,14 @@ from llmstack.carried_image.naming import DEFAULT_REVISION, tag_for
 from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
-from llmstack.hub_server.error_answers import RETRY_AFTER, repo_not_found, revision_not_found
+from llmstack.hub_server.error_answers import (
+    RETRY_AFTER,
+    AnswerError,
+    MovedError,
+    ambiguous_repo,
+    repo_not_found,
+    revision_not_found,
+)
 from llmstack.hub_server.image_files import open_files, open_revision, read_file
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
@@ -62,6 +69,8 @@ class RepoIndex:
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
         self._repos: Mapping[Key, Repo] = {}
+        # The IDs of repos by their ID in lower case.
+        self._ids: Mapping[Key, Collection[str]] = {}
         self.refreshed: float | None = None
 
     def repos(self, repo_type: RepoType | None = None) -> list[Repo]:
@@ -80,17 +89,29 @@ class RepoIndex:
         return len(self._repos)
 
     def find(self, repo_type: RepoType, repo_id: str) -> Repo:
-        """Return one repo; raises AnswerError (RepoNotFound), UnavailableError before the first refresh."""
+        """Return one repo; raises UnavailableError before the first refresh.
+
+        Raises MovedError for the ID of one repo in other case, AnswerError (RepoNotFound) for other IDs.
+        """
         self.check_listed()
         if (repo_type, repo_id) not in self._repos:
             self._look_up(repo_type, repo_id, DEFAULT_REVISION)
         repo = self._repos.get((repo_type, repo_id))
         if repo is None:
-            raise repo_not_found(repo_type, repo_id)
+            raise self._not_found(repo_type, repo_id)
         return repo
 
+    def _not_found(self, repo_type: RepoType, repo_id: str) -> AnswerError:
+        found = self._ids.get((repo_type, repo_id.lower()), ())
+        if len(found) == 1:
+            return MovedError(next(iter(found)))
+        return ambiguous_repo(repo_type, repo_id, found) if found else repo_not_found(repo_type, repo_id)
+
     def revision(self, repo_type: RepoType, repo_id: str, name: str) -> Revision:
-        """Return a revision by its name or commit; raises AnswerError (RepoNotFound, RevisionNotFound)."""
+        """Return a revision by its name or commit; `HEAD` is the default one, unless one has this name.
+
+        Raises AnswerError (RevisionNotFound), and what `find` raises.
+        """
         if found := self._known(repo_type, repo_id, name):
             return found
         if self.refreshed is not None:
@@ -152,7 +173,8 @@ class RepoIndex:
 
     def _known(self, repo_type: RepoType, repo_id: str, name: str) -> Revision | None:
         repo = self._repos.get((repo_type, repo_id))
-        return (repo and repo.revision(name)) or self._former.get((repo_type, repo_id, name))
+        found = (repo and repo.revision(name)) or self._former.get((repo_type, repo_id, name))
+        return self._known(repo_type, repo_id, DEFAULT_REVISION) if not found and name == "HEAD" else found
 
     def _look_up(self, repo_type: RepoType, repo_id: str, name: str) -> None:
         """Look for a repo that was carried after the last refresh, at most once per name in _MISS_SECONDS.
@@ -225,6 +247,10 @@ class RepoIndex:
             for seen in self._seen.values():
                 if seen.revision:
                     revisions[seen.revision.repo_type, seen.revision.repo_id].append(seen.revision)
+            ids: dict[Key, set[str]] = defaultdict(set)
+            for repo_type, repo_id in revisions:
+                ids[repo_type, repo_id.lower()].add(repo_id)
+            self._ids = ids
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
 
 

@@ -8,11 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmstack.hub_server import hub_api as api
-from llmstack.hub_server.file_route import get_file
+from llmstack.hub_server.error_answers import headers_of, no_git
+from llmstack.hub_server.file_route import get_file, get_raw
 from llmstack.hub_server.hub_state import Handler, Hub
 from llmstack.hub_server.metrics import CONTENT_TYPE
 from llmstack.hub_server.pages import get_asset, get_repo_list, get_repo_page
-from llmstack.hub_server.paths import BLOB_PAGE, FILE, REPO_PAGE, TREE_PAGE, Target, Template
+from llmstack.hub_server.paths import BLOB_PAGE, CLONE, FILE, RAW, REPO_PAGE, TREE_PAGE, Target, Template, endpoint_of
 
 READ = frozenset({"GET", "HEAD"})
 
@@ -40,6 +41,12 @@ async def get_metrics(hub: Hub, _request: Request, _target: Target) -> Response:
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 
+async def get_clone(_hub: Hub, request: Request, target: Target) -> Response:
+    """Tell a person who runs `git clone` what to run instead; git shows the body of an error that is plain text."""
+    error = no_git(target.repo_type or "model", target.repo_id, endpoint_of(request))
+    return Response(f"{error.message}\n", error.status, headers_of(error), "text/plain")
+
+
 # The first match answers.
 ROUTES = (
     Route(Template("/healthz"), get_healthz, public=True),
@@ -52,11 +59,14 @@ ROUTES = (
     Route(Template("/api/{types}/{repo}/commits/{revision}"), api.get_commits),
     Route(Template("/api/{types}/{repo}/refs"), api.get_refs),
     Route(Template("/api/{types}/{repo}/auth-check"), api.get_auth_check),
+    Route(Template("/api/{types}/{repo}/discussions"), api.get_discussions),
     Route(Template("/api/{types}/{repo}"), api.get_repo),
     Route(Template("/"), get_repo_list),
     Route(Template("/{types}"), get_repo_list),
     Route(Template("/-/{path}"), get_asset),
     Route(FILE, get_file),
+    Route(RAW, get_raw),
+    Route(CLONE, get_clone, public=True),
     Route(TREE_PAGE, get_repo_page),
     Route(BLOB_PAGE, get_repo_page),
     Route(REPO_PAGE, get_repo_page),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
+from llmstack.hub_server.hub_api import matching
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import repo_list, repo_page
 from llmstack.hub_server.paths import Target, file_url, folder_url, path_of, repo_url
@@ -62,13 +63,28 @@ _JINJA.filters["size"] = human_size
 
 def get_repo_list(hub: Hub, request: Request, target: Target) -> Response:
     """Return the list of repos; raises UnavailableError before the first refresh."""
-    values = repo_list.values(hub.repo_index.repos(), target.repo_type, request.query_params)
+    return _repo_list(hub, request, target, request.query_params.get("author", ""))
+
+
+def _repo_list(hub: Hub, request: Request, target: Target, author: str) -> Response:
+    # `/OWNER` is a path of models, and lists the owner's datasets, too.
+    repo_type = None if target.repo_id and not path_of(request).startswith("/datasets/") else target.repo_type
+    values = repo_list.values(hub.repo_index.repos(), repo_type, author, request.query_params)
     return _page(request, "repo_list.html", {**values, "source": hub.repo_index.name})
 
 
 def get_repo_page(hub: Hub, request: Request, target: Target) -> Response:
-    """Return a repo's page; raises AnswerError if it does not exist, and what reading its files raises."""
-    values = repo_page.values(hub, request, target)
+    """Return a repo's page, or the list of an owner's repos.
+
+    Raises AnswerError if neither exists, and what reading the repo's files raises.
+    """
+    try:
+        values = repo_page.values(hub, request, target)
+    except AnswerError as error:
+        owner = target.repo_id if error.code == "RepoNotFound" and "/" not in target.repo_id else ""
+        if not owner or target.revision or not matching(hub.repo_index.repos(), search="", author=owner):
+            raise
+        return _repo_list(hub, request, target, owner)
     if isinstance(values, Response):
         return values
     return _page(request, "repo_page.html", {**values, "source": hub.repo_index.name})

@@ -25,13 +25,16 @@ def _largest(repo: Repo) -> tuple[Any, ...]:
 SORTS: Mapping[str, Callable[[Repo], tuple[Any, ...]]] = {"name": _by_name, "size": _largest, "newest": _by_name}
 
 
-def values(repos: Sequence[Repo], default: RepoType | None, query: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the template; `default` is the repo type unless the query has one (None: all)."""
+def values(repos: Sequence[Repo], default: RepoType | None, author: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the template, with the repos of an author ("": all).
+
+    `default` is the repo type unless the query has one (None: all).
+    """
     repo_types: dict[str, RepoType | None] = {"model": "model", "dataset": "dataset", "all": None}
     repo_type = repo_types.get(query.get("type", ""), default)
     search = query.get("search", "").strip()
     sort = query["sort"] if query.get("sort") in SORTS else "name"
-    found = [repo for repo in matching(repos, search=search, author="") if repo_type in {None, repo.repo_type}]
+    found = [repo for repo in matching(repos, search=search, author=author) if repo_type in {None, repo.repo_type}]
     found.sort(key=SORTS[sort])
     if sort == "newest":
         found.sort(key=lambda repo: hub_date(repo.shown.created) or "", reverse=True)
@@ -39,7 +42,8 @@ def values(repos: Sequence[Repo], default: RepoType | None, query: Mapping[str, 
     number = min(page_number(query), last)
 
     def page_url(page: int) -> str:
-        return "/?" + urlencode({"search": search, "type": repo_type or "all", "sort": sort, "page": page})
+        fields = {"search": search, "type": repo_type or "all", "sort": sort, "page": page}
+        return "/?" + urlencode({**fields, "author": author} if author else fields)
 
     return {
         "repos": found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
@@ -47,6 +51,7 @@ def values(repos: Sequence[Repo], default: RepoType | None, query: Mapping[str, 
         "total": sum(repo.shown.size for repo in found),
         "is_empty": not repos,
         "search": search,
+        "author": author,
         "type": repo_type or "all",
         "sort": sort,
         "page": number,

@@ -1,0 +1,161 @@
+"""The Hub's API beyond what the Python clients use: JSON bodies, raw files, other IDs, other origins, git."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from llmstack.oci.layout import Layout
+from tests.hub_server.conftest import FILES, HTML, OLD, WEIGHTS
+from tests.support.carried import COMMIT, carry
+from tests.support.process import need
+from tests.support.serving import Serving, serving
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+JSON = {"Content-Type": "application/json"}
+INFO = "/api/models/org/model/paths-info/main"
+
+
+@pytest.fixture(scope="module")
+def served_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A hub with IDs that differ by case only."""
+    folder = tmp_path_factory.mktemp("cases")
+    models = Layout(folder / "models")
+    for repo_id in ("Org/Model", "two/Same", "Two/same", "gpt2"):
+        carry(models, repo_id.replace("/", "--"), {"config.json": repo_id.encode()}, repo_id=repo_id)
+    carry(Layout(folder / "datasets"), "org--set", {"a.csv": b"a"}, repo_id="org/set", repo_type="dataset")
+    with serving(folder / "logs", f"oci:{folder}") as hub:
+        yield hub
+
+
+def test_paths_of_a_json_body(served_layout: Serving):
+    body = json.dumps({"paths": ["config.json", "sub dir", "nothing"], "expand": True}).encode()
+    for sent in (JSON, {"Content-Type": "application/json; charset=utf-8"}):
+        found = json.loads(served_layout.ask("POST", INFO, sent, body).body)
+        assert [(item["path"], item["type"]) for item in found] == [("config.json", "file"), ("sub dir", "directory")]
+        assert [item["lastCommit"]["id"] for item in found] == [COMMIT, COMMIT]
+    form = served_layout.ask("POST", INFO, {}, b"paths=config.json&expand=True")
+    assert json.loads(form.body)[0] == found[0]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"paths": [1]}', b'{"paths": {"a": 1}}', b"[" * 100_000, b"\xff", b'{"paths": null}']
+)
+def test_a_json_body_without_paths_gets_400(served_layout: Serving, body: bytes):
+    answer = served_layout.ask("POST", INFO, JSON, body)
+    assert (answer.status, answer.headers["x-error-code"]) == (400, "BadRequest")
+
+
+def test_the_revision_head_is_main(served_layout: Serving):
+    assert served_layout.get("/org/model/resolve/HEAD/config.json").headers["x-repo-commit"] == COMMIT
+    for target in ("/api/models/org/model/revision/HEAD", "/api/models/org/model?revision=HEAD"):
+        assert json.loads(served_layout.get(target).body)["sha"] == COMMIT
+    assert json.loads(served_layout.get("/api/models/org/model?revision=v1.0").body)["sha"] == OLD
+
+
+def test_a_raw_file_is_the_pointer_of_an_lfs_file(served_layout: Serving):
+    pointer = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(WEIGHTS).hexdigest()}\n"
+        f"size {len(WEIGHTS)}\n"
+    ).encode()
+    target = "/org/model/raw/main/model.safetensors"
+    answer = served_layout.get(target)
+    oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
+    assert (answer.status, answer.body, answer.headers["etag"]) == (200, pointer, f'"{oid}"')
+    head = served_layout.ask("HEAD", target)
+    assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(pointer)))
+    part = served_layout.get(target, Range="bytes=0-6")
+    assert (part.status, part.body, part.headers["content-range"]) == (206, b"version", f"bytes 0-6/{len(pointer)}")
+    assert served_layout.get(target, If_None_Match=f'"{oid}"').status == 304
+    assert served_layout.get(target, Range="bytes=999-").status == 416
+    for path in ("config.json", "empty.txt", "sub dir/a+b%2Fé.json"):
+        assert served_layout.get(f"/org/model/raw/main/{quote(path)}").body == FILES[path]
+    assert served_layout.get("/org/model/raw/main/other").headers["x-error-code"] == "EntryNotFound"
+
+
+def test_a_download_is_an_attachment(served_layout: Serving):
+    for verb in ("resolve", "raw"):
+        answer = served_layout.get(f"/org/model/{verb}/main/config.json?download=true")
+        assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''config.json"
+
+
+def test_a_repo_has_one_commit_and_no_discussions(served_layout: Serving):
+    commits = served_layout.get("/api/models/org/model/commits/main?limit=1")
+    assert (commits.headers["x-total-count"], [item["id"] for item in json.loads(commits.body)]) == ("1", [COMMIT])
+    assert json.loads(served_layout.get("/api/models/org/model/commits/main?p=1").body) == []
+    found = json.loads(served_layout.get("/api/datasets/org/set/discussions?p=0").body)
+    assert (found["discussions"], found["count"]) == ([], 0)
+    assert served_layout.get("/api/models/org/other/discussions").status == 404
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        ("/org/model/resolve/main/config.json?download=true", "/Org/Model/resolve/main/config.json?download=true"),
+        ("/api/models/ORG/MODEL/revision/main?blobs=true", "/api/models/Org/Model/revision/main?blobs=true"),
+        ("/api/models/org%2Fmodel/tree/main/a%2Fb", "/api/models/Org/Model/tree/main/a%2Fb"),
+        ("/api/datasets/Org/Set", "/api/datasets/org/set"),
+        ("/datasets/ORG/set/tree/main", "/datasets/org/set/tree/main"),
+        ("/GPT2/raw/main/config.json?%0d%0aX:", "/gpt2/raw/main/config.json?%0d%0aX:"),
+        ("//org/model/", "/Org/Model"),
+    ],
+)
+def test_an_id_in_other_case_is_redirected(served_cases: Serving, target: str, location: str):
+    for method in ("GET", "HEAD"):
+        answer = served_cases.ask(method, target)
+        assert (answer.status, answer.headers["location"]) == (307, location)
+
+
+def test_an_id_that_several_repos_have_in_other_case(served_cases: Serving):
+    answer = served_cases.get("/api/models/TWO/SAME")
+    assert (answer.status, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+    assert answer.headers["x-error-message"].endswith("in other case: Two/same, two/Same")
+    assert served_cases.get("/two/Same/resolve/main/config.json").body == b"two/Same"
+
+
+def test_the_page_of_an_owner_lists_their_repos(served_cases: Serving):
+    page = served_cases.get("/org", **HTML).body.decode()
+    assert [f'href="/{path}"' in page for path in ("Org/Model", "datasets/org/set", "two/Same")] == [True, True, False]
+    assert 'href="/Org/Model"' not in served_cases.get("/datasets/org", **HTML).body.decode()
+    assert served_cases.get("/nobody", **HTML).status == 404
+    assert served_cases.get("/org/resolve/main/config.json").headers["x-error-code"] == "RepoNotFound"
+
+
+def test_a_page_of_another_origin_may_read(served_layout: Serving):
+    for target in ("/org/model/resolve/main/config.json", "/api/models/org/other", "/nothing/at/all"):
+        headers = served_layout.get(target, Origin="http://app.example").headers
+        assert headers["access-control-allow-origin"] == headers["access-control-expose-headers"] == "*"
+        # With credentials, browsers would send what a person has typed on a page of the hub.
+        assert "access-control-allow-credentials" not in headers
+
+
+def test_a_preflight_request_needs_no_token(tmp_path: Path, served_layout: Serving):
+    (tmp_path / "token").write_text("secret")
+    source = served_layout.output.split("serving ")[1].split(" at ")[0]
+    with serving(tmp_path, source, "--token-file", tmp_path / "token") as hub:
+        asked = {"Origin": "http://app.example", "Access-Control-Request-Method": "GET"}
+        for target in ("/org/model/resolve/main/config.json", "/nothing"):
+            answer = hub.ask("OPTIONS", target, asked)
+            assert (answer.status, answer.body) == (204, b"")
+            assert "Authorization" in answer.headers["access-control-allow-headers"]
+            assert answer.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+        denied = hub.get("/org/model/resolve/main/config.json")
+        assert (denied.status, denied.headers["access-control-allow-origin"]) == (401, "*")
+        for target in ("/org/MODEL", "/org/model/raw/main/config.json", "/api/models/org/model/discussions", "/org"):
+            assert hub.get(target).status == 401
+
+
+@pytest.mark.system
+def test_git_shows_what_to_run_instead(served_layout: Serving, tmp_path: Path):
+    for path, words in (("org/model", "org/model --local-dir model"), ("datasets/a/b.git", "a/b --repo-type dataset")):
+        command = [need("git", "git"), "clone", f"{served_layout.url}/{path}", str(tmp_path / "clone")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 128
+        assert f"remote: this hub has no git; run: HF_ENDPOINT={served_layout.url} hf download {words}" in done.stderr
