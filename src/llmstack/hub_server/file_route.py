@@ -49,7 +49,17 @@ class Found:
 async def get_file(hub: Hub, request: Request, target: Target) -> Response:
     """Answer a GET or HEAD of a file; raises AnswerError, and what reading the first bytes raises."""
     found = await hub.threads.run(_find, hub, target)
-    headers = file_headers(found, is_download=flag(request, "download"))
+    response = await send_file(hub, request, found, file_headers(found, is_download=flag(request, "download")))
+    if request.method == "HEAD" and found.file.size > MAX_HTTP_SIZE:
+        del response.headers["Content-Length"]
+    return response
+
+
+async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str, str]) -> Response:
+    """Answer with a file or the requested range, with these headers (ETag is one of them) and those of the range.
+
+    Raises AnswerError, and what reading the first bytes raises.
+    """
     size = found.file.size
     if _matches(request.headers.get("If-None-Match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -62,12 +72,7 @@ async def get_file(hub: Hub, request: Request, target: Target) -> Response:
         headers["Content-Range"] = "bytes */0"
     status = 206 if asked else 200
     headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD":
-        response = Response(status_code=status, headers=headers)
-        if size > MAX_HTTP_SIZE:
-            del response.headers["Content-Length"]
-        return response
-    if start == stop:
+    if request.method == "HEAD" or start == stop:
         return Response(status_code=status, headers=headers)
     # A range cannot be compared with the hash of the file.
     if asked:
