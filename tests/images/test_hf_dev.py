@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import json
+import re
 import subprocess
 import urllib.error
 import urllib.parse
@@ -13,6 +14,7 @@ import uuid
 import pytest
 import websocket
 
+from tests.images.training import TRAIN
 from tests.support.process import need
 from tests.support.standin import running
 
@@ -20,6 +22,18 @@ from tests.support.standin import running
 DEFAULT = "hgf" + "good"
 # The result of ssh() if the login is refused.
 DENIED = object()
+COMPILE = """
+import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from trl import SFTTrainer
+values = torch.rand(100)
+compiled = torch.compile(lambda x: torch.sin(x) + torch.cos(x))
+assert torch.allclose(compiled(values), torch.sin(values) + torch.cos(values), atol=1e-5)
+weights = torch.nn.Parameter(torch.ones(64))
+weights.grad = torch.ones(64)
+DeepSpeedCPUAdam([weights], lr=0.1).step()
+print("updated:", round(float(weights[0]), 3))
+"""
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("images")]
 
 
@@ -151,6 +165,26 @@ def test_ssh_requires_the_password_and_passes_the_images_environment(both, ssh):
         "/usr/local/bin/jupyter-lab",
         "/opt/venv/bin/python",
     ]
+
+
+def test_torch_compile_and_deepspeeds_cpu_adam_compile_their_kernels(shared_engine, hf_dev):
+    """As any uid. DeepSpeed's kernel takes minutes on two cores."""
+    options = ("--rm", "--network", "none", "--user", "1234:1234")
+    done = shared_engine.docker("run", *options, hf_dev, "python", "-c", COMPILE)
+    assert done.stdout.splitlines()[-1] == "updated: 0.9"
+
+
+def test_trainer_makes_a_step(shared_engine, hf_dev):
+    options = ("--rm", "--network", "none", "--workdir", "/tmp")
+    done = shared_engine.docker("run", *options, hf_dev, "python", "-c", TRAIN)
+    assert re.search("^trained with 5.23.0 0.19.8 SFTTrainer$", done.stdout, re.MULTILINE)
+
+
+def test_tools_for_people_exist(both, ssh):
+    tools = "gcc g++ make ninja wget less nano vi tmux git hf huggingface-cli"
+    found = ssh(both.ip, f"command -v {tools} | wc -l; huggingface-cli version", password=DEFAULT).splitlines()
+    assert found[0] == str(len(tools.split()))
+    assert "2.4.0" in found[1]
 
 
 def test_default_password_prints_a_warning(both):
