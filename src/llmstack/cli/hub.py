@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from llmstack.cli.options import DebugOption, JobsOption, PlainHttpOption, QuietOption, open_session
-from llmstack.cli.runner import Interrupted
 from llmstack.errors import UnavailableError, UsageError
+from llmstack.interrupts import Interrupted
 
 
 def hub(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from llmstack.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TERMINATED, LlmstackError, UnavailableError
+from llmstack.interrupts import Interrupted, handle_signals
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -26,18 +22,6 @@ class Invocation:
     """What one command line has set for the handling of its errors: `debug` adds tracebacks."""
 
     debug: bool = False
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM was received: clean up and exit.
-
-    Not a KeyboardInterrupt: Typer catches that itself and knows one exit code only.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-        self.terminated = number == signal.SIGTERM
 
 
 class _StdoutError(OSError):
@@ -64,7 +48,7 @@ class _Stdout(io.FileIO):
 
 def run(command: Callable[[], object], invocation: Invocation) -> int:
     """Run `command` and return the exit code; no exception passes."""
-    _handle_signals()
+    handle_signals()
     _replace_streams()
     code = _exit_code(command, invocation)
     # Flushed here: at exit, Python would print its own error about a full disk.
@@ -118,32 +102,6 @@ def _discard_output(stdout: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stdout)
     os.close(null)
-
-
-def _handle_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
-    sys.unraisablehook = _deliver_again
-
-
-def _deliver_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send a signal again that was lost: Python drops exceptions in __del__ and in callbacks of weak references."""
-    if not isinstance(unraisable.exc_value, Interrupted):
-        sys.__unraisablehook__(unraisable)
-        return
-    _handle_signals()
-    # A moment later and from another thread: in here, its exception would be dropped too.
-    main = threading.main_thread().ident
-    timer = threading.Timer(0.01, signal.pthread_kill, [main, unraisable.exc_value.number])
-    timer.daemon = True
-    timer.start()
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Handle the first signal by an exception; a second one ends the process at once."""
-    for each in _SIGNALS:
-        signal.signal(each, lambda again, _: os._exit(128 + again))
-    raise Interrupted(number)
 
 
 def show_error(error: LlmstackError, *, about: str = "", debug: bool = False) -> None:

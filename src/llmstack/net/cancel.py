@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 from llmstack.errors import LlmstackError
+from llmstack.interrupts import postponed_signals
 
 # After a cancel, uploads have this many seconds to tell the registry that they are cancelled.
 GRACE = 5.0
@@ -42,15 +43,16 @@ class Cancel(threading.Event):
 
     def set(self) -> None:
         """Cancel all transfers."""
-        super().set()
-        self._shut_down(writing=False)
-        with self._lock:
-            if self._grace is None:
-                self._grace = self._timer(GRACE)
+        with postponed_signals():
+            super().set()
+            self._shut_down(writing=False)
+            with self._lock:
+                if self._grace is None:
+                    self._grace = self._timer(GRACE)
 
     def clear(self) -> None:
         """Allow new transfers; the cancelled ones must have ended."""
-        with self._lock:
+        with postponed_signals(), self._lock:
             if self._grace is not None:
                 self._grace.cancel()
                 self._grace = None
@@ -65,13 +67,15 @@ class Cancel(threading.Event):
         try:
             yield
         finally:
-            timer.cancel()
+            with postponed_signals():
+                timer.cancel()
             self.clear()
 
     def _timer(self, seconds: float) -> threading.Timer:
         timer = threading.Timer(seconds, self._expire, [self._generation])
         timer.daemon = True
-        timer.start()
+        with postponed_signals():
+            timer.start()
         return timer
 
     def _expire(self, generation: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from threading import Event
 from typing import TypeVar
 
+from llmstack.interrupts import postponed_signals
 from llmstack.net import Cancelled
 
 T = TypeVar("T")
@@ -29,12 +31,16 @@ def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) 
 
     If one call fails or the user interrupts, set `cancel` so that the others end, and raise the first failure.
     """
+    # A SimpleQueue, because a signal handler may interrupt the wait: see postponed_signals().
+    ended: SimpleQueue[Future[R]] = SimpleQueue()
+    futures: list[Future[R]] = []
     with ThreadPoolExecutor(jobs, "read") as workers:
-        futures: list[Future[R]] = []
         try:
-            futures += [workers.submit(do, item) for item in items]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            if not any(future.exception() for future in done):
+            with postponed_signals():
+                for item in items:
+                    futures.append(workers.submit(do, item))
+                    futures[-1].add_done_callback(ended.put)
+            if not any(ended.get().exception() for _ in futures):
                 return [future.result() for future in futures]
         except BaseException:
             cancel.set()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
+from llmstack.interrupts import postponed_signals
 from llmstack.reporting.progress import ProgressTracker
 from llmstack.reporting.reporter import Task
 from llmstack.reporting.text import human_progress, human_size, human_time, write_line
@@ -28,7 +29,8 @@ class PlainReporter:
         self.end()
         self._tracker = ProgressTracker(title, total)
         write_line(self._stream, f"{title}: {human_size(total)}" if total else title)
-        self._ticker = _Ticker(self._interval, self._write_progress)
+        with postponed_signals():
+            self._ticker = _Ticker(self._interval, self._write_progress)
 
     def task(self, name: str, size: int) -> Task:
         """Start a task; only the operation has lines."""
@@ -38,8 +40,9 @@ class PlainReporter:
         """Write the total, if any bytes were counted."""
         if self._ticker is None:
             return
-        self._ticker.stop()
-        self._ticker = None
+        with postponed_signals():
+            self._ticker.stop()
+            self._ticker = None
         progress, seconds = self._tracker.snapshot(), self._tracker.seconds()
         if progress.done:
             complete = progress.done == progress.total

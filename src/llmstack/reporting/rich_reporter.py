@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from llmstack.interrupts import postponed_signals
 from llmstack.reporting.progress import ProgressSnapshot, ProgressTracker
 from llmstack.reporting.reporter import Task
 from llmstack.reporting.text import clock_time, fit, human_progress, human_size, printable
@@ -38,7 +39,7 @@ class RichReporter:
 
     def begin(self, title: str, total: int) -> None:
         """Start drawing."""
-        with self._lock:
+        with postponed_signals(), self._lock:
             self.end()
             self._tracker = ProgressTracker(title, total)
             # stdout is for results.
@@ -57,7 +58,7 @@ class RichReporter:
 
     def end(self) -> None:
         """Stop drawing and clear the progress lines."""
-        with self._lock:
+        with postponed_signals(), self._lock:
             live, self._live = self._live, None
             if live is not None:
                 live.stop()
