@@ -20,8 +20,8 @@ from llmstack.carried_image.selection import select
 from llmstack.errors import LlmstackError
 from llmstack.extraction.destination_layout import CacheLayout
 from llmstack.extraction.fetch_plan import case_conflicts
+from llmstack.hf.front_matter import parse_card, split_card
 from llmstack.hub_server.hub_api import hub_date
-from llmstack.hub_server.model_card import parse_card, split_card
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.paths import normalized
 from llmstack.hub_server.repos import Files, Revision

@@ -26,6 +26,7 @@ def read(hub: HubClient, info: RepoInfo, path: str) -> bytes:
     file = next(file for file in hub.snapshot(info).files if file.path == path)
     seen: dict[str, str] = {}
     chunks = hub.read(info, file, 0, file.size)
-    data = b"".join(hash_while_reading(file, chunks, lambda file, sha256: seen.update({file.path: sha256})))
+    verified = hash_while_reading(file, chunks, lambda file, sha256: seen.update({file.path: sha256}), hub.mismatch)
+    data = b"".join(verified)
     assert seen == {path: hashlib.sha256(data).hexdigest()}
     return data

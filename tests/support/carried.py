@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import INDEX_PATH, FileIndex
 from llmstack.carried_image.selection import NO_SELECTION, Selection
+from llmstack.errors import LlmstackError
 from llmstack.ferrying.assemble import assemble
 from llmstack.ferrying.base_image import load_base
 from llmstack.ferrying.layer_plan import Limits, plan
@@ -42,6 +43,9 @@ class _InMemory:
 
     def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:  # noqa: ARG002 - there is one repo
         yield self._files[file.path][start:stop]
+
+    def mismatch(self, file: HubFile) -> LlmstackError:
+        raise NotImplementedError
 
 
 def carry(

@@ -53,25 +53,28 @@ class LayerStream:
 class PartStream:
     """Builds the layer of one part of a split file, again from the start whenever an upload restarts.
 
-    `hash_before` covers the file up to this part; after the stream has ended, `hash_after` includes the part.
+    `hash_before` covers the file up to this part; after the stream has ended, `hash_after` includes the part. `check`
+    is called with it at the end of the last part, and raises if the hash is wrong.
     """
 
     def __init__(
-        self, part: tar_writer.TarFile, read: Callable[[], Chunks], hash_before: FileHash, task: Task, *, is_last: bool
+        self,
+        part: tar_writer.TarFile,
+        read: Callable[[], Chunks],
+        hash_before: FileHash,
+        task: Task,
+        check: Callable[[FileHash], None] | None,
     ) -> None:
         self._part = part
         self._read = read
         self._hash_before = hash_before
         self._task = task
-        self._is_last = is_last
+        self._check = check
         self._counted = 0
         self.hash_after = hash_before
 
     def __call__(self) -> Chunks:
-        """Yield the layer.
-
-        Raises the errors of reading, and IntegrityError at the end of the last part if the file's hash is wrong.
-        """
+        """Yield the layer; raises the errors of reading and of `check`."""
         self._task.advance(-self._counted)
         self._counted = 0
         return tar_writer.layer([self._part], [self._hash()])
@@ -84,8 +87,8 @@ class PartStream:
                 self._counted += len(chunk)
                 self._task.advance(len(chunk))
                 yield chunk
-        if self._is_last:
-            file_hash.check()
+        if self._check:
+            self._check(file_hash)
         self.hash_after = file_hash
 
 

@@ -11,7 +11,7 @@ from llmstack.carried_image.file_index import ROOT
 from llmstack.engine.container_script import remove_image
 from llmstack.engine.docker_engine import Engine
 from llmstack.engine.engine_image import EngineImage
-from llmstack.errors import IntegrityError, UsageError
+from llmstack.errors import IntegrityError, LlmstackError, UsageError
 from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.image_builds.build_environment import BuildEnvironment
@@ -58,7 +58,7 @@ class PreparedRepo:
         with self._prepare(info).open_tar(f"/{ROOT}/{file.path}") as tar:
             for entry in tar:
                 if entry.kind != "file" or entry.size != file.size:
-                    raise IntegrityError(f"{file.path}: the image no longer holds the file as listed", side="source")
+                    raise self.mismatch(file)
                 position = 0
                 for piece in tar.content():
                     chunk = bytes(piece[max(start - position, 0) : stop - position])
@@ -67,6 +67,10 @@ class PreparedRepo:
                         yield chunk
                     if position >= stop:
                         return
+
+    def mismatch(self, file: HubFile) -> LlmstackError:
+        """Return the error for a file that is no longer the one that was listed."""
+        return IntegrityError(f"{file.path}: the image no longer holds the file as listed", side="source")
 
     def _prepare(self, info: RepoInfo) -> EngineImage:
         if self._image is None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from llmstack.carried_image.file_index import BlobRange, IndexedFile
-from llmstack.errors import on_side
+from llmstack.errors import LlmstackError, on_side
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
 from llmstack.ferrying.layer_stream import Chunks, LayerStream, PartStream
 from llmstack.ferrying.publish import layer_annotations
@@ -21,7 +21,7 @@ from llmstack.reporting import Reporter, Task
 
 
 class FileSource(Protocol):
-    """Where a repo's files come from: the Hub, or the result of a script. Methods may be called from any thread."""
+    """Where a repo's files come from: the Hub, a script, or this machine. Methods may be called from any thread."""
 
     def info(self, repo_id: str, repo_type: RepoType, revision: str) -> RepoInfo:
         """Resolve a revision to its commit; raises LlmstackError."""
@@ -31,6 +31,9 @@ class FileSource(Protocol):
 
     def read(self, info: RepoInfo, file: HubFile, start: int, stop: int) -> Generator[bytes, None, None]:
         """Yield a file's bytes from `start` up to `stop`, not verified."""
+
+    def mismatch(self, file: HubFile) -> LlmstackError:
+        """Return the error for bytes that do not have the expected hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Upload:
             sha256[file.path] = digest
 
         def read(file: HubFile) -> Chunks:
-            return hash_while_reading(file, self.source.read(self.info, file, 0, file.size), on_verified)
+            chunks = self.source.read(self.info, file, 0, file.size)
+            return hash_while_reading(file, chunks, on_verified, self.source.mismatch)
 
         stream = LayerStream(layer, read, self.read_ahead, task)
         with on_side("destination", layer.name):
@@ -84,11 +88,16 @@ class Upload:
         for part, offset in zip(split.tar_files, split.offsets, strict=True):
             stop = start + part.size
             read = partial(self.source.read, self.info, file, start, stop)
-            stream = PartStream(part, read, file_hash, task, is_last=stop == file.size)
+            check = partial(self._check, file) if stop == file.size else None
+            stream = PartStream(part, read, file_hash, task, check)
             with on_side("destination", split.name):
                 digest, size = self.store.write_blob(stream)
             if stop < file.size:
                 self.on_part(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))
             file_hash, start = stream.hash_after, stop
             ranges.append(BlobRange(digest, offset, part.size))
-        return IndexedFile(file.path, file.size, file.oid, file_hash.check(), tuple(ranges))
+        return IndexedFile(file.path, file.size, file.oid, file_hash.sha256, tuple(ranges))
+
+    def _check(self, file: HubFile, file_hash: FileHash) -> None:
+        if not file_hash.matches:
+            raise self.source.mismatch(file)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Generator
 
-from llmstack.errors import IntegrityError
+from llmstack.errors import LlmstackError
 from llmstack.hf.snapshot import HubFile, git_blob_sha1
 
 
@@ -41,27 +41,27 @@ class FileHash:
         """The hash that the Hub lists for these bytes: the git blob sha1, or the sha256 of an LFS file."""
         return self._git.hexdigest() if self._git else self.sha256
 
-    def check(self) -> str:
-        """Return the sha256 of the complete file; raises IntegrityError if the Hub lists another hash."""
-        if self.oid != self._file.oid:
-            raise IntegrityError(
-                f"{self._file.path}: the bytes sent by the Hub do not match the hash it lists",
-                hint="rerun; if the error stays, the file is damaged on the Hub",
-                side="source",
-            )
-        return self.sha256
+    @property
+    def matches(self) -> bool:
+        """Whether the bytes have the hash that is listed for the file."""
+        return self.oid == self._file.oid
 
 
 def hash_while_reading(
-    file: HubFile, chunks: Generator[bytes, None, None], on_verified: Callable[[HubFile, str], None]
+    file: HubFile,
+    chunks: Generator[bytes, None, None],
+    on_verified: Callable[[HubFile, str], None],
+    mismatch: Callable[[HubFile], LlmstackError],
 ) -> Generator[bytes, None, None]:
     """Yield `chunks` unchanged; at the end, check the hash and pass the sha256 to `on_verified`.
 
-    Raises IntegrityError at the end if the Hub lists another hash. Closing the generator closes `chunks`.
+    Raises the error of `mismatch` at the end if another hash is listed. Closing the generator closes `chunks`.
     """
     file_hash = FileHash(file)
     with contextlib.closing(chunks):
         for chunk in chunks:
             file_hash.update(chunk)
             yield chunk
-    on_verified(file, file_hash.check())
+    if not file_hash.matches:
+        raise mismatch(file)
+    on_verified(file, file_hash.sha256)

@@ -30,9 +30,18 @@ from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[a
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, no __all__
 
 from llmstack import __version__
-from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError, on_side
+from llmstack.errors import (
+    IntegrityError,
+    LlmstackError,
+    NotAuthorizedError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+    on_side,
+)
+from llmstack.hf.front_matter import license_of
 from llmstack.hf.hub_urls import repo_url
-from llmstack.hf.snapshot import MAX_STRING, HubFile, RepoInfo, RepoType, Snapshot, parse_date
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot, parse_date
 from llmstack.net import (
     Backoff,
     Client,
@@ -132,6 +141,14 @@ class HubClient:
             )
             with on_side("source", file.path):
                 yield from chunks
+
+    def mismatch(self, file: HubFile) -> LlmstackError:
+        """Return the error for bytes that do not have the hash that the Hub lists."""
+        return IntegrityError(
+            f"{file.path}: the bytes sent by the Hub do not match the hash it lists",
+            hint="rerun; if the error stays, the file is damaged on the Hub",
+            side="source",
+        )
 
     def _open(self, info: RepoInfo, file: HubFile, byte_range: str | None, backoff: Backoff) -> Response:
         url = hf_hub_url(
@@ -317,13 +334,7 @@ def _utc(time: datetime | None) -> str:
 
 
 def _license(card: object) -> str | None:
-    """Return the license of a model card, or its `license_name` if the license is `other`."""
-    declared = getattr(card, "license", None)
-    if declared == "other":
-        declared = getattr(card, "license_name", None) or declared
-    if isinstance(declared, list):
-        declared = " OR ".join(map(str, declared))
-    return None if declared is None else str(declared)[:MAX_STRING].encode(errors="replace").decode()
+    return license_of(getattr(card, "license", None), getattr(card, "license_name", None))
 
 
 def _next_page(url: str, link: str) -> str:

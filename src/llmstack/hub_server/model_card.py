@@ -1,21 +1,15 @@
-"""The model card: the YAML front matter of README.md, with tags, task, library and license."""
+"""The model card of a repo that the hub serves."""
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import Any
 
 from llmstack.errors import LlmstackError
+from llmstack.hf.front_matter import README, parse_card
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Revision
-from llmstack.safe_yaml import YamlError, parse_yaml
 
-README = "README.md"
 MAX_README = 1024 * 1024
-# The parser takes long for more.
-_MAX_CARD = 64 * 1024
-_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 
 
 def card_of(repo_index: RepoIndex, revision: Revision) -> dict[str, Any]:
@@ -25,39 +19,3 @@ def card_of(repo_index: RepoIndex, revision: Revision) -> dict[str, Any]:
     except LlmstackError:
         return {}
     return parse_card((data or b"").decode(errors="replace"))
-
-
-def parse_card(readme: str) -> dict[str, Any]:
-    """Return a README's front matter as values that JSON has; empty if it is missing or invalid."""
-    match = _FRONT_MATTER.match(readme.removeprefix("\ufeff"))
-    return _parse(match[1]) if match and len(match[1]) <= _MAX_CARD else {}
-
-
-@lru_cache(maxsize=256)
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        value = parse_yaml(text)
-    except YamlError:
-        return {}
-    return {str(key): _plain(item) for key, item in value.items()} if isinstance(value, dict) else {}
-
-
-def split_card(text: str) -> str:
-    """Return a README without its front matter."""
-    text = text.removeprefix("\ufeff")
-    match = _FRONT_MATTER.match(text)
-    return text[match.end() :] if match else text
-
-
-def _plain(value: object) -> object:
-    """Convert values that JSON does not have (dates, infinity, keys that are not strings)."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int | float):
-        # JSON has neither NaN nor infinity, and JavaScript no larger integers.
-        return value if abs(value) < 2**53 else None
-    return str(value)

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from llmstack.errors import LlmstackError
+from llmstack.hf.front_matter import README, split_card
 from llmstack.hub_server.error_answers import entry_not_found
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.model_card import MAX_README, README, card_of, split_card
+from llmstack.hub_server.model_card import MAX_README, card_of
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
