@@ -92,9 +92,10 @@ class Session:
 
     def ferry(
         self,
-        repo: str,
+        repo: str | Path,
         *,
         to: str | None = None,
+        as_repo: str | None = None,
         repo_type: RepoType = "model",
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
@@ -107,15 +108,16 @@ class Session:
     ) -> FerryResult:
         """Carry one repo (`REPO_ID[@REVISION]`) from the Hugging Face Hub into the namespace `to`.
 
-        `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried instead of
-        the repo's files.
+        With `as_repo` (`--as`), `repo` is a local directory or file, and `as_repo` the repo id and revision of its
+        image. `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried
+        instead of the repo's files.
         """
         from llmstack.errors import InternalError
         from llmstack.lists.wish_list import named_entries
 
         _check_repo_type(repo_type)
         selection = _selection(include, exclude)
-        requests = named_entries([repo], repo_type, selection, str(prepare) if prepare else None)
+        requests = named_entries([str(repo)], repo_type, selection, str(prepare) if prepare else None, as_repo)
         errors: list[LlmstackError] = []
         [result] = self.ferry_all(
             requests,
@@ -280,9 +282,10 @@ def _check_repo_type(repo_type: str) -> None:
 
 
 def ferry(
-    repo: str,
+    repo: str | Path,
     *,
     to: str | None = None,
+    as_repo: str | None = None,
     repo_type: RepoType = "model",
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -300,6 +303,7 @@ def ferry(
         return session.ferry(
             repo,
             to=to,
+            as_repo=as_repo,
             repo_type=repo_type,
             include=include,
             exclude=exclude,

@@ -41,12 +41,21 @@ def folding_disk(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-# A filter of system calls (linux/seccomp.h, linux/filter.h): symlinkat(2) and symlink(2) fail with EPERM.
-_REFUSING = """
-import ctypes, os, platform, struct, sys
+# Filters of system calls (linux/seccomp.h, linux/filter.h). symlinkat(2) and symlink(2) fail with EPERM.
+_NO_LINKS = """
 numbers = {"x86_64": (266, 88), "aarch64": (36,)}[platform.machine()]
 jumps = [(0x15, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
 steps = [(0x20, 0, 0, 0), *jumps, (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001)]
+"""
+# pread64(2) at offset 1 MiB fails with EIO.
+_BAD_SECTOR = """
+number = {"x86_64": 17, "aarch64": 67}[platform.machine()]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 40), (0x15, 0, 1, 1 << 20), (0x06, 0, 0, 0x00050005),
+         (0x06, 0, 0, 0x7FFF0000)]
+"""
+_FILTERED = """
+import ctypes, os, platform, struct, sys
+%s
 code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
 program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
 prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -61,7 +70,12 @@ def without_links(command: list[str]) -> list[str]:
 
     Not every kernel has FAT, and ntfs-3g supports links.
     """
-    return [sys.executable, "-c", _REFUSING, *command]
+    return [sys.executable, "-c", _FILTERED % _NO_LINKS, *command]
+
+
+def with_bad_sector(command: list[str]) -> list[str]:
+    """Return the command with a filter that lets it read no file at an offset of 1 MiB, as on a broken disk."""
+    return [sys.executable, "-c", _FILTERED % _BAD_SECTOR, *command]
 
 
 class FragileDisk:

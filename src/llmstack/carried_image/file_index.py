@@ -122,7 +122,7 @@ def part_path(oid: str, number: int) -> str:
 class FileIndex:
     """The files of a carried image, sorted by path, and the snapshot that they belong to.
 
-    `incomplete` marks a partial image.
+    `incomplete` marks a partial image, `local` files that did not come from the Hub.
     """
 
     repo_id: str
@@ -135,6 +135,7 @@ class FileIndex:
     selection: Selection
     files: tuple[IndexedFile, ...]
     incomplete: bool = False
+    local: bool = False
 
     @property
     def size(self) -> int:
@@ -166,8 +167,7 @@ class FileIndex:
         """Yield the bytes of `to_bytes` in pieces, to save memory."""
         head = {name: getattr(self, name) for name in _HEAD}
         selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
-        if self.incomplete:
-            head["incomplete"] = True
+        head |= {name: True for name in _FLAGS if getattr(self, name)}
         # The list of files is the last member.
         yield canonical_json({"format": self.format, **head, **selection, "files": []}).removesuffix(b"]}")
         for start in range(0, len(self.files), _FILES_PER_PIECE):
@@ -202,6 +202,7 @@ class FileIndex:
                 ),
                 files=tuple(files),
                 incomplete=bool(value.get("incomplete")),
+                local=bool(value.get("local")),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"file index: invalid: {error!r}") from error
@@ -214,7 +215,9 @@ class FileIndex:
         return index
 
 
-_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", "incomplete"})
+# Absent if false.
+_FLAGS = ("incomplete", "local")
+_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", *_FLAGS})
 _FILE = tuple(field.name for field in fields(IndexedFile) if field.name != "ranges")
 _PART = tuple(field.name for field in fields(BlobRange))
 

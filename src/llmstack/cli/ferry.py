@@ -31,10 +31,21 @@ if TYPE_CHECKING:
 def ferry(
     repos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="REPO_ID[@REVISION]", help="Repos to carry; without any, the lists in get_hf/."),
+        typer.Argument(
+            metavar="REPO_ID[@REVISION]",
+            help="Repos to carry; without any, the lists in get_hf/. With --as: a local directory or file.",
+        ),
     ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="NAMESPACE", help="Destination: registry/path, or oci:DIR.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="OWNER/NAME[@REVISION]",
+            help="Carry a local directory, cache entry or file as this repo.",
+        ),
     ] = None,
     repo_type: TypeOption = RepoTypeChoice.MODEL,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
@@ -62,7 +73,7 @@ def ferry(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Carry models and datasets from the Hugging Face Hub into a registry or a directory.
+    """Carry models and datasets from the Hugging Face Hub, or from this machine, into a registry or a directory.
 
     Each repo becomes a container image NAMESPACE/models:OWNER--NAME. Files are streamed and never stored on this
     machine; layers that an earlier image has are reused. Log in to registries with docker login.
@@ -78,7 +89,7 @@ def ferry(
     from llmstack.ferrying.ferry import exit_code, find_lists
 
     lists = find_lists(Path.cwd())
-    wish_list = _wish_list(repos or [], repo_type, include, exclude, prepare, lists)
+    wish_list = _wish_list(repos or [], name, repo_type, include, exclude, prepare, lists)
     if shard is not None:
         from llmstack.lists.wish_list import Shard
 
@@ -109,6 +120,7 @@ def ferry(
 
 def _wish_list(
     repos: list[str],
+    name: str | None,
     repo_type: RepoTypeChoice,
     include: list[str],
     exclude: list[str],
@@ -121,9 +133,10 @@ def _wish_list(
     from llmstack.ferrying.ferry import read_lists
     from llmstack.lists.wish_list import WishList, named_entries
 
-    if repos:
+    if repos or name is not None:
         selection = Selection(tuple(include), tuple(exclude))
-        return WishList(tuple(named_entries(repos, repo_type.value, selection, str(prepare) if prepare else None)), ())
+        script = str(prepare) if prepare else None
+        return WishList(tuple(named_entries(repos, repo_type.value, selection, script, name)), ())
     if include or exclude or prepare:
         raise UsageError(
             "--include, --exclude and --prepare require a REPO_ID",

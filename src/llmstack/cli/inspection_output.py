@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from llmstack.carried_image.file_index import FileIndex
 from llmstack.cli.tables import print_table
 from llmstack.inspection import ImageDetails, ListedImage
 from llmstack.reporting import human_size, printable
@@ -52,6 +53,10 @@ def print_details(details: ImageDetails, *, as_json: bool) -> None:
         print_table(("file", "size", "sha256"), files, right=(1,))
 
 
+def _origin(index: FileIndex) -> str:
+    return "(a digest of local files)" if index.local else f"of {index.created}"
+
+
 def _facts(details: ImageDetails) -> list[tuple[str, str]]:
     facts = [("image", details.image)]
     if details.digest:
@@ -67,7 +72,7 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
             + ("" if details.confirmed else ", but its tag is not of that repo and revision"),
         ),
         ("revision", index.revision),
-        ("commit", f"{index.commit} of {index.created}"),
+        ("commit", f"{index.commit} {_origin(index)}"),
         ("license", index.license or "not stated"),
         ("files", f"{len(index.files)}, {human_size(index.size)}"),
     ]

@@ -56,7 +56,8 @@ def assemble(index: FileIndex, base: BaseImage, layers: Sequence[Descriptor]) ->
 def image_annotations(index: FileIndex, base: BaseImage) -> dict[str, str]:
     """Return the annotations of manifests and index, which are also the config's labels (image-spec annotations.md).
 
-    The source is always the page on huggingface.co: a commit fetched from a mirror gives the same image.
+    The source is always the page on huggingface.co: a commit fetched from a mirror gives the same image. Local files
+    have no source.
     """
     annotations = {
         annotation_keys.TITLE: index.repo_id,
@@ -68,6 +69,8 @@ def image_annotations(index: FileIndex, base: BaseImage) -> dict[str, str]:
         annotation_keys.REPO_TYPE: index.repo_type,
         annotation_keys.FORMAT: index.format,
     }
+    if index.local:
+        del annotations[annotation_keys.SOURCE]
     if index.incomplete:
         annotations[annotation_keys.INCOMPLETE] = "true"
     if index.license:

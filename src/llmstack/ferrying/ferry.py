@@ -12,6 +12,7 @@ from typing import Any
 
 from llmstack.carried_image.naming import Namespace, tag_for
 from llmstack.carried_image.open_location import open_store
+from llmstack.carried_image.selection import NO_SELECTION
 from llmstack.errors import EXIT_BUG, InternalError, LlmstackError, UsageError
 from llmstack.ferrying.base_image import BaseImage, load_base
 from llmstack.ferrying.repo_ferry import LayerDecision, RepoFerry, RepoFerryResult
@@ -109,7 +110,8 @@ def ferry(
 
     An unexpected exception is reported as InternalError: a bug must not stop the other requests.
     """
-    hub = HubClient(client)
+    # Local files need neither a token nor a network.
+    hub = None if all(request.path for request in requests) else HubClient(client)
     max_layer = options.max_layer or profile_of(options.destination.registry or "").max_layer
     repo_ferry = RepoFerry(client, reporter, options.jobs, max_layer, split_large=options.split_large)
 
@@ -123,7 +125,7 @@ def ferry(
             tag = tag_for(request.repo_id, request.revision)
             image = options.destination.image(request.repo_type, tag)
             store = open_store(options.destination, request.repo_type, registries)
-            with _open_source(request, hub, options.build_environment, reporter) as (source, resolved):
+            with _open_source(request, hub, options, client, reporter) as (source, resolved):
                 result = repo_ferry.ferry(resolved, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and result.digest:
                 record(options.lists / FILE_NAMES[request.repo_type], _catalogue_row(result, image, result.digest))
@@ -133,14 +135,20 @@ def ferry(
             return _failure(request, failure, time.monotonic() - started)
         return _success(result, image, time.monotonic() - started)
 
+    for request in requests:
+        if request.path is None and request.file is None and Path(request.repo_id).is_dir():
+            reporter.note(f"{request.repo_id}: carrying the repo of the Hub; to carry the directory, add --as")
     return [ferry_one(request) for request in requests]
 
 
 @contextmanager
 def _open_source(
-    request: RepoRequest, hub: HubClient, environment: BuildEnvironment, reporter: Reporter
+    request: RepoRequest, hub: HubClient | None, options: FerryOptions, client: Client, reporter: Reporter
 ) -> Iterator[tuple[FileSource, RepoRequest]]:
     """Open the source of a request's files; with --prepare, the digest of the script joins the selection."""
+    if request.path is not None or hub is None:
+        yield _open_local(request, options, client, reporter), replace(request, selection=NO_SELECTION)
+        return
     if request.prepare is None:
         yield hub, request
         return
@@ -150,8 +158,20 @@ def _open_source(
     folder = Path(request.file).resolve().parent.parent if request.file else Path.cwd()
     script = folder / request.prepare
     selection = replace(request.selection, prepare=script_digest(script))
-    with PreparedRepo(hub, script, environment, reporter) as prepared:
+    with PreparedRepo(hub, script, options.build_environment, reporter) as prepared:
         yield prepared, replace(request, selection=selection)
+
+
+def _open_local(request: RepoRequest, options: FerryOptions, client: Client, reporter: Reporter) -> FileSource:
+    """Open local files. The commit is a digest of the selected ones, so the image has no other selection."""
+    from llmstack.ferrying.local_repo import LocalRepo
+
+    path = Path(request.path or "")
+    if options.destination.registry is None:
+        layout = options.destination.layout(request.repo_type)
+        if path.is_dir() and layout.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"{options.destination}: the destination is inside of {path}", hint="choose another --to")
+    return LocalRepo(path, request.selection, options.jobs, client.cancel, reporter)
 
 
 def exit_code(results: Sequence[FerryResult], problems: int) -> int:
@@ -219,4 +239,5 @@ def _catalogue_row(result: RepoFerryResult, image: str, digest: Digest) -> Catal
         image=image,
         digest=digest,
         renamed_to=result.info.renamed_to,
+        local=result.info.local,
     )

@@ -103,6 +103,9 @@ class RepoFerry:
         with on_side("destination"):
             current = None if force else read_earlier_image(store, tag)
             _check_tag(current, info, tag)
+        if current and current.index.local != info.local and not current.index.incomplete:
+            held = "local files" if current.index.local else f"the Hub's commit {current.index.commit[:12]}"
+            self._reporter.warn(f"{store.name}:{tag} held {held} before; this run replaces them")
         if current and _is_up_to_date(current.index, info, request.selection):
             if not dry_run:
                 remove_partial_image(current, store, tag, self._reporter)
@@ -191,6 +194,7 @@ def _empty_index(snapshot: Snapshot, selection: Selection) -> FileIndex:
         gated=info.gated,
         selection=selection,
         files=(),
+        local=info.local,
     )
 
 

@@ -62,7 +62,8 @@ def git_blob_sha1(size: int) -> hashlib._Hash:
 class RepoInfo:
     """A repo at a revision: the commit, and what the model card and the owner declare.
 
-    `last_modified` is an ISO 8601 time in UTC, to the second. `renamed_to` is the current id of a renamed repo.
+    `last_modified` is an ISO 8601 time in UTC, to the second. `renamed_to` is the current id of a renamed repo. The
+    files of a `local` repo are on this machine, not on the Hub.
     """
 
     repo_id: str
@@ -73,6 +74,7 @@ class RepoInfo:
     license: str | None
     gated: bool
     renamed_to: str | None = None
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def _carried(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Fil
         files=len(index.files),
         license=index.license,
         gated=index.gated,
-        created=index.created,
+        created=None if index.local else index.created,
         needs_extract=any(layer.compressed for layer in image.layers_of(index.files).values()),
         reader=source.reader,
     )

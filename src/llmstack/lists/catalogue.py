@@ -27,7 +27,11 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SEPARATOR = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
 _CELL_END = re.compile(r"(?<!\\)\|")
 # A linked name and a linked commit: rows that users wrote do not match by accident.
-_OWN_ROW = re.compile(r"\s*\|\s*\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)\s*\|")
+_LINKED = r"\[((?:[^\]\\]|\\.)+)\]\([^)]*\)\s*\|\s*\[[^\]]*\]\([^)]*/tree/[^)]*\)"
+# Files of this machine have no page to link to.
+_LOCAL = "local"
+_UNLINKED = rf"((?:[^|\[\]\\]|\\.)+?)\s*\|\s*{_LOCAL} [0-9a-f]{{12}}"
+_OWN_ROW = re.compile(rf"\s*\|\s*(?:{_LINKED}|{_UNLINKED})\s*\|")
 _MARKUP = re.compile(r"([\\`*\[\]<>|])")
 _SHORT_COMMIT = 12
 
@@ -37,7 +41,7 @@ class CatalogueRow:
     """The row of a carried tag: `size` in bytes, `created` the commit's date (ISO 8601).
 
     `image` is the reference to pull, with its tag; `hub` is the URL of the hub that the links lead to. `renamed_to` is
-    the current id of a renamed repo: the links lead to it.
+    the current id of a renamed repo: the links lead to it. A `local` repo has no page on a hub, and no date.
     """
 
     repo_id: str
@@ -51,6 +55,7 @@ class CatalogueRow:
     digest: Digest
     hub: str = PUBLIC_HUB
     renamed_to: str | None = None
+    local: bool = False
 
     @property
     def key(self) -> str:
@@ -59,17 +64,26 @@ class CatalogueRow:
 
     def to_line(self) -> str:
         """Return the row in Markdown, without a newline."""
-        page = repo_url(self.renamed_to or self.repo_id, self.repo_type, self.hub)
-        repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
         cells = (
-            f"[{escape(self.key)}]({repo_page})",
-            f"[{escape(self.commit[:_SHORT_COMMIT])}]({page}/tree/{quote(self.commit, safe='')})",
-            escape(self.created[:10]),
+            *self._linked(),
             human_size(self.size),
             escape(self.license or "not stated"),
             _code(f"{self.image}@{self.digest}"),
         )
         return f"| {' | '.join(cells)} |"
+
+    def _linked(self) -> tuple[str, str, str]:
+        """Return the cells of name, commit and date."""
+        name, commit = escape(self.key), escape(self.commit[:_SHORT_COMMIT])
+        if self.local:
+            return name, f"{_LOCAL} {commit}", "not stated"
+        page = repo_url(self.renamed_to or self.repo_id, self.repo_type, self.hub)
+        repo_page = page if self.revision == DEFAULT_REVISION else f"{page}/tree/{quote(self.revision, safe='')}"
+        return (
+            f"[{name}]({repo_page})",
+            f"[{commit}]({page}/tree/{quote(self.commit, safe='')})",
+            escape(self.created[:10]),
+        )
 
 
 def empty(repo_type: RepoType) -> str:
@@ -193,7 +207,7 @@ def _find_table(lines: list[str]) -> range | None:
 def _own_rows(lines: list[str], table: range | None) -> dict[int, str]:
     """Return the keys of llmstack's own rows by position."""
     found = ((position, _OWN_ROW.match(lines[position])) for position in table or ())
-    return {position: re.sub(r"\\(.)", r"\1", match[1]) for position, match in found if match}
+    return {position: re.sub(r"\\(.)", r"\1", match[1] or match[2]) for position, match in found if match}
 
 
 def _cells(line: str) -> list[str]:

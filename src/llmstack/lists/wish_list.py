@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, parse_repo, tag_for
 from llmstack.carried_image.selection import NO_SELECTION, Selection
+from llmstack.disk import exists
 from llmstack.errors import UsageError, did_you_mean
 from llmstack.hf.hub_urls import ENDPOINT_VARIABLE
 from llmstack.hf.snapshot import RepoType
@@ -31,7 +32,10 @@ _OTHER: dict[RepoType, RepoType] = {"model": "dataset", "dataset": "model"}
 
 @dataclass(frozen=True, slots=True)
 class RepoRequest:
-    """A request to carry one repo. `prepare` is the path of a script; `file` and `line` are its position in a list."""
+    """A request to carry one repo. `prepare` is the path of a script; `file` and `line` are its position in a list.
+
+    `path` is a local directory or file that is carried instead of the Hub's repo.
+    """
 
     repo_id: str
     repo_type: RepoType
@@ -40,6 +44,7 @@ class RepoRequest:
     prepare: str | None = None
     file: str | None = None
     line: int = 0
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,33 @@ def parse_wishlist(text: str, file: str, repo_type: RepoType, endpoint: str | No
 
 
 def named_entries(
-    words: Sequence[str], repo_type: RepoType, selection: Selection, prepare: str | None = None
+    words: Sequence[str],
+    repo_type: RepoType,
+    selection: Selection,
+    prepare: str | None = None,
+    name: str | None = None,
 ) -> list[RepoRequest]:
-    """Return requests for repos from the command line, written as in a list; raises UsageError."""
-    endpoint, hint = os.environ.get(ENDPOINT_VARIABLE), f"add --type {_OTHER[repo_type]}"
-    found = [parse_repo(word, repo_type, hint, endpoint) for word in words]
-    return [RepoRequest(repo_id, repo_type, revision, selection, prepare) for repo_id, revision in found]
+    """Return requests for repos from the command line, written as in a list; raises UsageError.
+
+    With `name` (`--as`), the only word is the path of a local directory or file to carry under that name.
+    """
+    if name is None:
+        found = [_parse_word(word, repo_type) for word in words]
+        return [RepoRequest(repo_id, repo_type, revision, selection, prepare) for repo_id, revision in found]
+    if len(words) != 1 or prepare:
+        problem = "cannot be combined with --prepare" if prepare else f"needs one directory or file, not {len(words)}"
+        raise UsageError(f"--as {problem}", hint="for example: llmstack ferry ./tuned --as OWNER/NAME")
+    repo_id, revision = _parse_word(name, repo_type)
+    return [RepoRequest(repo_id, repo_type, revision, selection, path=words[0])]
+
+
+def _parse_word(word: str, repo_type: RepoType) -> tuple[str, str]:
+    try:
+        return parse_repo(word, repo_type, f"add --type {_OTHER[repo_type]}", os.environ.get(ENDPOINT_VARIABLE))
+    except UsageError as error:
+        if exists(Path(word)):
+            error.hint = f"to carry the local path {word}, add --as OWNER/NAME"
+        raise
 
 
 def _split(line: str) -> list[str]:
