@@ -30,6 +30,7 @@ from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import error_page
 from llmstack.hub_server.paths import QUERY_CHARACTERS, path_of, quoted_path
+from llmstack.hub_server.registry_api.registry_errors import is_registry_path, registry_error
 from llmstack.hub_server.routes import find_route
 from llmstack.reporting import printable, write_traceback
 
@@ -141,7 +142,9 @@ class _Sent:
 
 
 def _error_response(request: Request, error: AnswerError) -> Response:
-    """Return an error in the Hub's form; browsers get a page."""
+    """Return an error in the Hub's form, or that of a registry; browsers get a page."""
+    if is_registry_path(path_of(request)):
+        return registry_error(error)
     headers = headers_of(error)
     is_browser = "text/html" in request.headers.get("Accept", "")
     if is_browser and not path_of(request).startswith("/api/"):

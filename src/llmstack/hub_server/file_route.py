@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -17,7 +16,7 @@ from llmstack.hub_server.error_answers import AnswerError, entry_not_found, need
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable, read_file, read_range
 from llmstack.hub_server.paths import Target, flag
-from llmstack.hub_server.repos import Files, Revision
+from llmstack.hub_server.repos import Found
 from llmstack.hub_server.streaming import StreamedResponse
 
 # huggingface_hub refuses to download more than this over HTTP if HEAD returns the length (MAX_HTTP_DOWNLOAD_SIZE).
@@ -35,15 +34,6 @@ _IMAGES = {
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The requested file and its revision."""
-
-    revision: Revision
-    files: Files
-    file: IndexedFile
 
 
 async def get_file(hub: Hub, request: Request, target: Target) -> Response:

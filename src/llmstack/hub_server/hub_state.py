@@ -14,6 +14,7 @@ from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.metrics import Metrics
 from llmstack.hub_server.paths import Target
+from llmstack.hub_server.registry_api.artifacts import Artifacts
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.streaming import Threads
 from llmstack.oci.reference import Digest
@@ -60,6 +61,10 @@ class Hub:
     metrics: Metrics = field(default_factory=Metrics)
     forms: Forms = field(default_factory=Forms)
     rendered: Cache[tuple[Digest, str], str] = field(default_factory=lambda: Cache(_MAX_RENDERED, len))
+    artifacts: Artifacts = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "artifacts", Artifacts(self.repo_index))
 
 
 # A plain function runs in a thread, since it may read from the registry; a coroutine function runs in the event loop.

@@ -101,6 +101,11 @@ class RepoIndex:
             raise self._not_found(repo_type, repo_id)
         return repo
 
+    def spelled(self, repo_type: RepoType, repo_id: str) -> str:
+        """Return the ID of the one repo that has this ID in any case, else the given ID."""
+        found = self._ids.get((repo_type, repo_id.lower()), ())
+        return next(iter(found)) if len(found) == 1 else repo_id
+
     def _not_found(self, repo_type: RepoType, repo_id: str) -> AnswerError:
         found = self._ids.get((repo_type, repo_id.lower()), ())
         if len(found) == 1:
@@ -120,6 +125,12 @@ class RepoIndex:
         if found := self._known(repo_type, repo_id, name):
             return found
         raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
+
+    def revisions(self, repo: Repo) -> list[Revision]:
+        """Return the revisions of a repo, and those that its tags named before."""
+        with self._lock:
+            former = [item for key, item in self._former.items() if key[:2] == (repo.repo_type, repo.repo_id)]
+        return [*repo.revisions, *former]
 
     def files(self, revision: Revision) -> Files:
         """Return the files of a revision; raises what opening its image raises."""

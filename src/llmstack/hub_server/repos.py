@@ -85,6 +85,15 @@ class Files:
         return bisect_left(self.paths, path)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file and its revision."""
+
+    revision: Revision
+    files: Files
+    file: IndexedFile
+
+
 def make_repo(repo_type: RepoType, repo_id: str, revisions: list[Revision]) -> Repo:
     """Return a repo with its revisions sorted."""
     ordered = sorted(revisions, key=lambda item: (item.name != DEFAULT_REVISION, item.name))

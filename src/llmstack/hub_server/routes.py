@@ -14,6 +14,7 @@ from llmstack.hub_server.hub_state import Handler, Hub
 from llmstack.hub_server.metrics import CONTENT_TYPE
 from llmstack.hub_server.pages import get_asset, get_repo_list, get_repo_page
 from llmstack.hub_server.paths import BLOB_PAGE, CLONE, FILE, RAW, REPO_PAGE, TREE_PAGE, Target, Template, endpoint_of
+from llmstack.hub_server.registry_api import registry_routes as registry
 
 READ = frozenset({"GET", "HEAD"})
 
@@ -61,6 +62,13 @@ ROUTES = (
     Route(Template("/api/{types}/{repo}/auth-check"), api.get_auth_check),
     Route(Template("/api/{types}/{repo}/discussions"), api.get_discussions),
     Route(Template("/api/{types}/{repo}"), api.get_repo),
+    Route(Template("/v2"), registry.get_base),
+    Route(Template("/v2/_catalog"), registry.get_catalog),
+    Route(Template("/v2/{types?}{repo}/tags/list"), registry.get_tags),
+    Route(Template("/v2/{types?}{repo}/manifests/{revision}"), registry.get_manifest),
+    Route(Template("/v2/{types?}{repo}/blobs/{revision}"), registry.get_blob),
+    Route(Template("/v2/{types?}{repo}/referrers/{revision}"), registry.get_referrers),
+    Route(Template("/v2/{path}"), registry.get_nothing),
     Route(Template("/"), get_repo_list),
     Route(Template("/{types}"), get_repo_list),
     Route(Template("/-/{path}"), get_asset),
