@@ -13,6 +13,7 @@ import zstandard
 
 from llmstack.oci import tar_writer
 from tests.support.layers import file, folder, hardlink, image, special, symlink, tar
+from tests.support.weight_files import gguf, safetensors
 
 _ENTRIES = [
     folder("REPO/"),
@@ -33,6 +34,14 @@ def made(name: str) -> list[bytes]:
     if name == "encoded_body":
         data = bytes(5000) + b"x" * 5000
         return [gzip.compress(data, mtime=0), zlib.compress(data), gzip.compress(data, mtime=0)[:-4]]
+    if name == "weight_headers":
+        entries = {
+            "general.architecture": "llama",
+            "llama.context_length": 4096,
+            "tokenizer.ggml.tokens": ["a", "", "b"],
+        }
+        shards = safetensors({"a": ("F16", (2, 3)), "b": ("I32", ())})
+        return [shards, shards[8:], *(gguf(entries, {"a": (2, 3), "b": ()}, order) for order in "<>")]
     return _archives() if name == "archive" else []
 
 

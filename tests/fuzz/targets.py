@@ -21,11 +21,12 @@ from llmstack.errors import LlmstackError
 from llmstack.extraction.destination_layout import CacheLayout
 from llmstack.extraction.fetch_plan import case_conflicts
 from llmstack.hf.front_matter import parse_card, split_card
-from llmstack.hub_server.hub_api import hub_date
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.paths import normalized
+from llmstack.hub_server.repo_info import hub_date
 from llmstack.hub_server.repos import Files, Revision
-from llmstack.hub_server.routes import find_route, get_healthz
+from llmstack.hub_server.routes import find_route, get_clone, get_healthz
+from llmstack.hub_server.tensor_headers import LENGTH, read_gguf, safetensors_length, safetensors_parameters
 from llmstack.image_builds.recipe import load_recipe
 from llmstack.lists import catalogue
 from llmstack.lists.catalogue import merge
@@ -288,7 +289,19 @@ def hub(data: bytes) -> None:
     if found := find_route(normalized(text.partition("\n")[0])):
         route, target = found
         assert not target.repo_id or check_repo_id(target.repo_id)
-        assert route.public == (route.handler is get_healthz)
+        assert route.public == (route.handler in {get_healthz, get_clone})
+
+
+def weight_headers(data: bytes) -> None:
+    """The headers of safetensors and GGUF files."""
+    with contextlib.suppress(LlmstackError):
+        json.dumps(asdict(read_gguf(_cut(data))), allow_nan=False)
+    with contextlib.suppress(LlmstackError):
+        stop = LENGTH + safetensors_length(data[:LENGTH])
+        counts = safetensors_parameters(data[LENGTH:stop])
+        assert all(count >= 0 for count in counts.values())
+    with contextlib.suppress(LlmstackError):
+        safetensors_parameters(data)
 
 
 def texts(data: bytes) -> None:
@@ -323,6 +336,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         headers,
         settings,
         hub,
+        weight_headers,
         texts,
     )
 }

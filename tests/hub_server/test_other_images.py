@@ -62,7 +62,7 @@ def test_uncompressed_layers_are_served_without_a_complete_read(hub: Serving, re
     registry.served()
     info = json.loads(hub.get("/api/models/other/plain").body)
     assert len(info["sha"]) == 40
-    assert hub.get(f"/other/plain/resolve/{info['sha']}/config.json").headers["x-repo-commit"] == info["sha"]
+    assert hub.get(f"/other/plain/resolve/{info['sha']}/model.bin").headers["x-repo-commit"] == info["sha"]
     assert sum("/blobs/" in request.target for request in registry.served()) == 1
 
 

@@ -71,7 +71,8 @@ def wait_for_refresh(hub: Serving) -> None:
 
 def test_an_unavailable_registry_gets_503_until_it_is_back(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
-    carry(repository(namespace), "org--model", {"config.json": b"{}"})
+    weights, where = bytes(100_000), "/org/model/resolve/main/w.bin"
+    carry(repository(namespace), "org--model", {"config.json": b"{}", "w.bin": weights})
     with Door(registry.host) as door:
         door.shut()
         behind = namespace.replace(registry.host, door.name)
@@ -85,13 +86,14 @@ def test_an_unavailable_registry_gets_503_until_it_is_back(registry: Registry, t
                 assert hub.daemon.alive
             assert hub.get(PATH).body == b"{}"
             door.shut()
-            # Metadata comes from memory; file contents are unavailable.
-            assert hub.ask("HEAD", PATH).status == 200
+            # Metadata and small files come from memory; other contents are unavailable.
+            assert hub.ask("HEAD", where).status == 200
+            assert hub.get(PATH).body == b"{}"
             assert json.loads(hub.get("/api/models/org/model").body)["sha"] == COMMIT
-            answer = hub.get(PATH)
+            answer = hub.get(where)
             assert (answer.status, answer.headers["x-error-code"]) == (503, "Unavailable")
             door.open()
-            assert hub.get(PATH).body == b"{}"
+            assert hub.get(where).body == weights
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -180,8 +182,8 @@ def test_the_hub_starts_while_the_registry_does_not_answer(tmp_path: Path):
 
 def test_a_missing_blob_is_a_bad_gateway(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
-    index = carry(repository(namespace), "org--model", {"config.json": b'{"lost": 1}'})
+    index = carry(repository(namespace), "org--model", {"lost.txt": b"lost"})
     with serving(tmp_path, namespace) as hub:
         registry.blob_file(index.files[0].layers[0]).unlink()
-        answer = hub.get(PATH)
+        answer = hub.get("/org/model/resolve/main/lost.txt")
         assert (answer.status, answer.headers["x-error-code"]) == (502, "BadGateway")

@@ -21,6 +21,8 @@ from llmstack.hub_server.streaming import StreamedResponse
 
 # huggingface_hub refuses to download more than this over HTTP if HEAD returns the length (MAX_HTTP_DOWNLOAD_SIZE).
 MAX_HTTP_SIZE = 50 * 1000**3
+# A file of up to this size is read completely, checked and kept in memory.
+MAX_SMALL = 64 * 1024
 # Python does not parse numbers of thousands of digits.
 _RANGE = re.compile(r"bytes=(\d{0,100})-(\d{0,100})", re.ASCII)
 # Browsers show these types and save all others.
@@ -64,6 +66,10 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD" or start == stop:
         return Response(status_code=status, headers=headers)
+    if size <= MAX_SMALL:
+        data = await hub.threads.read(hub.repo_index.read, found.revision, found.file.path, MAX_SMALL)
+        if data is not None:
+            return Response(data[start:stop], status, headers)
     # A range cannot be compared with the hash of the file.
     if asked:
         chunks = read_range(found.revision, found.files, found.file, start, stop)

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import DEFAULT_REVISION
-from llmstack.hf.snapshot import HubFile, parse_date
+from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.model_card import card_of
 from llmstack.hub_server.paths import Target, endpoint_of, flag, path_of, quoted_path
+from llmstack.hub_server.repo_facts import Facts, Json, facts_of
+from llmstack.hub_server.repo_info import (
+    ALWAYS,
+    DECLARED,
+    EXPANDABLE,
+    FROM_CARD,
+    FROM_WEIGHTS,
+    SIBLINGS,
+    basic,
+    declared,
+    entry,
+    expanded,
+    hub_date,
+    siblings,
+    weighed,
+)
+from llmstack.hub_server.repo_lists import PAGE, ListQuery
 from llmstack.hub_server.repos import Files, Repo, Revision
 
-Json = dict[str, Any]
+T = TypeVar("T")
 
-# The entries of one page of a list or a tree, as on the Hub.
-PAGE = 1000
 _MAX_PATHS = 20_000
 
 
@@ -38,25 +52,54 @@ async def get_whoami(_hub: Hub, request: Request, _target: Target) -> Response:
 
 
 def get_repos(hub: Hub, request: Request, target: Target) -> Response:
-    """List the repos of a type."""
-    query = request.query_params
-    repos = hub.repo_index.repos(target.repo_type)
-    found = matching(repos, search=query.get("search", ""), author=query.get("author", ""))
-    return _paged(request, (summary(repo.shown) for repo in found))
+    """List the repos of a type that match a query."""
+    repo_type = target.repo_type or "model"
+    query = ListQuery.parse(repo_type, request.query_params)
+    found = query.candidates(hub.repo_index.repos(repo_type))
+    if query.needs_facts:
+        found = hub.facts.select(found, query.accepts)
+    return _page(request, iter(found), query.limit, query.cursor, lambda repo: _listed(hub, repo.shown, query.fields))
+
+
+def _listed(hub: Hub, revision: Revision, fields: frozenset[str]) -> Json:
+    """Return a repo in a list; raises UnavailableError if its files cannot be read now."""
+    value = basic(revision)
+    if fields & (DECLARED | FROM_CARD):
+        value |= declared(hub.facts.listed(revision))
+    if fields & FROM_WEIGHTS and revision.files is not None:
+        value |= weighed(hub.facts.weights(revision))
+    if fields & SIBLINGS and revision.files is not None:
+        with suppress(IntegrityError, NotFoundError):
+            value |= siblings(hub.repo_index.files(revision), blobs=False)
+    return {name: item for name, item in value.items() if name in fields | ALWAYS}
 
 
 def get_repo(hub: Hub, request: Request, target: Target) -> Response:
     """Describe a repo at a revision (default: main); `expand` selects fields."""
+    query = request.query_params
+    names = [name for value in query.getlist("expand") + query.getlist("expand[]") for name in value.split(",") if name]
+    repo_type = target.repo_type or "model"
+    fields = expanded(repo_type, names) or EXPANDABLE[repo_type]
     # dfget names the revision in the query.
-    asked = target.revision or request.query_params.get("revision", "")
-    revision = _revision(hub, replace(target, revision=asked))
+    revision = _revision(hub, replace(target, revision=target.revision or query.get("revision", "")))
     files = hub.repo_index.files(revision)
-    blobs = flag(request, "blobs")
-    value = summary(revision) | _from_card(revision, card_of(hub.repo_index, revision))
-    value["siblings"] = [_sibling(file, blobs=blobs) for file in files.in_order()]
-    value["usedStorage"] = revision.size
-    expand = {*request.query_params.getlist("expand"), *request.query_params.getlist("expand[]")}
-    return json_response({name: item for name, item in value.items() if not expand or name in expand | _ALWAYS})
+    value = basic(revision)
+    if fields & (DECLARED | FROM_CARD):
+        value |= declared(_facts_now(hub, revision))
+    if fields & FROM_WEIGHTS:
+        # Downloads begin with this request, and do not need the headers.
+        with suppress(LlmstackError):
+            value |= weighed(hub.facts.weights(revision))
+    if fields & SIBLINGS:
+        value |= siblings(files, blobs=flag(request, "blobs"))
+    return json_response({name: item for name, item in value.items() if name in fields | ALWAYS})
+
+
+def _facts_now(hub: Hub, revision: Revision) -> Facts:
+    try:
+        return hub.facts.facts(revision)
+    except LlmstackError:
+        return facts_of(revision.repo_type, {}, {}, (), revision.license)
 
 
 def get_tree(hub: Hub, request: Request, target: Target) -> Response:
@@ -144,62 +187,23 @@ def _revision(hub: Hub, target: Target) -> Revision:
 def _paged(request: Request, items: Iterator[Json]) -> Response:
     query = request.query_params
     limit = min(_number(query.get("limit"), PAGE) or PAGE, PAGE)
-    cursor = _number(query.get("cursor"), 0)
+    return _page(request, items, limit, _number(query.get("cursor"), 0), lambda item: item)
+
+
+def _page(request: Request, items: Iterator[T], limit: int, cursor: int, show: Callable[[T], Json]) -> Response:
+    """Return a page of items, with a link to the next one."""
     found = list(islice(items, cursor, cursor + limit + 1))
+    shown = list(map(show, found[:limit]))
     if len(found) <= limit:
-        return json_response(found)
-    pairs = [(name, value) for name, value in query.multi_items() if name != "cursor"]
+        return json_response(shown)
+    pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
     following = urlencode([*pairs, ("cursor", str(cursor + limit))], errors="replace")
     url = f"{endpoint_of(request)}{quoted_path(path_of(request))}?{following}"
-    return json_response(found[:limit], headers={"Link": f'<{url}>; rel="next"'})
+    return json_response(shown, headers={"Link": f'<{url}>; rel="next"'})
 
 
 def _number(digits: str | None, default: int) -> int:
     return int(digits) if digits and digits.isascii() and digits.isdigit() and len(digits) < 10 else default
-
-
-_ALWAYS = {"_id", "id", "sha"}
-
-
-def summary(revision: Revision) -> Json:
-    """Return the fields of a repo that do not need its files."""
-    value: Json = {
-        "_id": revision.commit[:24],
-        "id": revision.repo_id,
-        "author": revision.repo_id.partition("/")[0] if "/" in revision.repo_id else None,
-        "sha": revision.commit,
-        "private": False,
-        "gated": False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": [f"license:{revision.license}"] if revision.license else [],
-        "cardData": {"license": revision.license} if revision.license else {},
-    }
-    if date := hub_date(revision.created):
-        value["lastModified"] = value["createdAt"] = date
-    if revision.repo_type == "model":
-        value["modelId"] = revision.repo_id
-    return value
-
-
-def _from_card(revision: Revision, card: Json) -> Json:
-    """Return the fields that the Hub takes from a repo's card."""
-    tags = [str(tag) for tag in card["tags"]] if isinstance(card.get("tags"), list) else []
-    value: Json = {name: card[name] for name in ("pipeline_tag", "library_name") if isinstance(card.get(name), str)}
-    license_tag = [f"license:{revision.license}"] if revision.license else []
-    return {**value, "tags": list(dict.fromkeys([*value.values(), *tags, *license_tag])), "cardData": card}
-
-
-def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
-    """Return the repos of an author (default: any) whose ID contains each word of `search`, ignoring case."""
-    words = search.casefold().split()
-    return [
-        repo
-        for repo in repos
-        if all(word in repo.repo_id.casefold() for word in words)
-        and (not author or repo.repo_id.casefold().startswith(f"{author.casefold()}/"))
-    ]
 
 
 def refs(repo: Repo) -> Json:
@@ -284,32 +288,5 @@ def paths_info(files: Files, paths: Iterable[str]) -> list[Json]:
     return found
 
 
-def entry(file: IndexedFile) -> Json:
-    """Return a file's entry in a tree."""
-    known = HubFile(file.path, file.size, file.oid)
-    value: Json = {"type": "file", "oid": known.git_oid, "size": file.size, "path": file.path}
-    if known.is_lfs:
-        value["lfs"] = {"oid": file.oid, "size": file.size, "pointerSize": len(known.pointer)}
-    return value
-
-
 def _directory(path: str) -> Json:
     return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
-
-
-def _sibling(file: IndexedFile, *, blobs: bool) -> Json:
-    value: Json = {"rfilename": file.path}
-    if blobs:
-        known = entry(file)
-        value |= {"size": file.size, "blobId": known["oid"]}
-        if lfs := known.get("lfs"):
-            value["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
-    return value
-
-
-def hub_date(created: str | None) -> str | None:
-    """Return an ISO 8601 time in the form that Hub clients parse; None if it is invalid."""
-    try:
-        return parse_date(created or "").strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    except ValueError:
-        return None

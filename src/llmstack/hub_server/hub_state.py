@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from llmstack.errors import UnavailableError
 from llmstack.hub_server.error_answers import AnswerError
+from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.metrics import Metrics
 from llmstack.hub_server.paths import Target
@@ -62,9 +63,11 @@ class Hub:
     forms: Forms = field(default_factory=Forms)
     rendered: Cache[tuple[Digest, str], str] = field(default_factory=lambda: Cache(_MAX_RENDERED, len))
     artifacts: Artifacts = field(init=False)
+    facts: FactsIndex = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "artifacts", Artifacts(self.repo_index))
+        object.__setattr__(self, "facts", FactsIndex(self.repo_index))
 
 
 # A plain function runs in a thread, since it may read from the registry; a coroutine function runs in the event loop.

@@ -41,6 +41,11 @@ class Cache(Generic[K, V]):
                 with self._lock:
                     self._loading.pop(key, None)
 
+    def peek(self, key: K) -> V | None:
+        """Return the value of a key, None on a miss."""
+        with self._lock:
+            return self._values.get(key)
+
     def put(self, key: K, value: V) -> None:
         """Add a value."""
         with self._lock:

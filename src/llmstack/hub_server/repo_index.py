@@ -318,17 +318,19 @@ class Refresher:
         self._repo_index = repo_index
         self._interval = interval
         self._note = note
+        self._then: Callable[[], None] = lambda: None
         self._error: LlmstackError | None = None
         self._tried = threading.Event()
         self._started = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread and wait for the first refresh, at most LONGEST_START seconds.
+    def start(self, then: Callable[[], None]) -> None:
+        """Start the thread and wait for the first refresh, at most LONGEST_START seconds; call `then` after each one.
 
         Raises the error of that refresh if the user must fix it, and not if the registry is unavailable.
         """
+        self._then = then
         self._thread.start()
         self._tried.wait(LONGEST_START)
         if self._error and not isinstance(self._error, UnavailableError):
@@ -341,12 +343,12 @@ class Refresher:
 
     def _run(self) -> None:
         while True:
-            try:
-                self._refresh()
-            except Exception:
-                # A bug must not end the thread.
-                write_traceback(sys.stderr)
-            self._tried.set()
+            for do in (self._refresh, self._tried.set, self._then):
+                try:
+                    do()
+                except Exception:
+                    # A bug must not end the thread.
+                    write_traceback(sys.stderr)
             if self._stop.wait(min(RETRY_AFTER, self._interval) if self._error else self._interval):
                 return
 

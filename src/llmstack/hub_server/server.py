@@ -61,8 +61,9 @@ def serve(
     While the registry is unavailable, the answer is 503. Raises UsageError for an invalid certificate,
     NotAuthorizedError, UnavailableError if the address cannot be used, and what the signal's handler raises.
     """
+    hub = Hub(repo_index, threads := Threads())
     config = uvicorn.Config(
-        Application(Hub(repo_index, threads := Threads()), log, listen.token),
+        Application(hub, log, listen.token),
         loop="uvloop",
         http="h11",
         h11_max_incomplete_event_size=MAX_HEAD,
@@ -78,7 +79,7 @@ def serve(
     )
     _load(config, listen)
     with _bind(listen) as bound:
-        refresher.start()
+        refresher.start(hub.facts.read_all)
         note(f"serving {repo_index.name} at {_url(listen, bound)}")
         try:
             LimitedServer(config, bound, process_limits()).run()

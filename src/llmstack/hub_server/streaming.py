@@ -33,6 +33,15 @@ class Threads:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._lookups, partial(function, *args, **kwargs))
 
+    async def read(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function that may wait for the registry, in a thread."""
+        loop = asyncio.get_running_loop()
+        self.reads += 1
+        try:
+            return await loop.run_in_executor(self._readers, partial(function, *args, **kwargs))
+        finally:
+            self.reads -= 1
+
     async def open(self, chunks: Generator[bytes, None, None]) -> Transfer:
         """Start a transfer and wait for its first chunk; raises what the generator raises."""
         transfer = Transfer(self, self._readers, chunks)

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
-from llmstack.hub_server.hub_api import matching
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import repo_list, repo_page
 from llmstack.hub_server.paths import Target, file_url, folder_url, path_of, repo_url
+from llmstack.hub_server.repo_lists import matching
 from llmstack.reporting import human_size
 
 _HERE = Path(__file__).parent

@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmstack.hf.snapshot import RepoType
-from llmstack.hub_server.hub_api import hub_date, matching
+from llmstack.hub_server.repo_info import hub_date
+from llmstack.hub_server.repo_lists import matching
 from llmstack.hub_server.repos import Repo
 
 PAGE_SIZE = 100

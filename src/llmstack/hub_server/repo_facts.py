@@ -1,0 +1,180 @@
+"""What the Hub derives from the files of a repo: tags, task and library from its card and config. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.tensor_headers import Gguf
+
+Json = dict[str, Any]
+
+# More tags than these are of no use in a list.
+_MAX_TAGS = 500
+_MAX_TAG = 200
+# JavaScript has no larger integers; NaN and infinity are not smaller.
+_MAX_NUMBER = 2**53
+# The task that a class of transformers is for, by the end of its name; the Hub derives it in the same way.
+_TASKS = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForSemanticSegmentation": "image-segmentation",
+    "ForCTC": "automatic-speech-recognition",
+    "ForSpeechSeq2Seq": "automatic-speech-recognition",
+    "ForAudioClassification": "audio-classification",
+    "ForZeroShotImageClassification": "zero-shot-image-classification",
+}
+# The library of a model by a file in its root.
+_LIBRARIES = {
+    "adapter_config.json": "peft",
+    "modules.json": "sentence-transformers",
+    "model_index.json": "diffusers",
+    "config.json": "transformers",
+}
+# The format of weights by the pattern of their path.
+_FORMATS = {
+    "pytorch": re.compile(r"(?:.*/)?pytorch_model[^/]*\.bin"),
+    "tf": re.compile(r"(?:.*/)?tf_model\.h5"),
+    "jax": re.compile(r"(?:.*/)?flax_model\.msgpack"),
+    "onnx": re.compile(r".*\.onnx"),
+    "safetensors": re.compile(r".*\.safetensors"),
+    "gguf": re.compile(r".*\.gguf"),
+}
+# The fields of a dataset's card that become tags with their name.
+_DATASET_FIELDS = (
+    "annotations_creators",
+    "language_creators",
+    "task_categories",
+    "task_ids",
+    "multilinguality",
+    "size_categories",
+    "source_datasets",
+    "language",
+)
+_CONFIG_FIELDS = ("architectures", "model_type", "auto_map", "quantization_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the files of a repo declare; `config` is a part of config.json, as on the Hub."""
+
+    card: Json
+    config: Json
+    tags: tuple[str, ...]
+    pipeline_tag: str | None
+    library: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the headers of weight files say: parameters by data type of safetensors, and a GGUF header."""
+
+    safetensors: Mapping[str, int] | None = None
+    gguf: Gguf | None = None
+
+
+def facts_of(
+    repo_type: RepoType, card: Json, config: Json, paths: Collection[str], declared_license: str | None
+) -> Facts:
+    """Return the facts of a repo; `declared_license` is used if the card has none."""
+    licenses = _strings(card.get("license")) or ([declared_license] if declared_license else [])
+    if repo_type == "dataset":
+        tags = [f"{name}:{value}" for name in _DATASET_FIELDS for value in _strings(card.get(name))]
+        tags += [f"license:{name}" for name in licenses] + _strings(card.get("tags"))
+        return Facts(card, {}, _limited(tags), None, None)
+    config = {name: value for name in _CONFIG_FIELDS if (value := _flat(config.get(name))) is not None}
+    formats = [name for name, pattern in _FORMATS.items() if any(map(pattern.fullmatch, paths))]
+    library = _string(card.get("library_name")) or _library(config, paths)
+    task = _string(card.get("pipeline_tag")) or _task(library, config)
+    tags = [*filter(None, [library]), *formats, *filter(None, [_string(config.get("model_type")), task])]
+    tags += _strings(card.get("tags")) + _strings(card.get("language"))
+    tags += [f"dataset:{name}" for name in _strings(card.get("datasets"))]
+    tags += _base_models(card, library, formats, config)
+    tags += [f"license:{name}" for name in licenses]
+    return Facts(card, config, _limited(tags), task, library)
+
+
+def base_models(card: Json) -> list[str]:
+    """Return the IDs of the models that a model was made from."""
+    return _strings(card.get("base_model"))
+
+
+def gguf_files(paths: Iterable[str]) -> list[str]:
+    """Return the file that says what a repo's GGUF models are, with the other parts of a split model."""
+    named = sorted((path.count("/"), path) for path in paths if path.endswith(".gguf") and "mmproj" not in path)
+    if not named:
+        return []
+    first = named[0][1]
+    split = re.fullmatch(r"(.*-)\d{5}(-of-\d{5}\.gguf)", first)
+    return [path for _, path in named if split and path.startswith(split[1]) and path.endswith(split[2])] or [first]
+
+
+def safetensors_files(paths: Iterable[str]) -> list[str]:
+    """Return the files that hold a repo's model: one, all shards, or the only file in the root; else none."""
+    root = sorted(path for path in paths if path.endswith(".safetensors") and "/" not in path)
+    if "model.safetensors" in root:
+        return ["model.safetensors"]
+    shards = [path for path in root if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", path)]
+    return shards or (root if len(root) == 1 else [])
+
+
+def _library(config: Json, paths: Collection[str]) -> str | None:
+    found = next((library for name, library in _LIBRARIES.items() if name in paths), None)
+    # Other libraries have a config.json, too.
+    return None if found == "transformers" and not config else found
+
+
+def _task(library: str | None, config: Json) -> str | None:
+    if library == "sentence-transformers":
+        return "sentence-similarity"
+    name = next(iter(_strings(config.get("architectures"))), "")
+    return next((task for end, task in _TASKS.items() if name.endswith(end)), None)
+
+
+def _base_models(card: Json, library: str | None, formats: Collection[str], config: Json) -> Iterator[str]:
+    relation = _string(card.get("base_model_relation"))
+    if relation is None:
+        if library == "peft":
+            relation = "adapter"
+        elif "gguf" in formats or "quantization_config" in config:
+            relation = "quantized"
+        else:
+            relation = "merge" if "merge" in _strings(card.get("tags")) else "finetune"
+    for name in base_models(card):
+        yield f"base_model:{name}"
+        yield f"base_model:{relation}:{name}"
+
+
+def _flat(value: object) -> object:
+    """Return a string, a list of strings, or an object of strings, numbers and flags; None for all others.
+
+    JSON from strangers may be nested deeply, and have numbers that JSON does not allow.
+    """
+    if isinstance(value, dict):
+        plain = ((str(name), item) for name, item in value.items() if isinstance(item, str | bool | int | float))
+        return {name: item for name, item in plain if isinstance(item, str) or abs(item) < _MAX_NUMBER}
+    return value if isinstance(value, str) else _strings(value) if isinstance(value, list) else None
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _strings(value: object) -> list[str]:
+    """Return a value that is a string or a list as strings. YAML reads the language `no` as false."""
+    values = value if isinstance(value, list) else [value]
+    plain = ("no" if item is False else item for item in values if not isinstance(item, dict | list))
+    return [str(item) for item in plain if item is not None and item is not True and item != ""]
+
+
+def _limited(tags: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tag[:_MAX_TAG] for tag in tags))[:_MAX_TAGS]

@@ -1,0 +1,192 @@
+"""The query of a list of repos: filters, order and fields. Pure.
+
+A parameter that is not known is an error: a client must not take all repos for the ones that it asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.error_answers import AnswerError
+from llmstack.hub_server.repo_facts import Facts
+from llmstack.hub_server.repo_info import BASIC, DECLARED, FROM_WEIGHTS, SIBLINGS, expanded, hub_date
+from llmstack.hub_server.repos import Repo
+
+# The entries of one page of a list or a tree, as on the Hub; and of a list with files or headers of files.
+PAGE = 1000
+EXPENSIVE_PAGE = 100
+
+# The parameters that filter by a tag, and the start of that tag.
+_TAGS: Mapping[RepoType, Mapping[str, str]] = {
+    "model": {"filter": "", "other": "", "library": "", "language": "", "license": "license:", "dataset": "dataset:"},
+    "dataset": {
+        "filter": "",
+        "other": "",
+        "benchmark": "benchmark:",
+        **{
+            name: f"{name}:"
+            for name in (
+                "language",
+                "language_creators",
+                "license",
+                "multilinguality",
+                "size_categories",
+                "task_categories",
+                "task_ids",
+            )
+        },
+    },
+}
+_OTHERS = {"author", "cardData", "config", "cursor", "direction", "expand", "full", "gated", "limit", "search", "sort"}
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _nothing(_: Repo) -> str:
+    """All repos have the same number of downloads and likes: this hub counts none."""
+    return ""
+
+
+_SORTS: Mapping[str, Callable[[Repo], Any]] = {
+    "createdAt": lambda repo: hub_date(repo.shown.created) or "",
+    "lastModified": lambda repo: hub_date(repo.shown.created) or "",
+    "downloads": _nothing,
+    "likes": _nothing,
+    "likes30d": _nothing,
+    "trendingScore": _nothing,
+    "mainSize": lambda repo: repo.shown.size,
+    "id": lambda repo: repo.repo_id.lower(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What a client asks for: `tags` in lower case, `gated` None for any, `fields` None for the default ones."""
+
+    repo_type: RepoType
+    search: str
+    author: str
+    tags: frozenset[str]
+    task: str
+    gated: bool | None
+    sort: str
+    ascending: bool
+    limit: int
+    cursor: int
+    fields: frozenset[str]
+
+    @classmethod
+    def parse(cls, repo_type: RepoType, query: QueryParams) -> ListQuery:
+        """Read a query; raises AnswerError for unknown parameters and invalid values."""
+        values = _values(query)
+        known = {*_OTHERS, *_TAGS[repo_type], *({"pipeline_tag"} if repo_type == "model" else ())}
+        if unknown := sorted(values.keys() - known):
+            names = ", ".join(sorted(known))
+            raise _invalid(f"{unknown[0]!r} is not a parameter of a list of {repo_type}s; known are {names}")
+        sort = _one(values, "sort")
+        if sort and sort not in _SORTS:
+            raise _invalid(f"sort: {sort!r} is unknown; known are {', '.join(sorted(_SORTS))}")
+        direction = _one(values, "direction")
+        if direction not in {"", "1", "-1"}:
+            raise _invalid("direction: must be 1 or -1")
+        fields = _fields(repo_type, values)
+        page = EXPENSIVE_PAGE if fields & (FROM_WEIGHTS | SIBLINGS) else PAGE
+        return cls(
+            repo_type=repo_type,
+            search=" ".join(values.get("search", [])),
+            author=_one(values, "author"),
+            tags=frozenset(_wanted_tags(repo_type, values)),
+            task=_one(values, "pipeline_tag"),
+            gated=_flag(values, "gated"),
+            sort=sort,
+            ascending=direction == "1" or (not direction and sort == "id"),
+            limit=min(_number(values, "limit") or page, page),
+            cursor=_number(values, "cursor"),
+            fields=fields,
+        )
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether the filters need the cards of all repos."""
+        return bool(self.tags or self.task)
+
+    def candidates(self, repos: Iterable[Repo]) -> list[Repo]:
+        """Return the repos that match in all but their facts, in order."""
+        found = matching(repos, search=self.search, author=self.author)
+        if self.gated is not None:
+            found = [repo for repo in found if repo.shown.gated == self.gated]
+        return sorted(found, key=_SORTS[self.sort], reverse=not self.ascending) if self.sort else found
+
+    def accepts(self, facts: Facts) -> bool:
+        """Tell whether a repo with these facts matches."""
+        has_task = not self.task or self.task.lower() == (facts.pipeline_tag or "").lower()
+        return has_task and self.tags <= {tag.lower() for tag in facts.tags}
+
+
+def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
+    """Return the repos of an author (default: any) whose ID contains each word of `search`, ignoring case."""
+    words = search.casefold().split()
+    return [
+        repo
+        for repo in repos
+        if all(word in repo.repo_id.casefold() for word in words)
+        and (not author or repo.repo_id.casefold().startswith(f"{author.casefold()}/"))
+    ]
+
+
+def _values(query: QueryParams) -> dict[str, list[str]]:
+    """Return the values of each parameter; empty ones are not given, and `expand[]` is `expand`."""
+    values: dict[str, list[str]] = {}
+    for name, value in query.multi_items():
+        if value:
+            values.setdefault(name.removesuffix("[]"), []).append(value)
+    return values
+
+
+def _fields(repo_type: RepoType, values: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    if names := [name for value in values.get("expand", []) for name in value.split(",") if name]:
+        return expanded(repo_type, names)
+    found = {*BASIC, *DECLARED}
+    if _flag(values, "full"):
+        found |= SIBLINGS | {"cardData"}
+    if _flag(values, "cardData"):
+        found.add("cardData")
+    if _flag(values, "config"):
+        found.add("config")
+    return frozenset(found)
+
+
+def _wanted_tags(repo_type: RepoType, values: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    for name, start in _TAGS[repo_type].items():
+        for value in values.get(name, []):
+            for tag in filter(None, (part.strip().lower() for part in value.split(","))):
+                yield tag if tag.startswith(start) else start + tag
+
+
+def _one(values: Mapping[str, Sequence[str]], name: str) -> str:
+    given = values.get(name, [""])
+    if len(given) > 1:
+        raise _invalid(f"{name}: is given {len(given)} times")
+    return given[0]
+
+
+def _flag(values: Mapping[str, Sequence[str]], name: str) -> bool | None:
+    text = _one(values, name).lower()
+    if text and text not in _FLAGS:
+        raise _invalid(f"{name}: must be true or false")
+    return _FLAGS.get(text)
+
+
+def _number(values: Mapping[str, Sequence[str]], name: str) -> int:
+    digits = _one(values, name) or "0"
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
+        raise _invalid(f"{name}: must be a number")
+    return int(digits)
+
+
+def _invalid(message: str) -> AnswerError:
+    return AnswerError(400, "BadRequest", message)

@@ -1,0 +1,293 @@
+"""Lists and infos: every parameter filters, sorts or selects, and what is unknown is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
+
+from llmstack.hub_server.error_answers import AnswerError
+from llmstack.hub_server.repo_facts import facts_of, gguf_files, safetensors_files
+from llmstack.hub_server.repo_info import ALWAYS, EXPANDABLE, basic
+from llmstack.hub_server.repo_lists import ListQuery
+from llmstack.hub_server.repos import make_repo
+from llmstack.oci.layout import Layout
+from tests.hub_server.test_pages import repo
+from tests.support.carried import carry
+from tests.support.serving import Serving, serving
+from tests.support.weight_files import gguf, safetensors
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+TUNED = b"""---
+language: [en, no]
+license: apache-2.0
+datasets: [squad, org/set]
+base_model: org/base
+tags: [chat, tiny]
+library_name: transformers
+model-index: [{name: tuned}]
+---
+# Tuned
+"""
+BASE = b"---\nlanguage: de\nlicense: mit\npipeline_tag: fill-mask\n---\n"
+SET = b"""---
+language: [en]
+license: [mit, cc-by-4.0]
+task_categories: [question-answering]
+size_categories: [n<1K]
+tags: [croissant]
+---
+"""
+LLAMA = {"general.architecture": "llama", "llama.context_length": 4096, "tokenizer.chat_template": "{{ x }}"}
+
+
+@pytest.fixture(scope="module")
+def served_cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A hub with repos that declare something, and some that are damaged."""
+    folder = tmp_path_factory.mktemp("cards")
+    models = Layout(folder / "models")
+    shards = {
+        f"model-{number:05}-of-00002.safetensors": safetensors({f"w{number}": (dtype, (10, number))})
+        for number, dtype in ((1, "F16"), (2, "I32"))
+    }
+    config = json.dumps({"architectures": ["OPTForCausalLM"], "model_type": "opt", "vocab_size": 1}).encode()
+    deep = b'{"architectures": ' + b"[" * 900 + b"]" * 900 + b', "quantization_config": {"a": 1e999, "b": 4}}'
+    repos = {
+        "org/base": {"README.md": BASE, "model.safetensors": safetensors({"a": ("F32", (3, 4))})},
+        "org/tuned": {"README.md": TUNED, "config.json": config, **shards},
+        "lab/chat-GGUF": {
+            "README.md": b"---\nbase_model: org/tuned\ntags: gguf\n---\n",
+            "mmproj.gguf": b"no",
+            "q4-00001-of-00002.gguf": gguf(LLAMA, {"a": (4, 8)}),
+            "q4-00002-of-00002.gguf": gguf({}, {"b": (5,)}),
+        },
+        "bad/cards": {"README.md": b"---\n{\n---\n", "config.json": b"[" * 100_000, "model.safetensors": b"\xff" * 99},
+        "bad/deep": {"README.md": b"---\ntags: {a: [b]}\nlanguage: 7\n---\n", "config.json": deep, "a.gguf": b"GGUF"},
+    }
+    for repo_id, files in repos.items():
+        carry(models, repo_id.replace("/", "--"), files, repo_id=repo_id)
+    datasets = Layout(folder / "datasets")
+    carry(datasets, "org--set", {"README.md": SET, "a.csv": b"a"}, repo_id="org/set", repo_type="dataset")
+    carry(datasets, "lab--more", {"a.csv": b"a"}, repo_id="lab/more", repo_type="dataset")
+    with serving(folder / "logs", f"oci:{folder}") as hub:
+        yield hub
+
+
+def listed(hub: Serving, repo_type: str = "models", *pairs: tuple[str, str], **query: str) -> list[dict[str, Any]]:
+    answer = hub.get(f"/api/{repo_type}?{urlencode([*query.items(), *pairs])}")
+    assert answer.status == 200, answer.body
+    value = json.loads(answer.body)
+    assert isinstance(value, list)
+    return value
+
+
+def ids(hub: Serving, repo_type: str = "models", *pairs: tuple[str, str], **query: str) -> list[str]:
+    return [item["id"] for item in listed(hub, repo_type, *pairs, **query)]
+
+
+ALL = ["bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/tuned"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ALL),
+        ({"search": "BAS"}, ["org/base"]),
+        ({"author": "ORG"}, ["org/base", "org/tuned"]),
+        ({"author": "org", "search": "tune"}, ["org/tuned"]),
+        ({"filter": "safetensors"}, ["bad/cards", "org/base", "org/tuned"]),
+        ({"filter": "en"}, ["org/tuned"]),
+        ({"filter": "en,chat"}, ["org/tuned"]),
+        ({"filter": "en,de"}, []),
+        ({"filter": "dataset:squad"}, ["org/tuned"]),
+        ({"filter": "base_model:org/base"}, ["org/tuned"]),
+        ({"filter": "base_model:quantized:org/tuned"}, ["lab/chat-GGUF"]),
+        ({"filter": "region:us"}, []),
+        ({"dataset": "org/set"}, ["org/tuned"]),
+        ({"language": "no"}, ["org/tuned"]),
+        ({"license": "apache-2.0"}, ["org/tuned"]),
+        ({"license": "license:mit", "author": "org"}, ["org/base"]),
+        ({"library": "transformers"}, ["bad/deep", "org/tuned"]),
+        ({"library": "gguf"}, ["bad/deep", "lab/chat-GGUF"]),
+        ({"pipeline_tag": "text-generation"}, ["org/tuned"]),
+        ({"pipeline_tag": "fill-mask", "filter": "de"}, ["org/base"]),
+        ({"pipeline_tag": "chat"}, []),
+        ({"gated": "True"}, []),
+        ({"gated": "false"}, ALL),
+        ({"sort": "id", "direction": "-1"}, ALL[::-1]),
+        ({"sort": "downloads"}, ALL),
+        ({"sort": "mainSize", "author": "org"}, ["org/tuned", "org/base"]),
+        ({"sort": "mainSize", "author": "org", "direction": "1"}, ["org/base", "org/tuned"]),
+        ({"limit": "2"}, ALL[:2]),
+        ({"limit": "2", "cursor": "4"}, ALL[4:]),
+        ({"search": "", "filter": ""}, ALL),
+    ],
+)
+def test_a_parameter_of_the_list_of_models(served_cards: Serving, query: dict[str, str], expected: list[str]):
+    assert ids(served_cards, "models", **query) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["lab/more", "org/set"]),
+        ({"filter": "task_categories:question-answering"}, ["org/set"]),
+        ({"task_categories": "question-answering", "language": "en"}, ["org/set"]),
+        ({"language": "language:en", "size_categories": "n<1K"}, ["org/set"]),
+        ({"license": "cc-by-4.0"}, ["org/set"]),
+        ({"license": "mit"}, ["lab/more", "org/set"]),
+        ({"filter": "croissant", "author": "lab"}, []),
+    ],
+)
+def test_a_parameter_of_the_list_of_datasets(served_cards: Serving, query: dict[str, str], expected: list[str]):
+    assert ids(served_cards, "datasets", **query) == expected
+
+
+def test_several_filters_must_all_match(served_cards: Serving):
+    assert ids(served_cards, "models", ("filter", "en"), ("filter", "no"), ("search", "org"), ("search", "t")) == [
+        "org/tuned"
+    ]
+    assert ids(served_cards, "models", ("filter", "en"), ("filter", "de")) == []
+
+
+@pytest.mark.parametrize(
+    ("repo_type", "query", "word"),
+    [
+        ("models", "colour=red", "'colour'"),
+        ("models", "inference=warm", "'inference'"),
+        ("models", "task_ids=a", "'task_ids'"),
+        ("datasets", "pipeline_tag=a", "'pipeline_tag'"),
+        ("models", "sort=colour", "'colour'"),
+        ("models", "sort=id&sort=likes", "sort"),
+        ("models", "direction=down", "direction"),
+        ("models", "limit=-1", "limit"),
+        ("models", "cursor=a", "cursor"),
+        ("models", "gated=maybe", "gated"),
+        ("models", "full=maybe", "full"),
+        ("models", "expand=colour", "'colour'"),
+        ("models/org/base", "expand=colour", "'colour'"),
+        ("models/org/base", "expand[]=colour", "'colour'"),
+        ("datasets", "expand=gguf", "'gguf'"),
+    ],
+)
+def test_what_is_unknown_is_refused_by_name(served_cards: Serving, repo_type: str, query: str, word: str):
+    answer = served_cards.get(f"/api/{repo_type}?{query}")
+    assert (answer.status, answer.headers["x-error-code"]) == (400, "BadRequest")
+    assert word in json.loads(answer.body)["error"]
+
+
+def test_pages_have_links_that_keep_the_query(served_cards: Serving):
+    found, target = [], "/api/models?limit=1&filter=safetensors&expand=sha&search="
+    while target:
+        answer = served_cards.get(target)
+        found += [item["id"] for item in json.loads(answer.body)]
+        assert all(set(item) == {"_id", "id", "modelId", "sha"} for item in json.loads(answer.body))
+        target = answer.headers.get("link", "").partition(">")[0].removeprefix(f"<{served_cards.url}")
+    assert found == ["bad/cards", "org/base", "org/tuned"]
+
+
+def test_fields_of_a_list(served_cards: Serving):
+    item = listed(served_cards, search="tuned")[0]
+    assert item["tags"] == [
+        *("transformers", "safetensors", "opt", "text-generation", "chat", "tiny", "en", "no"),
+        *("dataset:squad", "dataset:org/set", "base_model:org/base", "base_model:finetune:org/base"),
+        "license:apache-2.0",
+    ]
+    assert (item["pipeline_tag"], item["library_name"]) == ("text-generation", "transformers")
+    assert {"cardData", "siblings", "config", "safetensors"}.isdisjoint(item)
+    full = listed(served_cards, search="tuned", full="true", config="True")[0]
+    assert full["cardData"]["base_model"] == "org/base"
+    assert len(full["siblings"]) == 4
+    assert full["config"] == {"architectures": ["OPTForCausalLM"], "model_type": "opt"}
+    assert "cardData" in listed(served_cards, search="tuned", cardData="True")[0]
+    fields = [("expand", "gguf"), ("expand[]", "safetensors"), ("expand", "downloadsAllTime")]
+    expanded = {item["id"]: item for item in listed(served_cards, "models", *fields)}
+    assert set(expanded["org/tuned"]) == {"_id", "id", "modelId", "safetensors"}
+    assert expanded["lab/chat-GGUF"]["gguf"]["total"] == 37
+
+
+def test_the_info_says_what_the_weights_are(served_cards: Serving):
+    def info(repo_id: str) -> dict[str, Any]:
+        return dict(json.loads(served_cards.get(f"/api/models/{repo_id}").body))
+
+    assert info("org/tuned")["safetensors"] == {"parameters": {"F16": 10, "I32": 20}, "total": 30}
+    assert info("org/base")["safetensors"] == {"parameters": {"F32": 12}, "total": 12}
+    expected = {"total": 37, "architecture": "llama", "context_length": 4096, "chat_template": "{{ x }}"}
+    assert info("lab/chat-GGUF")["gguf"] == expected
+    assert info("org/tuned")["model-index"] == [{"name": "tuned"}]
+    for repo_id in ("bad/cards", "bad/deep"):
+        value = info(repo_id)
+        assert {"safetensors", "gguf", "pipeline_tag"}.isdisjoint(value)
+        assert len(value["siblings"]) == 3
+    assert info("bad/deep")["config"] == {"architectures": [], "quantization_config": {"b": 4}}
+    assert set(json.loads(served_cards.get("/api/models/org/base?expand=gguf").body)) == {"_id", "id", "modelId"}
+
+
+def test_gated_repos_are_selected_and_shown():
+    gated = make_repo("model", "org/gated", [replace(repo("model", "org/gated", 1).shown, gated=True)])
+    repos = [repo("model", "org/open", 1), gated]
+    for text, expected in (("true", [gated]), ("False", [repos[0]])):
+        assert ListQuery.parse("model", QueryParams(f"gated={text}")).candidates(repos) == expected
+    assert [basic(item.shown)["gated"] for item in repos] == [False, "manual"]
+
+
+NAMES = st.sampled_from(
+    ["filter", "search", "sort", "limit", "expand", "expand[]", "gated", "license", "full", "cursor"]
+)
+TEXT = st.one_of(st.sampled_from(["true", "1", "id", "tags", "siblings", "gguf", "en"]), st.text(max_size=6))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.one_of(NAMES, TEXT), TEXT), max_size=4), st.sampled_from(["models", "datasets"]))
+def test_any_query_gets_an_answer(served_cards: Serving, pairs: list[tuple[str, str]], repo_type: str):
+    answer = served_cards.get(f"/api/{repo_type}?{urlencode(pairs, errors='replace')}")
+    assert answer.status in {200, 400}
+    json.loads(answer.body)
+
+
+@given(st.lists(st.tuples(st.text(max_size=10), st.text(max_size=10)), max_size=5))
+def test_a_query_is_parsed_or_refused(pairs: list[tuple[str, str]]):
+    with contextlib.suppress(AnswerError):
+        query = ListQuery.parse("model", QueryParams(pairs))
+        assert 1 <= query.limit <= 1000
+        assert query.fields <= EXPANDABLE["model"] | ALWAYS
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ["tags", "language", "license", "datasets", "base_model", "library_name", "pipeline_tag", "task_ids"]
+
+
+@given(
+    st.sampled_from(["model", "dataset"]),
+    st.dictionaries(st.sampled_from(FIELDS), JSON),
+    st.dictionaries(st.sampled_from(["architectures", "model_type", "quantization_config", "auto_map"]), JSON),
+)
+def test_any_card_gives_tags_that_are_strings(repo_type: Any, card: dict[str, Any], config: dict[str, Any]):
+    facts = facts_of(repo_type, card, config, ["config.json", "a.gguf"], None)
+    assert all(isinstance(tag, str) and tag for tag in facts.tags)
+    json.dumps(facts.config, allow_nan=False)
+
+
+def test_the_weight_files_that_describe_a_repo():
+    assert safetensors_files(["a/model.safetensors", "b.safetensors", "model.safetensors"]) == ["model.safetensors"]
+    assert safetensors_files(["adapter_model.safetensors"]) == ["adapter_model.safetensors"]
+    assert safetensors_files(["a.safetensors", "b.safetensors"]) == []
+    assert gguf_files(["Q8_0.gguf", "BF16/a.gguf", "mmproj-a.gguf"]) == ["Q8_0.gguf"]
+    assert gguf_files(["BF16/a-00002-of-00002.gguf", "BF16/a-00001-of-00002.gguf", "Q4/b.gguf"]) == [
+        "BF16/a-00001-of-00002.gguf",
+        "BF16/a-00002-of-00002.gguf",
+    ]
+    assert gguf_files(["mmproj.gguf", "model.bin"]) == []
