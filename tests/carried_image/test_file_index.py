@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,8 +21,10 @@ from llmstack.carried_image.file_index import (
     check_paths,
     extents,
 )
+from llmstack.carried_image.index_layer import index_layer
 from llmstack.carried_image.selection import Selection
 from llmstack.errors import IntegrityError
+from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.oci.reference import Digest
 
 LAYER = Digest.of(b"layer")
@@ -57,7 +61,7 @@ def with_file(**changes: Any) -> FileIndex:
 def test_the_bytes_of_an_index_are_fixed():
     """Other programs read it, and its digest must not change."""
     assert INDEX.to_bytes().decode() == (
-        '{"format":"1","repo_id":"org/tiny","repo_type":"model","revision":"main",'
+        '{"format":"3","repo_id":"org/tiny","repo_type":"model","revision":"main",'
         f'"commit":"{"c" * 40}","created":"2024-01-01T12:00:00Z","license":"mit","gated":false,'
         '"include":["*.json"],"exclude":[],'
         f'"files":[{{"path":"config.json","size":2,"oid":"{"a" * 40}","sha256":"{"b" * 64}",'
@@ -182,8 +186,9 @@ def test_invalid_files_are_refused(changes: dict[str, Any]):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "3"},
+        {"format": "4"},
         {"format": None},
+        {"format": 3},
         {"repo_type": "space"},
         {"repo_type": 1},
         {"commit": "main"},
@@ -211,15 +216,51 @@ def test_an_invalid_index_is_refused(changes: dict[str, Any]):
 def test_a_newer_format_hints_at_an_upgrade():
     for changes in ({}, {"files": ["a", "b"]}):
         with pytest.raises(IntegrityError) as raised:
-            parse(format="3", **changes)
+            parse(format="4", **changes)
         assert "upgrade" in (raised.value.hint or "")
 
 
-def test_a_split_file_needs_format_2():
+@pytest.mark.parametrize("form", ["1", "2", "3"])
+def test_earlier_formats_are_read_and_written_unchanged(form: str):
+    data = replace(INDEX, format=form).to_bytes()
+    assert json.loads(data)["format"] == form
+    assert FileIndex.parse([data]) == replace(INDEX, format=form)
+    assert FileIndex.parse([data]).to_bytes() == data
+
+
+def test_models_are_stored_under_models_since_format_3():
+    assert [replace(INDEX, format=form).root for form in ("1", "2", "3")] == ["REPO", "REPO", "models"]
+    assert replace(INDEX, repo_type="dataset").root == "REPO"
+    assert FILE.entry_path("models") == "models/config.json"
+    assert SPLIT.entry_path("models", 1) == f".llmstack/parts/{'d' * 64}/00001"
+
+
+def test_the_layer_of_the_index_lists_all_directories_of_the_image():
+    deep = replace(FILE, path="a/b/c.txt")
+    split = replace(SPLIT, path="only/parts.bin")
+    index = replace(INDEX, files=(FILE, deep, replace(deep, path="a-b/ü.txt"), split))
+    parts = [".llmstack", ".llmstack/parts", f".llmstack/parts/{'d' * 64}"]
+    repo = ["REPO", "REPO/a", "REPO/a-b", "REPO/a/b"]
+    expected = {
+        "model": [*parts, *repo, "models", "models/a", "models/a-b", "models/a/b"],
+        "dataset": [*parts, *repo],
+    }
+    for repo_type in REPO_TYPES:
+        typed = replace(index, repo_type=repo_type)
+        data = typed.to_bytes()
+        with tarfile.open(fileobj=io.BytesIO(b"".join(index_layer(typed, len(data), [data])))) as tar:
+            *directories, last = tar.getmembers()
+        assert (last.name, last.size) == (".llmstack/index.json", len(data))
+        assert [member.name for member in directories] == expected[repo_type]
+        assert all(member.isdir() and member.mode == 0o755 for member in directories)
+    data = INDEX.to_bytes()
+    assert len(b"".join(index_layer(replace(INDEX, format="1"), len(data), [data]))) == 512 + 512 + 1024
+
+
+def test_a_split_file_needs_format_2_or_later():
     """A reader of format 1 refuses it, instead of returning incomplete files."""
     data = replace(INDEX, files=(SPLIT, FILE)).to_bytes()
     value = json.loads(data)
-    assert value["format"] == "2"
     assert value["files"][0] == {
         "path": "big.bin",
         "size": 10,

@@ -49,6 +49,33 @@ def test_names_are_relative_to_the_image_root_as_in_docker(extract_layers):
     assert extract_layers(base, layer) == files
 
 
+def test_files_that_are_hard_links_into_models_are_read_once(tmp_path):
+    """So are the layers of carried models. A file under /models without a link, or with a hidden one, is left out."""
+    low = tar(file("models/a", b"old"), hardlink("REPO/a", "models/a"), file("models/gone", b"g"))
+    high = tar(
+        file("models/a", b"new"),
+        hardlink("REPO/a", "models/a"),
+        file("models/sub/b", b"B"),
+        hardlink("/REPO/sub/b", "./models//sub/b"),
+        hardlink("REPO/again", "models/sub/b"),
+        file("models/c", b"C"),
+        file("models/REPO", b"D"),
+        hardlink("REPO/models/a", "models/REPO"),
+    )
+    top = tar(file("REPO/.wh.c"), hardlink("etc/x", "../usr/x"))
+    reporter = RecordingReporter()
+    name = image(tmp_path / "image", low, high, top, compression="gzip")
+    run(name, tmp_path / "out", reporter=reporter)
+    files = {"a": b"new", "sub/b": b"B", "again": b"B", "models/a": b"D"}
+    assert contents(tmp_path / "out") == files
+    size = sum(blob.stat().st_size for blob in (tmp_path / "image/blobs/sha256").iterdir())
+    assert reporter.advanced < size
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "again", "models", "sub"]
+    (tmp_path / "part").mkdir()
+    run(name, tmp_path / "part", include=("sub/*",))
+    assert contents(tmp_path / "part") == {"sub/b": b"B"}
+
+
 def test_files_of_higher_layers_replace_those_of_lower_ones(extract_layers):
     low = tar(file("REPO/a", b"old"), file("REPO/b", b"B"), file("REPO/gone", b"g"), file("REPO/sub/gone", b"g"))
     high = tar(file("REPO/a", b"new"), file("REPO/.wh.gone"), file("REPO/.wh.sub"))

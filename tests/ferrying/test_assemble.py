@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 from llmstack.carried_image.file_index import FileIndex
 from llmstack.carried_image.selection import NO_SELECTION
+from llmstack.carried_image.spdx import _EXPRESSIONS, spdx_expression
 from llmstack.ferrying.assemble import assemble, image_annotations
 from llmstack.ferrying.base_image import BaseImage, BasePlatform, load_base
 from llmstack.net import Client
@@ -50,7 +52,7 @@ def test_the_digest_never_changes():
     """The digest of an image must not depend on the date, the machine or the release."""
     assert assemble(INDEX, SCRATCH, LAYERS) == assemble(INDEX, SCRATCH, list(LAYERS))
     assert assemble(INDEX, SCRATCH, LAYERS).index.digest == (
-        "sha256:2aa76d1d7969267ad80fb2b5b12c0c59ee1040138db524ae433e3b6060a1b330"
+        "sha256:9679e9d8784f66740a354bc5628487e794b3d8c81adcb2f5ef31e5b7ee44a16e"
     )
 
 
@@ -81,11 +83,12 @@ def test_annotations_and_labels_are_equal_on_all_manifests():
         "org.opencontainers.image.source": "https://huggingface.co/org/tiny",
         "org.opencontainers.image.revision": "c" * 40,
         "org.opencontainers.image.version": "main",
-        "org.opencontainers.image.licenses": "mit",
+        "org.opencontainers.image.licenses": "MIT",
         "org.opencontainers.image.created": "2024-01-01T12:00:00Z",
         "dev.llmstack.repo-id": "org/tiny",
         "dev.llmstack.repo-type": "model",
-        "dev.llmstack.format": "1",
+        "dev.llmstack.format": "3",
+        "dev.llmstack.license": "mit",
     }
     assert Index.parse(made.index).annotations == notes
     for document, config in zip(made.manifests, made.configs, strict=True):
@@ -100,6 +103,21 @@ def test_annotations_of_a_dataset_without_license_and_base():
     assert not any("base" in name for name in notes)
 
 
+@pytest.mark.parametrize("license_id", ["other", "llama3.1", "gpl", "mit OR apache-2.0", "MIT License"])
+def test_a_license_without_an_spdx_expression_has_its_name_on_the_hub_only(license_id: str):
+    notes = image_annotations(replace(INDEX, license=license_id), SCRATCH)
+    assert notes["dev.llmstack.license"] == license_id
+    assert "org.opencontainers.image.licenses" not in notes
+
+
+def test_licenses_are_valid_spdx_expressions():
+    assert {spdx_expression(name) for name in ("apache-2.0", "Apache-2.0")} == {"Apache-2.0"}
+    assert spdx_expression(None) is None
+    for name, expression in _EXPRESSIONS.items():
+        assert name == name.lower()
+        assert canonicalize_license_expression(expression) == expression
+
+
 def test_config_and_layers_of_the_base_are_kept():
     base = base_of(
         {
@@ -112,7 +130,7 @@ def test_config_and_layers_of_the_base_are_kept():
     assert config["config"]["Cmd"] == ["sh"]
     assert config["config"]["Env"] == ["PATH=/bin"]
     assert config["config"]["Labels"]["of"] == "base"
-    assert config["config"]["Labels"]["dev.llmstack.format"] == "1"
+    assert config["config"]["Labels"]["dev.llmstack.format"] == "3"
     assert config["config"]["Labels"]["org.opencontainers.image.base.digest"] == Digest.of(b"b")
     assert config["os.version"] == "1"
     assert [line["created_by"] for line in config["history"]][:2] == ["one", "empty"]

@@ -93,7 +93,7 @@ def test_json_result(port: Port):
     assert isinstance(result["seconds"], float)
 
 
-def test_docker_pulls_and_runs_the_image(port: Port, engine: Engine, busybox_base: Path):
+def test_docker_pulls_and_runs_the_image(port: Port, engine: Engine, busybox_base: Path, tmp_path: Path):
     """The layers of a base image in the same registry are mounted, not uploaded."""
     base = f"{port.space}/busybox:latest"
     copy = ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"]
@@ -113,12 +113,25 @@ def test_docker_pulls_and_runs_the_image(port: Port, engine: Engine, busybox_bas
     try:
         shell = "cat /etc/platform && cd /REPO && find . -type f | sort && sha256sum model.safetensors && cat README.md"
         lines = engine.docker("run", "--rm", "--network", "none", image, "sh", "-c", shell).stdout.splitlines()
+        # Any user can read all files, under /models as well; KServe's sidecar links to them through /proc.
+        link = "ln -sf /proc/$$/root/models /tmp/"
+        shell = f"{link} && cd /REPO/sub && cat /tmp/models/sub/*.json *.json && stat -c %h:%a *.json"
+        user = ("--user", "1000", "--network", "none")
+        as_user = engine.docker("run", "--rm", *user, image, "sh", "-c", shell).stdout
+        container = engine.docker("create", image).stdout.strip()
+        engine.docker("cp", f"{container}:/REPO", str(tmp_path / "REPO"))
+        engine.docker("cp", f"{container}:/models", str(tmp_path / "models"))
+        engine.docker("rm", container)
     finally:
         engine.docker("rmi", "--force", image)
     assert lines[0] == "linux/amd64"
     assert sorted(lines[1 : 1 + len(FILES)]) == sorted(f"./{path}" for path in FILES)
     assert lines[1 + len(FILES)].endswith("model.safetensors")
     assert lines[-1] == "# A model"
+    assert as_user == "[][]2:644\n"
+    for copy in (tmp_path / "REPO", tmp_path / "models"):
+        found = {str(path.relative_to(copy)): path for path in copy.rglob("*") if not path.is_dir()}
+        assert {name: file.read_bytes() for name, file in found.items() if not file.is_symlink()} == FILES
 
 
 @pytest.mark.parametrize("base", ["layout", "scratch"])

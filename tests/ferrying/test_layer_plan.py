@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmstack.errors import UsageError
 from llmstack.ferrying.layer_plan import MAX_LAYERS, Limits, PlannedLayer, plan
 from llmstack.hf.snapshot import HubFile
+from llmstack.oci.tar_writer import TarFile
 
 MiB = 1024 * 1024
 LIMITS = Limits()
@@ -165,7 +166,21 @@ def test_a_changed_file_changes_only_its_bundle():
 
 
 def test_offsets_and_sizes_match_the_tar():
-    layer = PlannedLayer((file("a", 3), file("b" * 200, 600), file("c", 0)))
+    layer = PlannedLayer((file("a", 3), file("b" * 200, 600), file("c", 0)), "REPO")
     assert layer.offsets == [512, 512 + 512 + 1536, 512 + 512 + 1536 + 1024 + 512]
     assert layer.size == layer.offsets[-1] + 1024
-    assert layer.tar_files[0].path == "REPO/a"
+    assert layer.tar_files[0] == TarFile("REPO/a", 3)
+
+
+def test_models_have_a_hard_link_after_each_file():
+    layer = PlannedLayer((file("a", 3), file("b" * 90, 600), file("c", 0)), "models")
+    # The name and the target of the second link have less than 100 characters.
+    assert layer.offsets == [512, 512 + 512 + 512 + 512, 4 * 512 + 1024 + 512 + 512]
+    assert layer.size == layer.offsets[-1] + 512 + 1024
+    assert layer.tar_files[0] == TarFile("models/a", 3, ("REPO/a",))
+
+
+@pytest.mark.parametrize("root", ["models", "REPO"])
+def test_bundles_of_many_small_files_fit_into_a_small_layer(root: str):
+    limits = Limits(layer_size=1_000_000, root=root)
+    assert len(plan(many(10_000, 100), limits)) > 10

@@ -65,7 +65,8 @@ def test_ferry_and_extract_a_split_file(port, tmp_path, monkeypatch):
     listed = {file["path"]: file for file in inspected["index"]["files"]}
     assert {path: file["size"] for path, file in listed.items()} == {path: len(data) for path, data in FILES.items()}
     assert [part["size"] for part in listed["big.gguf"]["parts"]] == [PART, PART, len(BIG) - 2 * PART]
-    assert port.inspect("org--big")["Labels"]["dev.llmstack.format"] == "2"
+    labels = port.inspect("org--big")["Labels"]
+    assert (labels["dev.llmstack.format"], labels["dev.llmstack.split"]) == ("3", "true")
     verified = run_llmstack("verify", "org/big", "--from", port.space, "--json").json
     assert (verified["ok"], verified["files"]) == (True, len(FILES))
 

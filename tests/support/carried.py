@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import INDEX_PATH, FileIndex
+from llmstack.carried_image.file_index import FORMAT, ROOT, FileIndex, root_of
+from llmstack.carried_image.index_layer import index_layer
 from llmstack.carried_image.selection import NO_SELECTION, Selection
 from llmstack.errors import LlmstackError
 from llmstack.ferrying.assemble import assemble
@@ -17,7 +19,6 @@ from llmstack.ferrying.publish import CompleteLayer
 from llmstack.ferrying.upload import Upload
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
-from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
@@ -61,8 +62,13 @@ def carry(
     base: str = "scratch",
     limits: Limits = LIMITS,
     incomplete: bool = False,
+    form: str = FORMAT,
 ) -> FileIndex:
-    """Write an image of `files` with a tag into a store, as ferry does; return its file index."""
+    """Write an image of `files` with a tag into a store, as ferry does; return its file index.
+
+    `form` is the format: earlier ones as earlier releases wrote them.
+    """
+    limits = replace(limits, root=root_of(repo_type) if form == FORMAT else ROOT)
     hub_files = [HubFile(path, len(data), _oid(data, limits)) for path, data in files.items()]
     info = RepoInfo(repo_id, repo_type, revision, commit, "", "mit", gated=False)
     with ThreadPoolExecutor(1) as ahead:
@@ -79,6 +85,7 @@ def carry(
         selection=selection,
         files=tuple(sorted((file for layer in complete for file in layer.files), key=lambda file: file.path.encode())),
         incomplete=incomplete,
+        format=form,
     )
     put_image(store, tag, index, [descriptor for layer in complete for descriptor in layer.descriptors], base)
     return index
@@ -93,7 +100,7 @@ def put_image(store: BlobStore, tag: str, index: FileIndex, layers: list[Descrip
             for blob in entry.layers:
                 copy_blob(blob, loaded.source, store)
     data = index.to_bytes()
-    digest, size = store.write_blob(lambda: tar_writer.layer([tar_writer.TarFile(INDEX_PATH, len(data))], [[data]]))
+    digest, size = store.write_blob(lambda: index_layer(index, len(data), [data]))
     assembled = assemble(
         index, loaded, [*layers, Descriptor(LAYER_TAR, digest, size, {annotation_keys.LAYER: "index"})]
     )

@@ -135,7 +135,7 @@ def sparse_repo(layout: Layout, tag: str, size: int, end: bytes = b"", *, hashed
     The digest of its layer is wrong; no test reads the complete layer. The file's hash is right if it is `hashed`:
     the hub compares it when it sends the complete file.
     """
-    head = tar_writer.header(tar_writer.TarFile("REPO/big.bin", size))
+    head = tar_writer.header(tar_writer.TarFile("models/big.bin", size))
     digest = Digest("sha256:" + "ab" * 32)
     blob = layout.folder / "blobs/sha256" / digest.hex
     blob.parent.mkdir(parents=True)

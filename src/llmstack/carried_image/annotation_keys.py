@@ -20,6 +20,10 @@ FILEPATH = "org.cncf.model.filepath"
 REPO_ID = "dev.llmstack.repo-id"
 REPO_TYPE = "dev.llmstack.repo-type"
 FORMAT = "dev.llmstack.format"
+# The Hub's name of the license. LICENSES has it in images of formats 1 and 2, and the SPDX expression since format 3.
+LICENSE = "dev.llmstack.license"
+# "true" if the image has split files; since format 3.
+SPLIT = "dev.llmstack.split"
 INCOMPLETE = "dev.llmstack.incomplete"
 # "index" on the layer that holds the file index.
 LAYER = "dev.llmstack.layer"

@@ -22,12 +22,18 @@ from llmstack.oci.spec import canonical_json
 from llmstack.oci.tar_reader import MAX_DEPTH, MAX_NAME
 
 INDEX_PATH = ".llmstack/index.json"
+# The directory of a repo's files in an image.
 ROOT = "REPO"
-# Outside ROOT, so that a part of a file is not mistaken for the file.
+# Where KServe and others look for a model. Since format 3, models are stored here, with hard links in ROOT.
+MODELS_ROOT = "models"
+# Outside both, so that a part of a file is not mistaken for the file.
 PARTS_ROOT = ".llmstack/parts"
-FORMAT = "1"
-# An index with split files. Readers of format 1 refuse it, instead of returning incomplete files.
-FORMAT_WITH_PARTS = "2"
+# llmstack 0.1 and 0.2 wrote format 1, and format 2 for images with split files.
+FORMAT_1 = "1"
+FORMAT_2 = "2"
+# The format of new images.
+FORMAT = "3"
+FORMATS = (FORMAT_1, FORMAT_2, FORMAT)
 # Far more than 100,000 files with long names need.
 MAX_INDEX_SIZE = 256 * 1024 * 1024
 # A compressed layer may expand to an index of this size, and more if it is larger: hashes do not compress well.
@@ -75,9 +81,9 @@ class IndexedFile:
         """The layers that hold the bytes, in order."""
         return tuple(part.layer for part in self.ranges)
 
-    def part_path(self, number: int) -> str:
-        """Return the path in the image of the file, or of a part of a split file."""
-        return part_path(self.oid, number) if self.is_split else f"{ROOT}/{self.path}"
+    def entry_path(self, root: str, number: int = 0) -> str:
+        """Return the path in the image of the file, which is stored in `root`, or of a part of a split file."""
+        return part_path(self.oid, number) if self.is_split else f"{root}/{self.path}"
 
     def new_hash(self) -> FileHash:
         """Return a hash to feed the file's bytes to, for `mismatch`."""
@@ -118,11 +124,17 @@ def part_path(oid: str, number: int) -> str:
     return f"{PARTS_ROOT}/{oid}/{number:05}"
 
 
+def root_of(repo_type: RepoType) -> str:
+    """Return the directory of the tar entries that hold the files, in images of the current format."""
+    return MODELS_ROOT if repo_type == "model" else ROOT
+
+
 @dataclass(frozen=True, slots=True)
 class FileIndex:
     """The files of a carried image, sorted by path, and the snapshot that they belong to.
 
-    `incomplete` marks a partial image, `local` files that did not come from the Hub.
+    `incomplete` marks a partial image, `local` files that did not come from the Hub. `format` is the version of the
+    image's format.
     """
 
     repo_id: str
@@ -136,6 +148,7 @@ class FileIndex:
     files: tuple[IndexedFile, ...]
     incomplete: bool = False
     local: bool = False
+    format: str = FORMAT
 
     @property
     def size(self) -> int:
@@ -143,9 +156,9 @@ class FileIndex:
         return sum(file.size for file in self.files)
 
     @property
-    def format(self) -> str:
-        """The lowest format version that can represent this index."""
-        return FORMAT_WITH_PARTS if any(file.is_split for file in self.files) else FORMAT
+    def root(self) -> str:
+        """The directory of the tar entries that hold the files."""
+        return root_of(self.repo_type) if self.format == FORMAT else ROOT
 
     @property
     def claim(self) -> str:
@@ -203,13 +216,14 @@ class FileIndex:
                 files=tuple(files),
                 incomplete=bool(value.get("incomplete")),
                 local=bool(value.get("local")),
+                format=_string(value, "format"),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"file index: invalid: {error!r}") from error
         if not _COMMIT.fullmatch(index.commit):
             raise IntegrityError("file index: invalid commit")
-        if value["format"] == FORMAT != index.format:
-            raise IntegrityError(f"file index: format {FORMAT} has no split files")
+        if index.format == FORMAT_1 and any(file.is_split for file in files):
+            raise IntegrityError(f"file index: format {FORMAT_1} has no split files")
         check_paths(file.path for file in files)
         _check_hashes(files)
         return index
@@ -217,7 +231,8 @@ class FileIndex:
 
 # Absent if false.
 _FLAGS = ("incomplete", "local")
-_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in {"files", "selection", *_FLAGS})
+_NOT_IN_HEAD = {"files", "selection", "format", *_FLAGS}
+_HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in _NOT_IN_HEAD)
 _FILE = tuple(field.name for field in fields(IndexedFile) if field.name != "ranges")
 _PART = tuple(field.name for field in fields(BlobRange))
 
@@ -267,7 +282,7 @@ def _check_hashes(files: Iterable[IndexedFile]) -> None:
 
 
 def _check_format(value: dict[str, Any]) -> None:
-    if value.get("format") not in {FORMAT, FORMAT_WITH_PARTS}:
+    if value.get("format") not in FORMATS:
         raise IntegrityError(
             f"file index: format {str(value.get('format'))[:20]!r} is unknown",
             hint="upgrade llmstack: a newer version made this image",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, FileIndex, IndexedFile, max_index_size
+from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, ROOT, FileIndex, IndexedFile, max_index_size
 from llmstack.errors import IntegrityError, NotFoundError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import (
@@ -232,9 +232,10 @@ class Image:
 
     def _part_tar(self, blob: Descriptor, number: int, files: Iterable[IndexedFile]) -> FileTar:
         held: dict[str, list[IndexedFile]] = defaultdict(list)
+        root = self.index.root if self.index else ROOT
         for file in files:
             # Files with the same bytes share parts.
-            held[file.part_path(number)].append(file)
+            held[file.entry_path(root, number)].append(file)
         return self._tar(f"layer {blob.digest}", blob, held)
 
     def _tar(self, name: str, blob: Descriptor, files: Mapping[str, Sequence[IndexedFile]]) -> FileTar:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from llmstack.carried_image.file_index import INDEX_PATH, MAX_INDEX_SIZE, ROOT, FileIndex, IndexedFile
 from llmstack.carried_image.image import FileRanges, FileTar, StoredLayer
+from llmstack.carried_image.index_layer import index_layer
 from llmstack.engine.engine_image import EngineImage
 from llmstack.errors import UsageError
-from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, Platform
 from llmstack.oci.tar_reader import TarReader
@@ -38,11 +38,12 @@ class ImageInEngine:
         data = engine_image.read_file(f"/{INDEX_PATH}", MAX_INDEX_SIZE)
         if data is None:
             return cls(engine_image, None)
+        index = FileIndex.parse([data])
         digest = hashlib.sha256()
-        for chunk in tar_writer.layer([tar_writer.TarFile(INDEX_PATH, len(data))], [[data]]):
+        for chunk in index_layer(index, len(data), [data]):
             digest.update(chunk)
         is_top = engine_image.top_layer == f"sha256:{digest.hexdigest()}"
-        return cls(engine_image, FileIndex.parse([data]) if is_top else None)
+        return cls(engine_image, index if is_top else None)
 
     @property
     def name(self) -> str:
@@ -80,8 +81,9 @@ class ImageInEngine:
         groups = [
             # The engine names what it returns by the last component of its path.
             tuple(
-                self._tar(file.part_path(number), part.size, {posixpath.basename(file.part_path(number)): [file]})
+                self._tar(path, part.size, {posixpath.basename(path): [file]})
                 for number, part in enumerate(file.ranges)
+                for path in [file.entry_path(ROOT, number)]
             )
             for file in single
         ]

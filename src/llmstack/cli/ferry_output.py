@@ -68,7 +68,8 @@ def _plan_row(decision: LayerDecision) -> tuple[str, str, str]:
     layer = decision.layer
     name = layer.files[0].path if layer.is_single else f"{len(layer.files)} files: {_some(layer.files)}"
     parts = f" in {len(layer.layer_sizes)} parts" if isinstance(layer, SplitFile) else ""
-    return name, human_size(layer.size), ("reuse" if decision.reused else "upload") + parts
+    reason = f", stored in format {decision.earlier_format} before" if decision.earlier_format else ""
+    return name, human_size(layer.size), ("reuse" if decision.reused else "upload") + parts + reason
 
 
 def _some(files: Sequence[object]) -> str:

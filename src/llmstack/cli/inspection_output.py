@@ -75,6 +75,7 @@ def _facts(details: ImageDetails) -> list[tuple[str, str]]:
         ("commit", f"{index.commit} {_origin(index)}"),
         ("license", index.license or "not stated"),
         ("files", f"{len(index.files)}, {human_size(index.size)}"),
+        ("format", index.format),
     ]
     if index.selection.include or index.selection.exclude:
         globs = [f"--include {glob}" for glob in index.selection.include]

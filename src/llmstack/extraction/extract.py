@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any, Literal
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import FORMAT_WITH_PARTS, FileIndex
+from llmstack.carried_image.file_index import FORMAT_2, FileIndex
 from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace, tag_for
@@ -144,7 +144,8 @@ class _Extraction:
                 hint="use --layout dir; only carried images have a file index",
                 side="source",
             )
-        if self.image.labels.get(annotation_keys.FORMAT) == FORMAT_WITH_PARTS:
+        labels = self.image.labels
+        if annotation_keys.SPLIT in labels or labels.get(annotation_keys.FORMAT) == FORMAT_2:
             self.reporter.warn(
                 f"{self.image.name} was built on a carried image with split files, which are left out: "
                 "extract the carried image to get them"

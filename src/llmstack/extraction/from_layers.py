@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from llmstack.carried_image.file_index import ROOT
+from llmstack.carried_image.file_index import MODELS_ROOT, ROOT
 from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.extraction.from_index import ExtractContext
 from llmstack.extraction.partial_file import PartialFile
 from llmstack.net import Cancelled
 from llmstack.oci.rootfs import LinkedFile, Rootfs
-from llmstack.oci.tar_reader import TarReader
+from llmstack.oci.tar_reader import TarEntry, TarReader, clean_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,13 @@ class _LayerMerge:
         self._destination = context.destination
         self._rootfs = Rootfs(ROOT)
         self._sizes: dict[str, int] = {}
+        # Files outside /REPO with hard links in it, by layer and path.
+        self._targets: dict[tuple[int, str], PartialFile] = {}
 
     def run(self) -> MergeResult:
         with self._partial_files() as partials:
-            for layer in self._layers:
-                self._read(layer, partials)
+            for number, layer in enumerate(self._layers):
+                self._read(number, layer, partials)
             links = list(self._rootfs.links())
             if not self._rootfs.files and not links:
                 raise NotFoundError(f"the image holds no files under /{ROOT}", side="source")
@@ -75,18 +77,30 @@ class _LayerMerge:
             self._sizes[path] = self._sizes[existing]
         return MergeResult(tuple(self._sizes), sum(self._sizes.values()), tuple(self._rootfs.dangling))
 
-    def _read(self, layer: LayerSource, partials: dict[str, PartialFile]) -> None:
-        """Write a layer's selected files, except those that a higher layer hides."""
+    def _read(self, number: int, layer: LayerSource, partials: dict[str, PartialFile]) -> None:
+        """Write a layer's selected files, except those that a higher layer hides.
+
+        In a carried image of a model, they are hard links to files in /models. Those are written as well, or else the
+        layer would have to be read twice; they are discarded if no hard link follows.
+        """
         written: dict[str, PartialFile] = {}
+        targets: set[str] = set()
         try:
             with layer.open() as tar:
                 for entry in tar:
                     path = self._rootfs.add(entry)
                     if path is not None and self._is_selected(path):
                         self._write(tar, entry.size, path, written)
+                    elif self._may_be_target(entry):
+                        self._write(tar, entry.size, _target_key(number, entry.path), written)
+                    elif entry.kind == "hardlink" and entry.path.startswith(f"{ROOT}/"):
+                        targets.add(clean_path(entry.target))
             # A later entry of the same layer may have replaced a file.
             for path in self._rootfs.end_layer() & written.keys():
                 partials[path] = written.pop(path)
+            for path in targets:
+                if partial := written.pop(_target_key(number, path), None):
+                    self._targets[number, path] = partial
         finally:
             for partial in written.values():
                 self._destination.discard(partial)
@@ -101,8 +115,11 @@ class _LayerMerge:
             else:
                 unread[link.content.layer][link.content.path].append(link.path)
         for number, contents in unread.items():
-            self._read_again(self._layers[number], contents, partials)
             hard_links |= {other: first for first, *others in contents.values() for other in others}
+            for content in contents.keys() & {path for layer, path in self._targets if layer == number}:
+                partials[contents.pop(content)[0]] = self._targets.pop((number, content))
+            if contents:
+                self._read_again(self._layers[number], contents, partials)
         return hard_links
 
     def _read_again(self, layer: LayerSource, contents: dict[str, list[str]], partials: dict[str, PartialFile]) -> None:
@@ -122,7 +139,7 @@ class _LayerMerge:
         try:
             yield partials
         finally:
-            for partial in partials.values():
+            for partial in (*partials.values(), *self._targets.values()):
                 self._destination.discard(partial)
 
     def _write(self, tar: TarReader, size: int, path: str, partials: dict[str, PartialFile]) -> None:
@@ -136,5 +153,15 @@ class _LayerMerge:
                     raise Cancelled("cancelled")
                 partial.write(piece)
 
+    def _may_be_target(self, entry: TarEntry) -> bool:
+        """Tell whether a file outside /REPO may have a hard link in it."""
+        root, _, path = entry.path.partition("/")
+        return entry.kind == "file" and root == MODELS_ROOT and self._is_selected(path)
+
     def _is_selected(self, path: str) -> bool:
         return bool(select([path], self._selection, str))
+
+
+def _target_key(layer: int, path: str) -> str:
+    """Return the key of the partial file of a file outside /REPO: no path below the root starts with a slash."""
+    return f"/{layer}/{path}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FileIndex
+from llmstack.carried_image.spdx import spdx_expression
 from llmstack.ferrying.base_image import BaseImage, BasePlatform
 from llmstack.hf.hub_urls import repo_url
 from llmstack.oci.reference import Digest
@@ -73,8 +74,12 @@ def image_annotations(index: FileIndex, base: BaseImage) -> dict[str, str]:
         del annotations[annotation_keys.SOURCE]
     if index.incomplete:
         annotations[annotation_keys.INCOMPLETE] = "true"
+    if any(file.is_split for file in index.files):
+        annotations[annotation_keys.SPLIT] = "true"
     if index.license:
-        annotations[annotation_keys.LICENSES] = index.license
+        annotations[annotation_keys.LICENSE] = index.license
+    if expression := spdx_expression(index.license):
+        annotations[annotation_keys.LICENSES] = expression
     if base.name:
         annotations[annotation_keys.BASE_NAME] = base.name
     if base.digest:

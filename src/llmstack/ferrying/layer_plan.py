@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
-from llmstack.carried_image.file_index import ROOT, part_path
+from llmstack.carried_image.file_index import MODELS_ROOT, ROOT, part_path
 from llmstack.errors import UsageError
 from llmstack.hf.snapshot import HubFile
 from llmstack.oci import tar_writer
@@ -18,19 +18,20 @@ MiB = 1024 * 1024
 
 # Docker allows 125 layers; some are reserved for images built on a carried image.
 MAX_LAYERS = 120
-# About the size of a header and the padding of a file in a tar.
+# About the size of a header and the padding of a file in a tar, and the size of the header of a hard link.
 _TAR_OVERHEAD = 1024
+_LINK_OVERHEAD = tar_writer.BLOCK
 # The largest size of a part's header (PAX, for 8 GiB and more) and the end of the tar.
 _PART_OVERHEAD = 3 * tar_writer.BLOCK + len(tar_writer.END)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a plan; sizes are in bytes.
+    """What a plan depends on besides the files; sizes are in bytes.
 
     A file of `large` bytes or more gets its own layer. Smaller files are bundled into layers of about `bundle` bytes.
     There are at most `layers` data layers, none larger than `layer_size` (None: no limit). With `split_large`, a file
-    that exceeds `layer_size` is split into parts.
+    that exceeds `layer_size` is split into parts. `root` is the directory that the files are stored in.
     """
 
     large: int = 16 * MiB
@@ -38,13 +39,20 @@ class Limits:
     layers: int = MAX_LAYERS - 2
     layer_size: int | None = None
     split_large: bool = False
+    root: str = MODELS_ROOT
+
+    @property
+    def overhead(self) -> int:
+        """About how many bytes of a layer a file needs besides its own."""
+        return _TAR_OVERHEAD if self.root == ROOT else _TAR_OVERHEAD + _LINK_OVERHEAD
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One data layer: its files in the order of the tar."""
+    """One data layer: its files in the order of the tar, and the directory that they are stored in."""
 
     files: tuple[HubFile, ...]
+    root: str
 
     @property
     def content(self) -> tuple[tuple[str, str], ...]:
@@ -63,8 +71,13 @@ class PlannedLayer:
 
     @property
     def tar_files(self) -> list[tar_writer.TarFile]:
-        """The entries of the tar."""
-        return [tar_writer.TarFile(f"{ROOT}/{file.path}", file.size) for file in self.files]
+        """The entries of the tar. Files that are not stored in ROOT have a hard link there."""
+        return [
+            tar_writer.TarFile(
+                f"{self.root}/{file.path}", file.size, () if self.root == ROOT else (f"{ROOT}/{file.path}",)
+            )
+            for file in self.files
+        ]
 
     @cached_property
     def _tar_layout(self) -> tuple[list[int], int]:
@@ -175,18 +188,18 @@ def _split(files: Sequence[HubFile], limits: Limits) -> tuple[SplitFile, ...]:
     if limit is None or not limits.split_large:
         return ()
     part_size = max(1, (limit - _PART_OVERHEAD) // tar_writer.BLOCK) * tar_writer.BLOCK
-    return tuple(SplitFile(file, part_size) for file in files if PlannedLayer((file,)).size > limit)
+    return tuple(SplitFile(file, part_size) for file in files if PlannedLayer((file,), limits.root).size > limit)
 
 
 def _plan_unsplit(ordered: Sequence[HubFile], limits: Limits) -> tuple[PlannedLayer, ...]:
     large: list[tuple[HubFile, ...]] = [(file,) for file in ordered if file.size >= limits.large]
     small = [file for file in ordered if file.size < limits.large]
     limit = limits.bundle if limits.layer_size is None else limits.layer_size - len(tar_writer.END)
-    bundles = _bundles(small, min(limits.bundle, limit))
+    bundles = _bundles(small, min(limits.bundle, limit), limits.overhead)
     if len(large) + len(bundles) > limits.layers:
         bundles = _merge(bundles, max(_bundle_limit(large, limits), limits.layers - len(large)))
         large = _merge(large, limits.layers - len(bundles))
-    layers = tuple(PlannedLayer(group) for group in (*large, *bundles))
+    layers = tuple(PlannedLayer(group, limits.root) for group in (*large, *bundles))
     _check_sizes(layers, limits)
     return layers
 
@@ -197,7 +210,7 @@ def _bundle_limit(large: Sequence[tuple[HubFile, ...]], limits: Limits) -> int:
         return limits.layers
     count = limits.layers // 2
     if limits.layer_size is not None:
-        sizes = [PlannedLayer(group).size for group in large]
+        sizes = [PlannedLayer(group, limits.root).size for group in large]
         needed = sum(1 for _ in _cuts(sizes, limits.layer_size)) + 1
         count = min(count, limits.layers - needed)
     return max(1, count)
@@ -210,7 +223,7 @@ def _check_sizes(layers: Sequence[PlannedLayer], limits: Limits) -> None:
         return
     limit = human_size(limits.layer_size)
     for file in (file for layer in layers for file in layer.files):
-        if PlannedLayer((file,)).size > limits.layer_size:
+        if PlannedLayer((file,), limits.root).size > limits.layer_size:
             raise UsageError(
                 f"{file.path!r} has {human_size(file.size)}, and the destination accepts at most {limit} per layer",
                 hint="split it into parts with --split-large, leave it out with --exclude, "
@@ -227,7 +240,7 @@ def _too_many(limits: Limits) -> UsageError:
     )
 
 
-def _bundles(files: Iterable[HubFile], target: int) -> list[tuple[HubFile, ...]]:
+def _bundles(files: Iterable[HubFile], target: int, overhead: int) -> list[tuple[HubFile, ...]]:
     """Divide the small files into bundles of at most `target` bytes, with content-defined boundaries.
 
     Boundaries by size alone would move all later bundles when one file is added. Instead, once a bundle is a quarter
@@ -238,7 +251,7 @@ def _bundles(files: Iterable[HubFile], target: int) -> list[tuple[HubFile, ...]]
     current: list[HubFile] = []
     size = 0
     for file in files:
-        needed = file.size + _TAR_OVERHEAD
+        needed = file.size + overhead
         if current and (
             size + needed > target or (size >= target // 4 and _is_boundary(file.path, needed / (target / 4)))
         ):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import INDEX_PATH, FileIndex, IndexedFile
+from llmstack.carried_image.file_index import FileIndex, IndexedFile
+from llmstack.carried_image.index_layer import index_layer
 from llmstack.errors import on_side
 from llmstack.ferrying.assemble import assemble
 from llmstack.ferrying.base_image import BaseImage
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
-from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import LAYER_TAR, Descriptor, RawManifest
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
@@ -71,6 +71,6 @@ def publish(
 
 
 def _write_index(index: FileIndex, store: BlobStore) -> Descriptor:
-    file = tar_writer.TarFile(INDEX_PATH, sum(map(len, index.chunks())))
-    digest, size = store.write_blob(lambda: tar_writer.layer([file], [index.chunks()]))
+    length = sum(map(len, index.chunks()))
+    digest, size = store.write_blob(lambda: index_layer(index, length, index.chunks()))
     return Descriptor(LAYER_TAR, digest, size, {annotation_keys.LAYER: "index"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from llmstack.carried_image.file_index import FileIndex, IndexedFile, check_paths
+from llmstack.carried_image.file_index import FORMAT, FileIndex, IndexedFile, check_paths, root_of
 from llmstack.carried_image.naming import is_leftover, partial_tag, tag_for
 from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import LlmstackError, NotFoundError, UsageError, on_side
@@ -18,7 +18,7 @@ from llmstack.ferrying.layer_stream import READ_AHEAD
 from llmstack.ferrying.partial_image import PartialImage, remove_partial_image
 from llmstack.ferrying.publish import CompleteLayer, publish
 from llmstack.ferrying.upload import FileSource, Upload
-from llmstack.hf.snapshot import HubFile, RepoInfo, Snapshot
+from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.lists.wish_list import RepoRequest
 from llmstack.net import Client
 from llmstack.net.cancel import GRACE
@@ -26,7 +26,7 @@ from llmstack.net.parallel import run_all
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import WHITEOUT
 from llmstack.oci.store import BlobStore
-from llmstack.reporting import Reporter
+from llmstack.reporting import Reporter, human_size
 
 # Seconds for saving the partial image of a failed ferry. An interrupted ferry has less time: the user waits for it.
 SAVE_TIME = 30.0
@@ -34,10 +34,14 @@ SAVE_TIME = 30.0
 
 @dataclass(frozen=True, slots=True)
 class LayerDecision:
-    """What will be done with a planned layer or split file: reuse these files of an earlier image, or upload (None)."""
+    """What will be done with a planned layer or split file: reuse these files of an earlier image, or upload (None).
+
+    `earlier_format` is set if an earlier image has the same files, but stored in another format.
+    """
 
     layer: PlannedLayer | SplitFile
     reused: tuple[IndexedFile, ...] | None
+    earlier_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,9 @@ class RepoFerry:
             main = None if force or tag == main_tag else read_earlier_image(store, main_tag)
             partial = None if force else read_earlier_image(store, partial_tag(tag))
             reusable = ReusableLayers(image for image in (partial, main, current) if image)
-            layers = [
-                _without_lost_layers(LayerDecision(layer, reusable.find(layer)), store)
-                for layer in plan(files, self._limits(base))
-            ]
-        to_upload = sum(file.size for entry in layers if not entry.reused for file in entry.layer.files)
+            layers = [_decide(layer, reusable, store) for layer in plan(files, self._limits(base, info.repo_type))]
+        self._note_format(info, layers)
+        to_upload = _size(entry for entry in layers if not entry.reused)
         total = sum(file.size for file in files)
         if dry_run:
             return RepoFerryResult("planned", info, snapshot.created, None, total, to_upload, tuple(layers))
@@ -141,6 +143,16 @@ class RepoFerry:
             self._reporter.end()
         return RepoFerryResult("carried", info, snapshot.created, image.digest, total, to_upload, tuple(layers))
 
+    def _note_format(self, info: RepoInfo, layers: Sequence[LayerDecision]) -> None:
+        """Say what must be uploaded again only because an earlier image has another format."""
+        outdated = [entry for entry in layers if entry.earlier_format]
+        if outdated:
+            self._reporter.note(
+                f"{info.repo_type} {info.repo_id}: {human_size(_size(outdated))} of unchanged files must be uploaded "
+                f"again, because the earlier image has format {outdated[0].earlier_format}; the new one has format "
+                f"{FORMAT}"
+            )
+
     def _save(self, partial_image: PartialImage, seconds: float) -> None:
         """Save the completed layers after a failure, and make the client usable for the next repo."""
         # A registry that did not react to the cancellation in time would not answer now either.
@@ -150,14 +162,19 @@ class RepoFerry:
             with self._client.cancel.time_limit(seconds):
                 partial_image.save()
 
-    def _limits(self, base: BaseImage) -> Limits:
+    def _limits(self, base: BaseImage, repo_type: RepoType) -> Limits:
         layers = MAX_LAYERS - base.layer_count - 1
         if layers < 2:
             raise UsageError(
                 f"base image: its {base.layer_count} layers leave no room for files",
                 hint="choose a base image with fewer layers",
             )
-        return Limits(layers=layers, layer_size=self._layer_size, split_large=self._split_large)
+        return Limits(
+            layers=layers,
+            layer_size=self._layer_size,
+            split_large=self._split_large,
+            root=root_of(repo_type),
+        )
 
     def _upload(
         self,
@@ -214,11 +231,16 @@ def _check_files(files: Sequence[HubFile], snapshot: Snapshot) -> None:
             )
 
 
-def _without_lost_layers(decision: LayerDecision, store: BlobStore) -> LayerDecision:
-    """Return the decision, or an upload instead of a reuse if the registry has lost a layer."""
-    if decision.reused and not all(store.has_blob(layer) for layer in decision.reused[0].layers):
-        return LayerDecision(decision.layer, None)
-    return decision
+def _decide(layer: PlannedLayer | SplitFile, reusable: ReusableLayers, store: BlobStore) -> LayerDecision:
+    """Reuse earlier layers if there are any and the registry has not lost one of them."""
+    reused = reusable.find(layer)
+    if reused and all(store.has_blob(digest) for digest in reused[0].layers):
+        return LayerDecision(layer, reused)
+    return LayerDecision(layer, None, None if reused else reusable.earlier_format(layer))
+
+
+def _size(decisions: Iterable[LayerDecision]) -> int:
+    return sum(file.size for decision in decisions for file in decision.layer.files)
 
 
 def _check_tag(current: EarlierImage | None, info: RepoInfo, tag: str) -> None:
@@ -236,6 +258,7 @@ def _check_tag(current: EarlierImage | None, info: RepoInfo, tag: str) -> None:
 def _is_up_to_date(index: FileIndex, info: RepoInfo, selection: Selection) -> bool:
     return (
         not index.incomplete
+        and index.format == FORMAT
         and index.commit == info.commit
         and index.selection == selection
         and index.repo_id == info.repo_id

@@ -32,6 +32,7 @@ _CLAIMS = (
     annotation_keys.REPO_TYPE,
     annotation_keys.REVISION,
     annotation_keys.COMMIT,
+    annotation_keys.LICENSE,
     annotation_keys.LICENSES,
     annotation_keys.CREATED,
     annotation_keys.INCOMPLETE,
@@ -133,7 +134,7 @@ def _annotated(listed: ListedImage, notes: Mapping[str, str]) -> ListedImage:
         repo_type=next((known for known in REPO_TYPES if known == notes.get(annotation_keys.REPO_TYPE)), None),
         revision=notes.get(annotation_keys.REVISION),
         commit=notes.get(annotation_keys.COMMIT),
-        license=notes.get(annotation_keys.LICENSES),
+        license=notes.get(annotation_keys.LICENSE, notes.get(annotation_keys.LICENSES)),
         created=notes.get(annotation_keys.CREATED),
         incomplete=annotation_keys.INCOMPLETE in notes,
     )
