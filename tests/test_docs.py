@@ -38,6 +38,8 @@ def command_lines() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), command_lines())
 def test_documented_command_exists_with_its_options(page: str, line: str):
     words = shlex.split(line.replace("\\\n", " "), comments=True)
+    # What follows is for another program.
+    words = words[: words.index("--")] if "--" in words else words
     command = COMMANDS[words[0]] if words[0] in COMMANDS else typer.main.get_command(app)
     if hasattr(command, "commands") and command.name != "llmstack":
         command = command.commands[words[1]]

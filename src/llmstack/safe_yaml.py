@@ -1,4 +1,4 @@
-"""YAML from strangers and from users: one loader with limits, one error with the line."""
+"""YAML from strangers and from users: one loader with limits, one error with the line. YAML for users."""
 
 from __future__ import annotations
 
@@ -96,3 +96,20 @@ def read_yaml(path: Path) -> object:
     except YamlError as error:
         place = f"{path}:{error.line}" if error.line else str(path)
         raise UsageError(f"{place}: invalid YAML: {error.problem}") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes no aliases, and indents lists below their key."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - PyYAML's names
+        super().increase_indent(flow, indentless=False)
+
+
+def write_yaml(*documents: object) -> str:
+    """Return documents as YAML for people: keys in the order of the dictionaries."""
+    return "---\n".join(
+        yaml.dump(each, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100) for each in documents
+    )

@@ -198,6 +198,14 @@ def _size(value: object) -> Size:
     return Size(int(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " "))
 
 
+def parse_size(text: str, place: str) -> Size:
+    """Read a size such as `16G` or `20 GiB`, which was written at `place`; raises UsageError."""
+    try:
+        return _size(text.strip().upper().replace("IB", "iB"))
+    except ValueError as error:
+        raise UsageError(f"{place} must be {_CONVERSIONS[Size | None][1]}") from error
+
+
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise ValueError

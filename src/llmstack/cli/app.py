@@ -16,6 +16,7 @@ from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
 from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.runner import Invocation, run
+from llmstack.cli.serve import serve
 
 app = typer.Typer(
     name="llmstack",
@@ -45,6 +46,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "ferry": ferry,
     "extract": extract,
     "hub": hub,
+    "serve": serve,
     "list": list_images,
     "inspect": inspect,
     "verify": verify,

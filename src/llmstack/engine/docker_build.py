@@ -1,4 +1,4 @@
-"""Build, tag and push images through docker-py, with readable output of the classic builder."""
+"""Build, tag, push and pull images through docker-py, with readable output of the classic builder."""
 
 from __future__ import annotations
 
@@ -93,10 +93,7 @@ def push_image(engine: Engine, name: str, reporter: Reporter) -> str:
     Raises NotAuthorizedError, NotFoundError, UnavailableError or LlmstackError with the registry's answer.
     """
     reference = Reference.parse(name)
-    login = lookup(reference.registry)
-    auth = None
-    if login:
-        auth = {"username": login.username, "password": login.password, "identitytoken": login.identity_token or ""}
+    auth = _auth(reference)
     progress = LayerProgress(reporter, f"push {name}")
     digest = answer = ""
     try:
@@ -113,6 +110,46 @@ def push_image(engine: Engine, name: str, reporter: Reporter) -> str:
         raise _registry_error(f"pushing {name}", answer, "destination", f"docker login {reference.registry}")
     reporter.note(f"pushed {name}@{digest}")
     return digest
+
+
+def pull_image(engine: Engine, name: str, reporter: Reporter) -> None:
+    """Pull an image.
+
+    Raises NotFoundError, NotAuthorizedError, UnavailableError or LlmstackError with the registry's answer.
+    """
+    reference = Reference.parse(name)
+    what, hint, answer = f"pulling {name}", f"docker login {reference.registry}", ""
+    progress = LayerProgress(reporter, f"pull {name}")
+    try:
+        # Between two messages, the engine may write a large layer.
+        with engine.no_timeout(), engine_errors(what):
+            events = engine.client.api.pull(
+                f"{reference.registry}/{reference.repository}",
+                tag=reference.locator,
+                stream=True,
+                decode=True,
+                auth_config=_auth(reference),
+            )
+            for item in events:
+                answer = str(item.get("error", answer))
+                progress.follow(item)
+    except (NotFoundError, UnavailableError) as error:
+        if error.hint:
+            # The engine does not answer.
+            raise
+        # The engine answers with 404 or 500 what the registry has answered.
+        raise _registry_error(what, error.message.removeprefix(f"{what}: "), "source", hint) from error
+    finally:
+        progress.end()
+    if answer:
+        raise _registry_error(what, answer, "source", hint)
+
+
+def _auth(reference: Reference) -> dict[str, str] | None:
+    login = lookup(reference.registry)
+    if not login:
+        return None
+    return {"username": login.username, "password": login.password, "identitytoken": login.identity_token or ""}
 
 
 class _BuildOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Engine:
                 self.client = docker.from_env(timeout=int(timeout))
             except ValueError as error:
                 raise UnavailableError(
-                    f"connecting to the Docker Engine: invalid DOCKER_HOST {_host()}: {error}",
+                    f"connecting to the Docker Engine: invalid DOCKER_HOST {engine_host()}: {error}",
                     hint="use a URL such as unix:///var/run/docker.sock or tcp://HOST:PORT",
                 ) from error
 
@@ -80,6 +80,14 @@ class Engine:
                 ) from error
         return found
 
+    def load(self, chunks: Iterable[bytes], what: str) -> None:
+        """Load a tar in the format of `docker save`; `what` is the operation for messages. Raises UnavailableError."""
+        with self.no_timeout(), engine_errors(what):
+            events = self.client.api.load_image(chunks)  # type: ignore[no-untyped-call]  # missing in its types
+            for item in events:
+                if error := item.get("error"):
+                    raise UnavailableError(f"{what}: the Docker Engine answered: {error}")
+
     def platform(self, image: str) -> Platform:
         """Return the platform of an image; raises NotFoundError."""
         found = self.inspect(image)
@@ -112,7 +120,7 @@ class Engine:
 
 def local_engine_has(image: str) -> bool:
     """Tell whether a Docker Engine answers quickly and has an image. Any error means no."""
-    host = _host()
+    host = engine_host()
     if host.startswith("unix://") and not exists(Path(host.removeprefix("unix://"))):
         return False
     try:
@@ -135,14 +143,15 @@ def engine_errors(what: str = "") -> Iterator[None]:
     except APIError as error:
         raise UnavailableError(f"{prefix}the Docker Engine answered: {_explanation(error)}") from error
     except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
-        host = _host()
+        host = engine_host()
         raise UnavailableError(
             f"{prefix}the Docker Engine at {host} does not answer: {_cause(error)}",
             hint="start it (systemctl start docker), or set DOCKER_HOST to another one",
         ) from error
 
 
-def _host() -> str:
+def engine_host() -> str:
+    """Return the address of the Docker Engine."""
     return os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
 
 

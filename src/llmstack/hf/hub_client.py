@@ -72,9 +72,9 @@ _DISABLED = "Access to this resource is disabled."
 
 
 class HubClient:
-    """The Hub at HF_ENDPOINT, with the token of the environment; safe in threads."""
+    """The Hub at `endpoint` (default: HF_ENDPOINT), with the token of the environment; safe in threads."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, endpoint: str | None = None) -> None:
         check_proxies()
         self._client = client
         self.token = _token()
@@ -83,7 +83,7 @@ class HubClient:
                 "the Hub token contains invalid characters",
                 hint="set HF_TOKEN to the complete token, or log in again with: hf auth login",
             )
-        self.endpoint = constants.ENDPOINT.rstrip("/")
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._api = HfApi(
             endpoint=self.endpoint,
             token=self.token or False,

@@ -1,0 +1,70 @@
+"""A plan as a file for Docker Compose. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmstack.carried_image.file_index import ROOT
+from llmstack.errors import UsageError
+from llmstack.model_serving.serve_plan import ServePlan
+from llmstack.model_serving.servers import MODEL_ROOT
+from llmstack.safe_yaml import write_yaml
+
+_HEAD = """\
+# {name} on {server}: docker compose up
+#
+# {mount}
+# With {key} in the environment, clients must send that key.
+# To serve other machines, set that key, and publish the port without 127.0.0.1.
+"""
+_MOUNT = "The model is a mount of its image: needs Docker 28 and Docker Compose 2.35. The image is pulled first."
+_HUB = "The server loads the model from the hub; nothing is mounted."
+
+
+def compose_file(plan: ServePlan) -> str:
+    """Return the compose file; raises UsageError if Docker cannot pull the image of the model."""
+    head = _HEAD.format(
+        name=plan.model.name,
+        server=plan.server.name,
+        mount=_HUB if plan.model.hub else _MOUNT,
+        key=plan.server.key_variable,
+    )
+    service: dict[str, Any] = {
+        "image": plan.server_images[0],
+        "command": plan.arguments,
+        # Without a value: that of the environment, if it is set.
+        "environment": {**plan.environment, plan.server.key_variable: None},
+    }
+    if plan.on_host_network:
+        service["network_mode"] = "host"
+    else:
+        service["ports"] = [f"{_bracketed(plan.address)}:{plan.port}:{plan.server.port}"]
+    if not plan.model.hub:
+        service["volumes"] = [
+            {
+                "type": "image",
+                "source": model_image(plan),
+                "target": MODEL_ROOT,
+                "image": {"subpath": ROOT},
+            }
+        ]
+    service["shm_size"] = f"{plan.shm_size // 2**20}m"
+    if plan.gpus:
+        gpu = {"driver": "nvidia", "count": plan.gpus, "capabilities": ["gpu"]}
+        service["deploy"] = {"resources": {"reservations": {"devices": [gpu]}}}
+    service |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "restart": "unless-stopped"}
+    return head + write_yaml({"services": {plan.object_name: service}})
+
+
+def model_image(plan: ServePlan) -> str:
+    """Return the reference of the model's image; raises UsageError if there is none that others can pull."""
+    if plan.model.image is None:
+        raise UsageError(
+            f"{plan.model.name}: its image is in a directory or archive, where no container tool pulls it from",
+            hint="copy it to a registry, and name that: --from registry.local:5000/llm",
+        )
+    return plan.model.image
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

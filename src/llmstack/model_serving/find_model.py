@@ -1,0 +1,92 @@
+"""Read which files a model has: from the file index of its image, or from a hub. No file of the model is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from llmstack.carried_image.file_index import ROOT, FileIndex
+from llmstack.carried_image.image import OpenedImage
+from llmstack.carried_image.image_in_engine import ImageInEngine
+from llmstack.carried_image.image_location import EngineLocation, Location, RegistryLocation, locate
+from llmstack.carried_image.naming import Namespace, parse_repo
+from llmstack.carried_image.open_location import open_requested
+from llmstack.errors import UsageError
+from llmstack.model_serving.serve_plan import MODELS_ROOT, ServedModel
+from llmstack.net import Client
+from llmstack.oci.repository import Registries
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model, and where its image is, both None if a hub has it.
+
+    `image` is the opened image; the engine can pull it, load it, or has it already.
+    """
+
+    model: ServedModel
+    location: Location | None = None
+    image: OpenedImage | None = None
+
+
+def find_image(
+    argument: str,
+    source: str | None,
+    namespace: Namespace,
+    registries: Registries,
+    note: Callable[[str], None],
+    *,
+    prefer_engine: bool = True,
+) -> FoundModel:
+    """Find the image of `REPO_ID[@REVISION]|IMAGE`; with `prefer_engine`, in the local Docker Engine first.
+
+    Raises NotFoundError, UsageError for a dataset, and what opening an image raises.
+    """
+    request = locate(argument, source, "model", namespace)
+    with open_requested(request, registries, note, prefer_engine=prefer_engine) as opened:
+        location = request.location
+        if isinstance(opened, ImageInEngine):
+            location = EngineLocation(opened.engine_image.image)
+        image = None
+        if isinstance(location, RegistryLocation | EngineLocation):
+            image = location.name.removeprefix("docker://")
+        return FoundModel(_model(opened, request.repo_id, image), location, opened)
+
+
+def find_in_hub(argument: str, url: str, client: Client) -> FoundModel:
+    """Find `REPO_ID[@REVISION]` on the hub at `url`.
+
+    Raises UsageError, NotFoundError, NotAuthorizedError, UnavailableError.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        raise UsageError("--hub: must be a URL such as http://hub.local:8080, without a password")
+    repo_id, revision = parse_repo(argument, "model", "datasets cannot be served", url)
+    from llmstack.hf.hub_client import HubClient
+
+    hub = HubClient(client, url)
+    files = hub.snapshot(hub.info(repo_id, "model", revision)).files
+    return FoundModel(ServedModel(repo_id, revision, tuple(file.path for file in files), hub=url.rstrip("/")))
+
+
+def _model(opened: OpenedImage, repo_id: str | None, image: str | None) -> ServedModel:
+    index = opened.index
+    if index is None:
+        return ServedModel(repo_id or opened.name, image=image)
+    if index.repo_type != "model":
+        raise UsageError(f"{opened.name}: holds the dataset {index.repo_id}, which no server can serve")
+    # Only a tag or a request confirms what the index claims.
+    name, revision = (index.repo_id, index.revision) if opened.confirmed else (repo_id or opened.name, index.commit)
+    return ServedModel(
+        name=name,
+        revision=revision,
+        paths=tuple(file.path for file in index.files),
+        in_parts=frozenset(file.path for file in index.files if file.is_split),
+        image=image,
+        roots=_roots(index),
+    )
+
+
+def _roots(index: FileIndex) -> tuple[str, ...]:
+    return (ROOT,) if index.format in {"1", "2"} else (ROOT, MODELS_ROOT)

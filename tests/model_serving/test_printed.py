@@ -1,0 +1,209 @@
+"""What --print prints is valid for Kubernetes, KServe and Docker Compose, and example/serve shows it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from llmstack.carried_image.naming import Namespace
+from llmstack.errors import UsageError
+from llmstack.image_builds.recipe import images_folder, load_recipes
+from llmstack.model_serving.compose import compose_file
+from llmstack.model_serving.kserve import kserve_objects
+from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
+from llmstack.model_serving.serve_plan import ServedModel, ServePlan, ServeRequest, make_plan
+from llmstack.model_serving.servers import SERVERS, ServerOptions, environment
+
+EXAMPLE = Path(__file__).parents[2] / "example" / "serve"
+CRDS = {
+    kind: jsonschema.Draft202012Validator(schema)
+    for kind, schema in json.loads((Path(__file__).parent / "kserve_crds.json").read_text()).items()
+    if kind != "comment"
+}
+VERSIONS = ("1.31", "1.33", str(kubernetes_validate.latest_version()))
+NAMESPACE = Namespace.parse("registry.local:5000/llm")
+HUB = "http://hub.llm:8080"
+FILES = {
+    "Qwen/Qwen3-8B": ("config.json", "model.safetensors", "tokenizer.json"),
+    "Qwen/Qwen3-8B-GGUF": ("README.md", "a b/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"),
+}
+
+
+def plan(
+    name: str = "Qwen/Qwen3-8B", *, hub: str | None = None, roots: tuple[str, ...] = ("REPO", "models"), **asked: Any
+) -> ServePlan:
+    image = None if hub else f"{NAMESPACE}/models:{name.replace('/', '--')}"
+    model = ServedModel(name, "main", FILES[name], image=image, hub=hub, roots=roots)
+    return make_plan(model, ServeRequest(**asked), [NAMESPACE], gpus=1)
+
+
+ASKED: tuple[dict[str, Any], ...] = (
+    {},
+    {"gpus": 0, "context_length": 4096, "extra": ("--seed", "1")},
+    {"gpus": 8, "shm_size": "1000000000", "listen": "[::1]:80", "server_image": "vllm/vllm-openai:v0.32.0"},
+)
+PLANS = [plan(name, hub=hub, **asked) for name, hub, asked in itertools.product(FILES, (None, HUB), ASKED)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_objects_are_valid(version: str):
+    # Half of the combinations have each value of each option: validation is slow.
+    for number, each in enumerate(PLANS):
+        for item in yaml.safe_load_all(kubernetes_objects(each, init_container=number % 2 == 1)):
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_the_pod_of_the_hub_pages_is_valid():
+    kubernetes_validate.validate(yaml.safe_load(mounting_pod("dataset", "a.lab/b:c")), VERSIONS[-1], strict=True)
+
+
+def test_kserve_objects_are_valid():
+    for each, native in itertools.product(PLANS, (False, True)):
+        for item in yaml.safe_load_all(kserve_objects(each, native=native)):
+            CRDS[item["kind"]].validate(item)
+
+
+def test_a_wrong_field_is_not_valid_for_kserve():
+    *_, service = yaml.safe_load_all(kserve_objects(plan()))
+    service["spec"]["predictor"]["model"]["storageUrl"] = "oci://x"
+    with pytest.raises(jsonschema.ValidationError):
+        CRDS["InferenceService"].validate(service)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("compose.yaml", compose_file(plan("Qwen/Qwen3-8B-GGUF"))),
+        ("kubernetes.yaml", kubernetes_objects(plan())),
+        ("kserve.yaml", kserve_objects(plan())),
+    ],
+)
+def test_the_examples_are_what_is_printed(name: str, printed: str):
+    assert (EXAMPLE / name).read_text() == printed
+
+
+def test_the_pod_has_what_a_server_needs():
+    deployment, service = yaml.safe_load_all(kubernetes_objects(plan(gpus=2)))
+    pod = deployment["spec"]["template"]["spec"]
+    [server] = pod["containers"]
+    assert server["image"] == "registry.local:5000/llm/vllm:cuda13"
+    assert server["args"] == ["/model", "--served-model-name", "Qwen/Qwen3-8B", "--tensor-parallel-size", "2"]
+    assert server["resources"] == {"limits": {"nvidia.com/gpu": 2}}
+    probe = server["startupProbe"]
+    assert (probe["httpGet"]["path"], probe["periodSeconds"] * probe["failureThreshold"]) == ("/health", 600)
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert server["securityContext"]["readOnlyRootFilesystem"]
+    volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
+    assert volumes == {
+        "tmp": {"emptyDir": {}},
+        "shm": {"emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}},
+        "model": {"image": {"reference": "registry.local:5000/llm/models:Qwen--Qwen3-8B"}},
+    }
+    [model] = [mount for mount in server["volumeMounts"] if mount["name"] == "model"]
+    assert model == {"name": "model", "mountPath": "/model", "subPath": "REPO", "readOnly": True}
+    [port] = service["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (8000, server["ports"][0]["name"])
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+
+
+def test_an_init_container_copies_the_needed_files_only():
+    [pod] = [
+        item["spec"]["template"]["spec"]
+        for item in yaml.safe_load_all(kubernetes_objects(plan("Qwen/Qwen3-8B-GGUF"), init_container=True))
+        if item["kind"] == "Deployment"
+    ]
+    [copy] = pod["initContainers"]
+    path = "a b/Qwen3-8B-Q4_K_M.gguf"
+    assert copy["command"][2] == f"mkdir -p '/model/a b' && cp '/REPO/{path}' '/model/{path}'"
+    assert {"name": "model", "emptyDir": {}} in pod["volumes"]
+
+
+def test_kserve_reads_the_image_or_the_hub():
+    def documents(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return {item["kind"]: item for item in yaml.safe_load_all(kserve_objects(*arguments, **options))}
+
+    def storage(found: dict[str, Any]) -> str:
+        return str(found["InferenceService"]["spec"]["predictor"]["model"]["storageUri"])
+
+    image = "registry.local:5000/llm/models:Qwen--Qwen3-8B"
+    assert storage(documents(plan())) == f"oci://{image}"
+    assert storage(documents(plan(), native=True)) == f"oci+native://{image}"
+    hub = documents(plan(hub=HUB))
+    assert storage(hub) == "hf://Qwen/Qwen3-8B"
+    [variable] = hub["ClusterStorageContainer"]["spec"]["container"]["env"]
+    assert variable == {"name": "HF_ENDPOINT", "value": HUB}
+    for found in (hub, documents(plan())):
+        [server] = found["ServingRuntime"]["spec"]["containers"]
+        assert server["args"][0] == "/mnt/models"
+
+
+def test_kserve_needs_files_under_models():
+    with pytest.raises(UsageError, match="looks for the files under /models"):
+        kserve_objects(plan(roots=("REPO",)))
+
+
+def test_compose_mounts_the_image_and_publishes_on_localhost():
+    [service] = yaml.safe_load(compose_file(plan("Qwen/Qwen3-8B-GGUF", context_length=512)))["services"].values()
+    assert service["ports"] == ["127.0.0.1:8000:8080"]
+    assert service["command"] == [
+        *("--model", "/model/a b/Qwen3-8B-Q4_K_M.gguf", "--alias", "Qwen/Qwen3-8B-GGUF", "--ctx-size", "512")
+    ]
+    [volume] = service["volumes"]
+    assert (volume["type"], volume["image"]) == ("image", {"subpath": "REPO"})
+    assert service["environment"] == {"LLAMA_API_KEY": None}
+    [server] = yaml.safe_load(compose_file(plan(hub=HUB)))["services"].values()
+    assert server["environment"] == {"HF_ENDPOINT": HUB, "HF_HUB_OFFLINE": "0", "VLLM_API_KEY": None}
+    assert "volumes" not in server
+
+
+def test_an_image_that_nobody_can_pull_is_refused():
+    model = ServedModel("org/m", "main", FILES["Qwen/Qwen3-8B"])
+    with pytest.raises(UsageError, match="in a directory or archive"):
+        compose_file(make_plan(model, ServeRequest(), [], gpus=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("0org/A.b_c", "model-0org-a-b-c"), ("org/" + "x" * 90, "org-" + "x" * 46)]
+)
+def test_object_names_are_dns_labels(name: str, expected: str):
+    model = ServedModel(name, "main", ("config.json", "a.safetensors"), image="a/b")
+    assert make_plan(model, ServeRequest(), [], gpus=0).object_name == expected
+
+
+def test_the_servers_are_those_of_the_recipes():
+    recipes = load_recipes(images_folder())
+    for name, server in SERVERS.items():
+        recipe = recipes[name]
+        assert recipe.ports == (server.port,)
+        for variant in (*server.cpu_variants, *server.gpu_variants):
+            assert recipe.variants[variant].tags == (variant,)
+        options = ServerOptions("a/b", "main", plan().files if name == "vllm" else PLANS[-1].files, listen=("::1", 9))
+        assert set(environment(options)) - {server.port_variable} <= {"VLLM_CPU_KVCACHE_SPACE"}
+        assert server.port_variable in (recipe.folder / "Dockerfile.j2").read_text()
+
+
+def test_a_file_in_parts_is_refused():
+    name = "Qwen/Qwen3-8B-GGUF"
+    for parts, served in ((FILES[name][1], False), (FILES[name][2], True)):
+        model = ServedModel(name, "main", FILES[name], in_parts=frozenset({parts}), image="a/b")
+        if served:
+            assert make_plan(model, ServeRequest(), [], gpus=0).files.weights == FILES[name][1]
+            continue
+        with pytest.raises(UsageError, match="in the image in parts"):
+            make_plan(model, ServeRequest(), [], gpus=0)
+
+
+def test_an_image_without_a_file_index_needs_to_be_told_what_to_serve():
+    model = ServedModel("registry.local/x:y", image="registry.local/x:y")
+    with pytest.raises(UsageError, match="has no file index"):
+        make_plan(model, ServeRequest(), [], gpus=0)
+    assert make_plan(model, ServeRequest("vllm"), [], gpus=0).arguments[0] == "/model"
+    asked = make_plan(model, ServeRequest("llama.cpp", "m.gguf"), [], gpus=0)
+    assert asked.arguments[:2] == ["--model", "/model/m.gguf"]

@@ -1,0 +1,236 @@
+"""`llmstack serve` with a Docker Engine. The server answers with the SHA-256 of the file that it has loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmstack.engine.containers import mounts_images
+from llmstack.engine.docker_engine import Engine as OurEngine
+from llmstack.oci.layout import Layout
+from tests.model_serving.support import FILES, Bench, chat, content, sha256
+from tests.support.carried import carry
+from tests.support.process import free_port
+from tests.support.serving import repository, serving
+
+
+def names(bench: Bench) -> list[str]:
+    return [server["name"] for server in bench.servers()]
+
+
+def test_a_model_is_served_until_ctrl_c(bench: Bench):
+    running = bench.start("org/gguf")
+    running.wait_ready()
+    assert content(running.url) == sha256("org/gguf", "a-Q4_K_M.gguf")
+    [server] = bench.servers()
+    assert (server["model"], server["server"], server["url"], server["running"]) == (
+        "org/gguf",
+        "llama.cpp",
+        running.url,
+        True,
+    )
+    running.process.send_signal(signal.SIGINT)
+    code, stderr = running.end()
+    assert (code, stderr.splitlines()[-1]) == (0, "stopped")
+    assert names(bench) == []
+
+
+def test_detached_servers_are_listed_and_stopped(bench: Bench):
+    """Two models at once; the second start of a model copies nothing."""
+    ports = [str(free_port()) for _ in range(2)]
+    first = bench.serve("org/gguf", "--file", "q8_0", "--detach", "--port", ports[0], "--", "--ctx-size", "64")
+    assert first.code == 0, first.stderr
+    second = bench.serve("org/safe", "--detach", "--port", ports[1], "--json")
+    assert second.code == 0, second.stderr
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    assert first.stdout.splitlines()[0] == f"org/gguf: {urls[0]}"
+    assert second.json["url"] == urls[1]
+    assert content(urls[0]) == sha256("org/gguf", "a-Q8_0.gguf")
+    assert content(urls[1]) == sha256("org/safe", "config.json")
+    assert [(each["model"], each["url"]) for each in bench.servers()] == [("org/gguf", urls[0]), ("org/safe", urls[1])]
+    again = bench.serve("org/gguf", "--detach", "--port", ports[0])
+    assert (again.code, f"is served already at {urls[0]}" in again.stderr) == (2, True)
+    stopped = bench.serve("--stop", "org/gguf")
+    assert stopped.stdout == f"stopped llmstack-org--gguf-{ports[0]}\n"
+    assert names(bench) == [f"llmstack-org--safe-{ports[1]}"]
+    once_more = bench.serve("org/gguf", "--detach", "--port", ports[0])
+    assert (once_more.code, "copying" in once_more.stderr) == (0, False)
+    for model in ("org/gguf", "org/safe"):
+        assert bench.serve("--stop", "--rm", model).code == 0
+    assert bench.volumes() == set()
+    missing = bench.serve("--stop", "org/gguf")
+    assert (missing.code, "no server of this model" in missing.stderr) == (3, True)
+
+
+def test_an_interrupted_copy_is_made_again(bench: Bench, engine):
+    with OurEngine() as ours:
+        if mounts_images(ours):
+            return
+    assert bench.serve("org/gguf", "--detach").code == 0
+    [volume] = bench.volumes()
+    assert bench.serve("--stop", "org/gguf").code == 0
+    # As if the first run had been killed: the volume has half of the model, and no container vouches for it.
+    engine.docker("rm", volume)
+    mount = f"{volume}:/REPO"
+    engine.docker("run", "--rm", "--volume", mount, f"{bench.namespace}/models:org--gguf", "rm", "/REPO/a-Q4_K_M.gguf")
+    port = str(free_port())
+    assert bench.serve("org/gguf", "--detach", "--port", port).code == 0
+    assert content(f"http://127.0.0.1:{port}") == sha256("org/gguf", "a-Q4_K_M.gguf")
+    assert bench.volumes() == {volume}
+
+
+def test_a_server_that_cannot_load_shows_its_last_lines(bench: Bench):
+    done = bench.serve("org/gguf", "--port", str(free_port()), "--", "--die-with", "3")
+    assert done.code == 1
+    assert "org/gguf: llama.cpp has ended: exit code 3\n  loading /model/a-Q4_K_M.gguf\n" in done.stderr
+    assert "  error: not enough memory\n" in done.stderr
+    assert names(bench) == []
+
+
+def test_a_killed_server_is_an_error(bench: Bench):
+    running = bench.start("org/gguf", "--", "--die-when-asked")
+    running.wait_ready()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        chat(running.url)
+    code, stderr = running.end()
+    assert code == 1
+    assert "org/gguf: llama.cpp has ended: exit code 143\n" in stderr
+    assert names(bench) == []
+
+
+def test_a_server_that_somebody_stops_has_ended(bench: Bench):
+    running = bench.start("org/gguf")
+    running.wait_ready()
+    assert bench.serve("--stop", "org/gguf").code == 0
+    assert running.end()[0] == 0
+
+
+def test_a_container_that_has_ended_is_replaced(bench: Bench, engine):
+    port = str(free_port())
+    assert bench.serve("org/gguf", "--detach", "--port", port).code == 0
+    engine.docker("kill", f"llmstack-org--gguf-{port}")
+    [ended] = bench.servers()
+    assert (ended["running"], ended["status"].startswith("Exited (137)")) == (False, True)
+    assert bench.serve("org/gguf", "--detach", "--port", port).code == 0
+    assert content(f"http://127.0.0.1:{port}")
+
+
+def test_a_busy_port_is_reported_before_anything_is_pulled(bench: Bench):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        done = bench.serve("org/safe", "--port", str(port))
+    assert (done.code, f"port {port}: is in use" in done.stderr, "pull" in done.stderr) == (2, True, False)
+
+
+def test_missing_images_name_the_next_step(bench: Bench, engine):
+    engine.docker("image", "rm", f"{bench.namespace}/llama.cpp:cpu")
+    port = ("--port", str(free_port()))
+    done = bench.serve("org/gguf", *port, env={"LLMSTACK_NAMESPACE": bench.namespace})
+    if f"{bench.namespace}/llama.cpp:cpu, llama.cpp:cpu" in done.stderr:
+        # Otherwise this machine's engine has one without a namespace.
+        assert done.code == 3
+        assert "llmstack build llama.cpp --variant cpu" in done.stderr
+    done = bench.serve("org/none", *port)
+    assert (done.code, "llmstack list" in done.stderr) == (3, True)
+
+
+def test_without_an_engine(bench: Bench):
+    done = bench.serve("org/safe", env={"DOCKER_HOST": "unix:///nowhere/docker.sock"})
+    assert (done.code, "systemctl start docker" in done.stderr) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("org/pickle",), "its weights are pickles only"),
+        (("org/safe", "--engine", "llama.cpp"), "no GGUF file"),
+        (("org/gguf", "--engine", "vllm"), "no GGUF and no safetensors"),
+        (("org/gguf", "--port", "70000"), "--port 70000: must be"),
+        (("org/gguf", "--shm-size", "much"), "--shm-size must be"),
+        (("org/gguf", "--hub", "http://127.0.0.1:1", "--from", "a.lab/b"), "leave one out"),
+        (("org/gguf", "--native"), "--native: needs --print kserve"),
+        ((), "no model"),
+    ],
+)
+def test_what_cannot_be_served(bench: Bench, arguments: tuple[str, ...], reason: str):
+    done = bench.serve(*arguments)
+    assert (done.code, reason in done.stderr) == (2, True), done.stderr
+
+
+def test_a_model_in_a_layout_is_loaded_once(bench: Bench, busybox_base: Path, tmp_path: Path):
+    base = f"oci:{busybox_base}:latest"
+    carry(Layout(tmp_path / "models"), "org--gguf", FILES["org/gguf"], repo_id="org/gguf", base=base)
+    port = str(free_port())
+    arguments = ("org/gguf", "--from", f"oci:{tmp_path}", "--detach", "--port", port, "--rm")
+    first = bench.serve(*arguments)
+    assert first.code == 0, first.stderr
+    assert content(f"http://127.0.0.1:{port}") == sha256("org/gguf", "a-Q4_K_M.gguf")
+    assert bench.serve("--stop", "org/gguf").code == 0
+    again = bench.serve(*arguments)
+    assert ("load oci:" in first.stderr, "load oci:" in again.stderr) == (True, False)
+    printed = bench.serve("org/gguf", "--from", f"oci:{tmp_path}", "--print", "compose")
+    assert (printed.code, "in a directory or archive" in printed.stderr) == (2, True)
+
+
+def test_a_dataset_is_not_served(bench: Bench):
+    store = repository(bench.namespace, "dataset")
+    carry(store, "org--set", {"a.parquet": b"a"}, repo_id="org/set", repo_type="dataset", base="scratch")
+    done = bench.serve(f"{bench.namespace}/datasets:org--set")
+    assert (done.code, "holds the dataset org/set" in done.stderr) == (2, True)
+
+
+def test_clients_of_an_exposed_server_send_the_key(bench: Bench):
+    port = str(free_port())
+    arguments = ("org/gguf", "--detach", "--port", f"0.0.0.0:{port}")
+    done = bench.serve(*arguments, env={"LLAMA_API_KEY": "key-of-the-tests"})
+    assert done.code == 0, done.stderr
+    assert "key-of-the-tests" not in done.stdout + done.stderr
+    assert '-H "Authorization: Bearer $LLAMA_API_KEY"' in done.stdout
+    url = f"http://127.0.0.1:{port}"
+    assert chat(url)[0] == 401
+    assert content(url, "key-of-the-tests") == sha256("org/gguf", "a-Q4_K_M.gguf")
+    assert bench.serve("--stop", "org/gguf").code == 0
+    done = bench.serve(*arguments)
+    assert "without a key: set LLAMA_API_KEY" in done.stderr
+
+
+def test_models_are_loaded_through_a_hub(bench: Bench, tmp_path: Path):
+    """Their images are not in the engine."""
+    with serving(tmp_path, bench.namespace) as hub:
+        for repo_id, path in (("org/gguf", "a-Q8_0.gguf"), ("org/safe", "config.json")):
+            port = str(free_port())
+            file = ("--file", path) if path.endswith(".gguf") else ()
+            arguments = (repo_id, "--hub", hub.url, *file, "--network", "host", "--detach", "--port", port)
+            done = bench.serve(*arguments)
+            assert done.code == 0, done.stderr
+            assert content(f"http://127.0.0.1:{port}") == sha256(repo_id, path)
+            image = f"{bench.namespace}/models:{repo_id.replace('/', '--')}"
+            assert bench.engine.docker("image", "inspect", image, check=False).returncode != 0
+        refused = bench.serve("org/safe", "--hub", hub.url)
+    assert (refused.code, "is the container itself" in refused.stderr) == (2, True)
+
+
+def test_an_interrupted_start_leaves_nothing(bench: Bench):
+    """SIGINT while the server loads: it never answers, because it waits for a file."""
+    port = str(free_port())
+    command = [sys.executable, "-m", "llmstack", "serve", "org/gguf", "--network", bench.network, "--port", port]
+    process = subprocess.Popen(
+        [*command, "--progress", "plain", "--", "--load-forever"],
+        env=dict(os.environ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not names(bench):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] is None
+    assert process.returncode == 130
+    assert names(bench) == []
