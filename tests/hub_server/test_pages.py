@@ -20,6 +20,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
 from tests.hub_server.conftest import HTML, OLD
 from tests.support.carried import COMMIT, carry
+from tests.support.cli import run_llmstack
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving
 
@@ -110,6 +111,23 @@ def test_a_repo_page_has_facts_snippets_and_readme(served_registry: Serving):
     assert "--revision v1.0" in old
     assert "README" not in old
     assert "load_dataset(&#34;org/set&#34;)" in served_registry.ask("GET", "/datasets/org/set", HTML).body.decode()
+
+
+def test_a_model_page_shows_how_to_serve_it(served_registry: Serving):
+    """The manifest is that of `llmstack serve --print kubernetes`; what no server can serve is mounted by a pod."""
+    page = html.unescape(served_registry.ask("GET", "/org/model", HTML).body.decode())
+    shown = {name: text.partition("<code>")[2].partition("</code>")[0] for name, text in snippet_parts(page).items()}
+    command = shlex.split(shown["serve"])
+    assert command[:3] == ["llmstack", "serve", "org/model"]
+    done = run_llmstack(*command[1:], "--print", "kubernetes")
+    assert (done.code, done.stdout) == (0, shown["kubernetes_serve"]), done.stderr
+    dataset = html.unescape(served_registry.ask("GET", "/datasets/org/set", HTML).body.decode())
+    assert "serve" not in snippet_parts(dataset)
+    assert "YOUR-IMAGE" not in page + dataset
+
+
+def snippet_parts(page: str) -> dict[str, str]:
+    return {part.partition('"')[0]: part for part in page.split('id="use-')[1:]}
 
 
 @pytest.mark.parametrize("host", ["a.lab/b", "a$(x)", 'a"><script>', "q z", "[::1", "x@y"])

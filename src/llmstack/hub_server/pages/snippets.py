@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
+from llmstack.errors import LlmstackError, UsageError
 from llmstack.hub_server.repos import Files, Revision
+from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
+from llmstack.model_serving.serve_plan import ServedModel, ServeRequest, make_plan
 
 # The Python code that loads a model, by the library in its card.
 _LOADERS = {
@@ -40,26 +43,6 @@ from huggingface_hub import snapshot_download
 
 folder = snapshot_download({arguments})
 """
-_VOLUME = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {repo_type}-reader
-spec:
-  containers:
-    - name: main
-      image: YOUR-IMAGE
-      volumeMounts:
-        - name: {repo_type}
-          mountPath: /{repo_type}
-          subPath: REPO
-          readOnly: true
-  volumes:
-    - name: {repo_type}
-      image:
-        reference: {image}
-        pullPolicy: IfNotPresent
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +71,29 @@ def snippets(
         found.append(Snippet("push", _push(revision)))
     else:
         found.append(Snippet("docker", f"docker run --rm {shlex.quote(revision.image)} ls -l /REPO\n"))
-        found.append(
-            Snippet("kubernetes", _VOLUME.format(repo_type=revision.repo_type, image=json.dumps(revision.image)))
-        )
+        found += _serving(revision, files)
     return found
+
+
+def _serving(revision: Revision, files: Files) -> list[Snippet]:
+    """Return how to serve a model; for what no server can serve, how to mount it."""
+    namespace = Namespace.parse(revision.image.rpartition("/")[0])
+    model = ServedModel(
+        name=revision.repo_id,
+        revision=revision.name,
+        paths=tuple(files.paths),
+        in_parts=frozenset(path for path, file in files.files.items() if file.is_split),
+        image=revision.image,
+    )
+    try:
+        if revision.repo_type != "model":
+            raise UsageError("no server serves datasets")
+        manifest = kubernetes_objects(make_plan(model, ServeRequest(), [namespace], gpus=1))
+    except LlmstackError:
+        return [Snippet("kubernetes", mounting_pod(revision.repo_type, revision.image))]
+    repo = revision.repo_id if revision.name == DEFAULT_REVISION else f"{revision.repo_id}@{revision.name}"
+    command = shlex.join(["llmstack", "serve", repo, "--from", str(namespace)])
+    return [Snippet("serve", f"{command}\n"), Snippet("kubernetes_serve", manifest)]
 
 
 def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
