@@ -21,8 +21,8 @@ from llmstack.cli.options import (
     QuietOption,
     open_session,
 )
-from llmstack.cli.runner import Interrupted
 from llmstack.errors import UsageError
+from llmstack.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from llmstack.model_serving.find_model import FoundModel
