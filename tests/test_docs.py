@@ -82,11 +82,14 @@ def test_every_recipe_has_a_page():
     assert {path.stem for path in (ROOT / "docs/reference/recipes").glob("*.md")} == recipes | {"index"}
 
 
-@pytest.mark.parametrize("result", ["ExtractResult", "FerryResult", "ImageDetails", "ListedImage", "VerifyResult"])
+@pytest.mark.parametrize(
+    "result",
+    ["ExtractResult", "FerryResult", "ImageDetails", "ListedImage", "LoadResult", "SaveResult", "VerifyResult"],
+)
 def test_documented_json_fields_are_complete(result: str):
     page = (ROOT / "docs/reference/json.md").read_text()
     documented = set(re.findall(r"[`\"](\w+)[`\"]", page))
-    hidden = {"layers", "exit_code"} if result == "FerryResult" else set()
+    hidden = {"FerryResult": {"layers", "exit_code"}, "LoadResult": {"exit_code"}}.get(result, set())
     assert {field.name for field in fields(getattr(llmstack, result))} - hidden <= documented
 
 

@@ -13,6 +13,9 @@ from llmstack.errors import (
 )
 
 if TYPE_CHECKING:
+    from llmstack.bundles.known_blobs import Inventory
+    from llmstack.bundles.load import LoadResult
+    from llmstack.bundles.save import SaveResult
     from llmstack.extraction.extract import ExtractResult
     from llmstack.ferrying.ferry import FerryResult
     from llmstack.inspection import ImageDetails, ListedImage, VerifyResult
@@ -28,12 +31,15 @@ __all__ = [
     "ImageDetails",
     "IntegrityError",
     "InternalError",
+    "Inventory",
     "ListedImage",
     "LlmstackError",
+    "LoadResult",
     "NotAuthorizedError",
     "NotFoundError",
     "ProgressEvent",
     "RepoRequest",
+    "SaveResult",
     "Session",
     "UnavailableError",
     "UsageError",
@@ -50,9 +56,12 @@ _MODULES = {
     "ExtractResult": "llmstack.extraction.extract",
     "FerryResult": "llmstack.ferrying.ferry",
     "ImageDetails": "llmstack.inspection",
+    "Inventory": "llmstack.bundles.known_blobs",
     "ListedImage": "llmstack.inspection",
+    "LoadResult": "llmstack.bundles.load",
     "ProgressEvent": "llmstack.reporting.callback",
     "RepoRequest": "llmstack.lists.wish_list",
+    "SaveResult": "llmstack.bundles.save",
     "VerifyResult": "llmstack.inspection",
 }
 

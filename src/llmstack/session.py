@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from llmstack.bundles.bundle_methods import BundleMethods
 from llmstack.reporting.callback import CallbackReporter, ProgressEvent
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ OnProgress = Callable[[ProgressEvent], None]
 OnFailure = Callable[["RepoRequest", "LlmstackError"], None]
 
 
-class Session:
+class Session(BundleMethods):
     """Settings, connections and registry credentials for several calls; use it from one thread at a time.
 
     Options have the names of the command line's flags, with `source` for `--from`. None means the value of the

@@ -120,6 +120,10 @@ def _open(
     location: RegistryLocation | LayoutLocation | ArchiveLocation, request: ImageRequest, registries: Registries
 ) -> Image:
     reader, reference = open_reader(location, registries)
+    if isinstance(location, LayoutLocation) and request.repo_id is not None:
+        # A bundle with a model and a dataset of the same id.
+        typed = f"{request.repo_type}s/{reference}"
+        reference = typed if typed in reader.tags() else reference
     try:
         return open_image(reader, reference, str(location))
     except NotFoundError as error:

@@ -16,6 +16,7 @@ from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
 from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.runner import Invocation, run
+from llmstack.cli.save import inventory, load, save
 from llmstack.cli.serve import serve
 
 app = typer.Typer(
@@ -50,6 +51,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_images,
     "inspect": inspect,
     "verify": verify,
+    "save": save,
+    "load": load,
+    "inventory": inventory,
     "build": build,
     "images": images,
     "squash": squash,

@@ -89,7 +89,7 @@ def _tags(found: ImageReader) -> list[str]:
 
 def _describe(found: ImageReader, tag: str) -> ListedImage | None:
     """Describe the image of a tag. The empty tag stands for the only image; None if the reader has no image."""
-    reader, repo_type = found.reader, found.repo_type or type_of_path(tag.rpartition(":")[0])
+    reader, repo_type = found.reader, found.repo_type or type_of_path(_repository_in(tag))
     listed = ListedImage(f"{reader.name}:{tag}" if tag else reader.name)
     try:
         raw = reader.manifest(tag)
@@ -108,6 +108,11 @@ def _describe(found: ImageReader, tag: str) -> ListedImage | None:
     if image.index is None:
         return replace(listed, error=image.index_problem)
     return _confirmed(_indexed(listed, image.index), listed, tag, repo_type)
+
+
+def _repository_in(tag: str) -> str:
+    """Return the repository in the tag of an archive (REPOSITORY:TAG) or of a bundle (REPOSITORY/TAG)."""
+    return tag.rpartition(":")[0] or tag.rpartition("/")[0]
 
 
 def _are_reliable(top: Mapping[str, str], manifest: Manifest) -> bool:
@@ -156,7 +161,7 @@ def _indexed(listed: ListedImage, index: FileIndex) -> ListedImage:
 def _confirmed(claim: ListedImage, listed: ListedImage, tag: str, repo_type: RepoType | None) -> ListedImage:
     """Return `claim` if the tag and the repository's type agree with it; without a tag, if it names a repo id."""
     repo_id, revision = claim.repo_id or "", claim.revision or ""
-    named = tag.rpartition(":")[2] or tag_of(repo_id, revision)
+    named = tag.removeprefix(_repository_in(tag)).lstrip(":/") or tag_of(repo_id, revision)
     if repo_type in {None, claim.repo_type} and is_tag_of(named, repo_id, revision):
         return claim
     claimed = f"{claim.repo_type} {repo_id[:MAX_TAG]}@{revision[:MAX_TAG]}"

@@ -171,6 +171,10 @@ class OciArchive:
         """Return the digests of tags; see BlobReader."""
         return digests_of(self._index, tags)
 
+    def referrers(self, _digest: Digest) -> list[Descriptor]:
+        """Return nothing: archives hold images only; see BlobReader."""
+        return []
+
 
 class DockerArchive:
     """An archive of `docker save`; implements BlobReader. Makes manifests from manifest.json and the configs."""
@@ -212,6 +216,10 @@ class DockerArchive:
         """Return the digests of images by name; see BlobReader."""
         named = {name: image.raw_manifest.digest for image in self._images for name in image.names}
         return {name: digest for name, digest in named.items() if tags is None or name in tags}
+
+    def referrers(self, _digest: Digest) -> list[Descriptor]:
+        """Return nothing: archives hold images only; see BlobReader."""
+        return []
 
     @cached_property
     def _images(self) -> tuple[_SavedImage, ...]:

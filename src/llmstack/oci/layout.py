@@ -6,11 +6,9 @@ What a layout has is not trusted: no symbolic link below its directory is follow
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,18 +18,24 @@ from typing import IO
 from llmstack.disk import disk_unavailable, lock, lock_directory, publish, replace_file
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import MAX_MANIFEST_SIZE, Descriptor, Index, RawManifest, canonical_json, media_type_of
-from llmstack.oci.store import CHUNK, BlobReader
+from llmstack.oci.regular_files import RegularFiles
+from llmstack.oci.spec import (
+    MAX_MANIFEST_SIZE,
+    Descriptor,
+    Index,
+    RawManifest,
+    canonical_json,
+    media_type_of,
+    subject_of,
+)
+from llmstack.oci.store import BlobReader
 
 REF_NAME = "org.opencontainers.image.ref.name"
 # The list of all images is no manifest: no registry limits it. Room for more than 100,000 images.
 MAX_LAYOUT_INDEX_SIZE = 32 * 1024 * 1024
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _PARTIAL = ".part-"
 _MODE = 0o644
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: a named pipe must not stop its reader.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Layout:
@@ -39,6 +43,8 @@ class Layout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files = RegularFiles(folder, self.name)
+        self._referrers: tuple[Digest, dict[Digest, list[Descriptor]]] | None = None
 
     @property
     def name(self) -> str:
@@ -53,35 +59,36 @@ class Layout:
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
         """Yield the bytes of a blob; see BlobReader."""
-        what = f"blob {blob.digest}"
-        left = (blob.size if stop is None else stop) - start
-        with self._open(_blob_path(blob.digest), what) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != blob.size:
-                raise IntegrityError(f"{self.name}: {what}: has {size} bytes, not {blob.size}")
-            with self._read_errors(what):
-                file.seek(start)
-            while left > 0:
-                # Not around the yield, which raises errors of the consumer.
-                with self._read_errors(what):
-                    chunk = file.read(min(CHUNK, left))
-                if not chunk:
-                    raise IntegrityError(f"{self.name}: {what}: truncated")
-                left -= len(chunk)
-                yield chunk
+        stop = blob.size if stop is None else stop
+        yield from self._files.chunks(blob_path(blob.digest), f"blob {blob.digest}", blob.size, start, stop)
 
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
         return tags_of(self._index())
 
+    def entries(self) -> list[Digest]:
+        """Return the digests of all entries of index.json, with and without a tag."""
+        return [item.digest for item in self._index().manifests]
+
     def digests(self, tags: Sequence[str] | None = None, _jobs: int = 1, /) -> dict[str, Digest]:
         """Return the digests of tags; see BlobReader."""
         return digests_of(self._index(), tags)
 
+    def referrers(self, digest: Digest) -> list[Descriptor]:
+        """Return the manifests in index.json whose subject is `digest`; see BlobReader."""
+        raw = self._raw_index()
+        if self._referrers is None or self._referrers[0] != raw.digest:
+            found: dict[Digest, list[Descriptor]] = {}
+            for item in Index.parse(raw).manifests:
+                if not item.annotations.get(REF_NAME) and (subject := subject_of(self._manifest(item.digest))):
+                    found.setdefault(subject, []).append(item)
+            self._referrers = raw.digest, found
+        return self._referrers[1].get(digest, [])
+
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob exists; incomplete blobs have other names."""
         try:
-            self._open(_blob_path(digest), f"blob {digest}").close()
+            self._files.open(blob_path(digest), f"blob {digest}").close()
         except (NotFoundError, IntegrityError):
             return False
         return True
@@ -99,17 +106,20 @@ class Layout:
                 size += len(chunk)
                 file.write(chunk)
             digest = Digest("sha256:" + sha256.hexdigest())
-            publish(file, path, self.folder / _blob_path(digest), _MODE)
+            publish(file, path, self.folder / blob_path(digest), _MODE)
         return digest, size
 
     def put_manifest(self, manifest: RawManifest, tag: str | None = None) -> None:
         """Store a manifest or an index, and list it in index.json under `tag`; see BlobStore."""
         self.write_blob(lambda: [manifest.data])
-        if tag is None:
-            return
-        new = replace(manifest.descriptor, annotations={REF_NAME: tag})
-        with self._writing(), lock_directory(self.folder):
-            self._update_index(lambda item: item.annotations.get(REF_NAME) != tag, new)
+        if tag is not None:
+            new = replace(manifest.descriptor, annotations={REF_NAME: tag})
+            with self._writing(), lock_directory(self.folder):
+                self._update_index(lambda item: item.annotations.get(REF_NAME) != tag, new)
+        elif subject_of(manifest):
+            # Only what index.json lists can be found.
+            with self._writing(), lock_directory(self.folder):
+                self._update_index(lambda item: item.digest != manifest.digest, manifest.descriptor)
 
     def delete_manifest(self, digest: Digest, _tag: str, /) -> bool:
         """Remove an image from index.json; see BlobStore. Other images may share its blobs, so they stay."""
@@ -135,7 +145,7 @@ class Layout:
 
     def _manifest(self, digest: Digest) -> RawManifest:
         what = f"manifest {digest}"
-        raw = RawManifest("", self._read(_blob_path(digest), what, MAX_MANIFEST_SIZE))
+        raw = RawManifest("", self._files.read(blob_path(digest), what, MAX_MANIFEST_SIZE))
         if raw.digest != digest:
             raise IntegrityError(f"{self.name}: {what}: does not match its digest")
         return replace(raw, media_type=media_type_of(raw.json()))
@@ -145,48 +155,9 @@ class Layout:
 
     def _raw_index(self) -> RawManifest:
         try:
-            return RawManifest("", self._read("index.json", "index.json", MAX_LAYOUT_INDEX_SIZE))
+            return RawManifest("", self._files.read("index.json", "index.json", MAX_LAYOUT_INDEX_SIZE))
         except NotFoundError:
             return Index(()).to_raw()
-
-    def _read(self, path: str, what: str, limit: int) -> bytes:
-        with self._open(path, what) as file, self._read_errors(what):
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise IntegrityError(f"{self.name}: {what}: larger than {limit:,} bytes")
-        return data
-
-    def _open(self, path: str, what: str) -> IO[bytes]:
-        """Open a regular file of the layout without following links; raises NotFoundError, IntegrityError."""
-        *directories, name = path.split("/")
-        with contextlib.ExitStack() as stack, self._read_errors(what):
-            parent = os.open(self.folder, _DIRECTORY)
-            stack.callback(os.close, parent)
-            try:
-                for directory in directories:
-                    parent = os.open(directory, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-                    stack.callback(os.close, parent)
-                descriptor = os.open(name, _FILE, dir_fd=parent)
-            except OSError as error:
-                if error.errno not in {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
-                    raise
-                raise self._irregular(what) from error
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
-                raise self._irregular(what)
-            return os.fdopen(descriptor, "rb")
-
-    def _irregular(self, what: str) -> IntegrityError:
-        return IntegrityError(f"{self.name}: {what}: is not a regular file of the layout")
-
-    @contextlib.contextmanager
-    def _read_errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{self.name}: {what}: not found") from error
-        except OSError as error:
-            raise UnavailableError(f"{self.name}: {what}: cannot be read: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -197,7 +168,7 @@ class Layout:
                 raise UnavailableError(f"writing to {self.name}: blobs/sha256 is not a directory of the layout")
             if not (self.folder / "oci-layout").exists():
                 with lock_directory(self.folder):
-                    replace_file(self.folder / "oci-layout", _LAYOUT, _MODE)
+                    replace_file(self.folder / "oci-layout", LAYOUT_FILE, _MODE)
             yield
         except OSError as error:
             raise disk_unavailable(f"writing to {self.name}", error) from error
@@ -244,7 +215,8 @@ def find_manifest(index: Index, reference: str, name: str) -> Descriptor:
     return found[0]
 
 
-def _blob_path(digest: Digest) -> str:
+def blob_path(digest: Digest) -> str:
+    """Return the path of a blob in a layout."""
     return f"blobs/sha256/{digest.hex}"
 
 

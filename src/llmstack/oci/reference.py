@@ -69,7 +69,7 @@ class Reference:
             )
         if not _REGISTRY.fullmatch(registry):
             raise UsageError(f"{text!r}: {registry!r} is not a registry, host[:port]")
-        if not _REPOSITORY.fullmatch(repository) or len(repository) > _MAX_REPOSITORY:
+        if not is_repository(repository):
             raise UsageError(
                 f"{text!r}: {repository!r} is not a repository name",
                 hint="use lower-case letters and digits, separated by single . _ or -, and / between components",
@@ -90,6 +90,11 @@ class Reference:
 def is_tag(text: str) -> bool:
     """Tell whether `text` is a tag (distribution-spec, "Pulling manifests")."""
     return _TAG.fullmatch(text) is not None
+
+
+def is_repository(text: str) -> bool:
+    """Tell whether `text` is a repository name without a registry (distribution-spec, "Pulling manifests")."""
+    return len(text) <= _MAX_REPOSITORY and _REPOSITORY.fullmatch(text) is not None
 
 
 def is_registry(component: str) -> bool:

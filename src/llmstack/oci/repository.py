@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from threading import Event
-from urllib.parse import urljoin
 
 from llmstack.errors import (
     IntegrityError,
@@ -20,7 +18,7 @@ from llmstack.errors import (
 from llmstack.net import Backoff, Cancelled, Client, ConnectionLostError, Response, read_resuming, read_with_retry
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
-from llmstack.net.http_headers import next_link, requested_delay
+from llmstack.net.http_headers import requested_delay
 from llmstack.net.network_errors import ConnectionClosedError
 from llmstack.net.page_limits import PageLimits
 from llmstack.net.parallel import run_all
@@ -28,7 +26,9 @@ from llmstack.net.retry import RETRIED_STATUS
 from llmstack.net.urls import redirected
 from llmstack.oci.auth import CredentialLookup
 from llmstack.oci.reference import DOCKER_HUB, Digest, Reference, is_tag
+from llmstack.oci.referrers_tag import add_to_referrers_tag, referrers_tag
 from llmstack.oci.registry import Registry
+from llmstack.oci.registry_lists import read_list
 from llmstack.oci.spec import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -36,15 +36,17 @@ from llmstack.oci.spec import (
     MANIFEST,
     MAX_MANIFEST_SIZE,
     Descriptor,
+    Index,
     RawManifest,
     media_type_of,
     parse_object,
+    subject_of,
 )
 from llmstack.oci.store import BlobReader
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
-_MAX_TAGS_PAGE = 16 * 1024 * 1024
 MAX_TAGS = 500_000
+MAX_REFERRERS = 10_000
 MAX_TAG_PAGES = 10_000
 # Responses to an upload whose session no longer exists: the upload starts over.
 _SESSION_LOST = frozenset({401, 404, 416})
@@ -100,21 +102,23 @@ class Repository:
 
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
-        tags: set[str] = set()
-        path = self._path("tags/list?n=1000")
         limits = PageLimits(f"{self.name}: the tag list", MAX_TAGS, MAX_TAG_PAGES)
-        while True:
-            response, data = read_with_retry(partial(self._tags_page, path), self._client.backoff(), _MAX_TAGS_PAGE)
-            if response.status == 404:
-                return []
-            following = next_link(response.headers)
-            new = _tags(data, f"{self.name}: the tag list") - tags
-            tags |= new
-            # A page without new tags ends the list: the links of a faulty registry may form a loop.
-            if not following or not new:
-                return sorted(tags)
-            limits.count(len(new))
-            path = urljoin(urljoin(self._registry.url, path), following)
+        what = f"{self.name}: cannot list the tags"
+        found = read_list(self._registry, self._path("tags/list?n=1000"), self._scopes, what, limits, _tags)
+        return sorted(found or ())
+
+    def referrers(self, digest: Digest) -> list[Descriptor]:
+        """Return what refers to a manifest (distribution-spec, "Listing Referrers"); see BlobReader."""
+        limits = PageLimits(f"{self.name}@{digest}: the list of referrers", MAX_REFERRERS, MAX_TAG_PAGES)
+        what = f"{self.name}@{digest}: cannot list the referrers"
+        found = read_list(self._registry, self._path(f"referrers/{digest}"), self._scopes, what, limits, _referrers)
+        if found is not None:
+            return list(found)
+        # The registry has no API for them: clients keep an index under a tag.
+        try:
+            return list(Index.parse(self.manifest(referrers_tag(digest))).manifests)
+        except NotFoundError:
+            return []
 
     def digests(self, tags: Sequence[str] | None = None, jobs: int = 1, /) -> dict[str, Digest]:
         """Return the digests of tags: one HEAD request per tag; see BlobReader."""
@@ -133,12 +137,6 @@ class Repository:
             return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
         except UsageError:
             return self.manifest(tag).digest
-
-    def _tags_page(self, path: str, backoff: Backoff) -> Response:
-        response = self._registry.request("GET", path, self._scopes, backoff=backoff)
-        if response.status not in {200, 404}:
-            raise self._registry.error(response, f"{self.name}: cannot list the tags")
-        return response
 
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the blob exists (HEAD)."""
@@ -202,6 +200,8 @@ class Repository:
                 discard(response)
                 # With a tag in the URL the registry has no digest to check the body against.
                 if response.headers.get("Docker-Content-Digest") in {None, manifest.digest}:
+                    if "OCI-Subject" not in response.headers and (subject := subject_of(manifest)):
+                        add_to_referrers_tag(self, manifest, subject)
                     return
                 error: LlmstackError = IntegrityError(f"{what}: the registry received other bytes than were sent")
             else:
@@ -313,12 +313,16 @@ class Repository:
         return f"/v2/{self._repository}/{rest}"
 
 
-def _tags(data: bytes, what: str) -> set[str]:
+def _tags(data: bytes, what: str) -> list[str]:
     """Return the tags of a tag list; no client can pull what is not a tag, so such strings are left out."""
     tags = parse_object(data, what).get("tags") or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise IntegrityError(f"{what}: must be a list of strings")
-    return set(filter(is_tag, tags))
+    return list(filter(is_tag, tags))
+
+
+def _referrers(data: bytes, _what: str) -> tuple[Descriptor, ...]:
+    return Index.parse(RawManifest(INDEX, data)).manifests
 
 
 class _UploadBrokenError(LlmstackError):
@@ -381,9 +385,12 @@ class Registries:
 
     def repository(self, reference: Reference, *, write: bool = False) -> Repository:
         """Return the repository of `reference`, without a request."""
-        host = reference.registry
+        return Repository(self.registry(reference.registry), reference.repository, write=write)
+
+    def registry(self, host: str) -> Registry:
+        """Return the registry `host[:port]`, without a request."""
         if host not in self._registries:
             # `--plain-http` is for the user's own registry, not for the registry of the base image.
             plain = host in self._plain_http or ("*" in self._plain_http and host != DOCKER_HUB)
             self._registries[host] = Registry(host, self._client, self._lookup, plain_http=plain)
-        return Repository(self._registries[host], reference.repository, write=write)
+        return self._registries[host]

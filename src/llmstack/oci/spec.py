@@ -303,6 +303,12 @@ def media_type_of(value: Mapping[str, Any]) -> str:
     return INDEX if "manifests" in value else MANIFEST
 
 
+def subject_of(raw: RawManifest) -> Digest | None:
+    """Return the digest of the manifest that this one refers to, for example of a signed image; None for an image."""
+    subject = raw.json().get("subject")
+    return None if subject is None else Descriptor.from_json(subject).digest
+
+
 def _annotations(value: Mapping[str, Any]) -> dict[str, str]:
     annotations = value.get("annotations")
     return {str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {}

@@ -47,6 +47,12 @@ class BlobReader(Protocol):
         A registry is asked with `jobs` requests at a time. Raises NotAuthorizedError, UnavailableError.
         """
 
+    def referrers(self, digest: Digest) -> list[Descriptor]:
+        """Return the manifests whose subject is the manifest `digest`: signatures, SBOMs.
+
+        Raises NotAuthorizedError, UnavailableError.
+        """
+
 
 class BlobStore(BlobReader, Protocol):
     """Reads and writes manifests and blobs."""
@@ -65,7 +71,10 @@ class BlobStore(BlobReader, Protocol):
         """Mount a blob from another repository of the same registry; tell whether the registry did it."""
 
     def put_manifest(self, manifest: RawManifest, tag: str | None = None) -> None:
-        """Store a manifest or an index by its digest, and set `tag` to it if one is given."""
+        """Store a manifest or an index by its digest, and set `tag` to it if one is given.
+
+        A manifest with a subject is found by `referrers` afterwards.
+        """
 
     def delete_manifest(self, digest: Digest, tag: str, /) -> bool:
         """Delete a manifest or an index with all its tags; tell whether `tag` no longer refers to it.

@@ -1,0 +1,135 @@
+"""The methods of a session for bundles, and the functions for each single call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmstack.bundles.found_images import ImagesRequest
+    from llmstack.bundles.known_blobs import Inventory
+    from llmstack.bundles.load import LoadResult
+    from llmstack.bundles.save import SaveResult
+    from llmstack.carried_image.naming import Namespace
+    from llmstack.errors import LlmstackError
+    from llmstack.hf.snapshot import RepoType
+    from llmstack.net import Client
+    from llmstack.oci.repository import Registries
+    from llmstack.reporting import Reporter
+    from llmstack.settings import Settings
+
+
+class BundleMethods:
+    """save, load and inventory; Session has the attributes."""
+
+    settings: Settings
+    reporter: Reporter
+    client: Client
+    registries: Registries
+
+    def save(
+        self,
+        images: str | Sequence[str],
+        destination: str | Path,
+        *,
+        source: str | None = None,
+        repo_type: RepoType = "model",
+        volume_size: str | None = None,
+        have: str | Path | None = None,
+        ledger: str | Path | None = None,
+        since: bool = False,
+        missing: str | Path | None = None,
+        prune: bool = False,
+        jobs: int | None = None,
+        dry_run: bool = False,
+    ) -> SaveResult:
+        """Save images (`REPO_ID[@REVISION]`, `NAME:TAG`) of a namespace into a bundle; all of them if none is named.
+
+        A run that is interrupted is resumed by the same call.
+        """
+        from llmstack.bundles.save import SaveOptions, SaveRequest, save
+
+        request = SaveRequest(self._images(images, source, repo_type), _path(missing))
+        options = SaveOptions(
+            destination=Path(destination),
+            jobs=jobs or self.settings.jobs,
+            volume_size=volume_size,
+            have=_path(have),
+            ledger=_path(ledger),
+            since=since,
+            prune=prune,
+            dry_run=dry_run,
+        )
+        self.client.cancel.clear()
+        return save(request, options, self.registries, self.client.cancel, self.reporter)
+
+    def load(
+        self,
+        bundles: str | Path | Sequence[str | Path],
+        *,
+        to: str | None = None,
+        allow_older: bool = False,
+        prune: bool = False,
+        missing: str | Path | None = None,
+        lists: Path | None = None,
+        jobs: int | None = None,
+        dry_run: bool = False,
+        on_failure: Callable[[LlmstackError], None] | None = None,
+    ) -> list[LoadResult]:
+        """Load bundles into a namespace, in the order in which they were made.
+
+        Without `on_failure`, the first error is raised after all bundles were tried. `lists` is the get_hf directory
+        whose catalogue is updated.
+        """
+        from llmstack.bundles.load import LoadOptions, load
+        from llmstack.carried_image.naming import Namespace
+        from llmstack.errors import InternalError
+
+        paths = [Path(bundles)] if isinstance(bundles, (str, Path)) else [Path(bundle) for bundle in bundles]
+        options = LoadOptions(jobs or self.settings.jobs, allow_older, prune, _path(missing), lists, dry_run)
+        errors: list[LlmstackError] = []
+        self.client.cancel.clear()
+        results = load(
+            paths,
+            Namespace.parse(to) if to else self._own_namespace("destination", "--to"),
+            options,
+            self.registries,
+            self.client.cancel,
+            self.reporter,
+            on_failure or errors.append,
+        )
+        for error in errors:
+            raise error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
+        return results
+
+    def inventory(
+        self, source: str | None = None, *, repositories: Sequence[str] = (), jobs: int | None = None
+    ) -> Inventory:
+        """Return which blobs a namespace has, in all of its repositories or in these."""
+        from llmstack.bundles.inventory import take_inventory
+
+        self.client.cancel.clear()
+        request = self._images(repositories, source, "model")
+        jobs = jobs or self.settings.jobs
+        return take_inventory(request, self.registries, self.client.cancel, self.reporter, jobs)
+
+    def _images(self, images: str | Sequence[str], source: str | None, repo_type: RepoType) -> ImagesRequest:
+        from llmstack.bundles.found_images import ImagesRequest
+
+        names = (images,) if isinstance(images, str) else tuple(images)
+        return ImagesRequest(names, source, self._own_namespace("source", "--from", given=source), repo_type)
+
+    def _own_namespace(self, role: str, option: str, *, given: str | None = None) -> Namespace:
+        """Return the namespace of the settings; raises UsageError if none is set and none is given."""
+        from llmstack.carried_image.naming import Namespace
+        from llmstack.errors import UsageError
+        from llmstack.settings import DEFAULT_NAMESPACE
+
+        if self.settings.namespace is None and given is None:
+            raise UsageError(f"no {role} namespace", hint=f"add {option} registry/path or {option} oci:DIR")
+        return Namespace.parse(self.settings.namespace or DEFAULT_NAMESPACE)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
