@@ -32,8 +32,8 @@ def ferry(
     repos: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="REPO_ID[@REVISION]",
-            help="Repos to carry; without any, the lists in get_hf/. With --as: a local directory or file.",
+            metavar="REPO_ID[@REVISION]|PATH",
+            help="Repos to carry; without any, the lists in get_hf/. With --as, a local path.",
         ),
     ] = None,
     to: Annotated[
@@ -44,7 +44,7 @@ def ferry(
         typer.Option(
             "--as",
             metavar="OWNER/NAME[@REVISION]",
-            help="Carry a local directory, cache entry or file as this repo.",
+            help="Carry a local directory, Hugging Face cache entry or file under this repo id.",
         ),
     ] = None,
     repo_type: TypeOption = RepoTypeChoice.MODEL,

@@ -73,6 +73,7 @@ def load_base(text: str, registries: Registries) -> BaseImage:
         platforms = tuple(_load_platform(source, manifest) for manifest in _platform_manifests(source, raw))
     except LlmstackError as error:
         error.side = "base image"
+        error.hint = error.hint or "name one that this machine can reach with --base, or use none with --base scratch"
         raise
     name = str(location.reference) if isinstance(location, RegistryLocation) else None
     return BaseImage(name, raw.digest, platforms, source)
