@@ -100,3 +100,13 @@ def hf_dev(build_environment: dict[str, str], debian: str, torch_links: str | No
     assert done.code == 0, done.stderr[-4000:]
     assert done.stdout == "hf-dev:cpu\n"
     return "hf-dev:cpu"
+
+
+@pytest.fixture(scope="session")
+def llm_factory(build_environment: dict[str, str], debian: str, torch_links: str | None) -> str:
+    """The name of the llm-factory image for CPUs."""
+    links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
+    arguments = ["build", "llm-factory", "--variant", "cpu", "--base", debian, *links]
+    done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)
+    assert done.code == 0, done.stderr[-4000:]
+    return "llm-factory:cpu"

@@ -6,20 +6,14 @@ import urllib.request
 
 import pytest
 
-from tests.images.conftest import BUILD_TIMEOUT
-from tests.support.cli import run_llmstack
 from tests.support.standin import running
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
 
 
 @pytest.fixture(scope="module")
-def factory(shared_engine, network, build_environment, debian, torch_links):
-    links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
-    arguments = ["build", "llm-factory", "--variant", "cpu", "--base", debian, *links]
-    done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)
-    assert done.code == 0, done.stderr[-4000:]
-    with running(shared_engine, network, "llm-factory:cpu") as container:
+def factory(shared_engine, network, llm_factory):
+    with running(shared_engine, network, llm_factory) as container:
         container.wait_healthy()
         yield container
 
