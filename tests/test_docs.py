@@ -84,7 +84,16 @@ def test_every_recipe_has_a_page():
 
 @pytest.mark.parametrize(
     "result",
-    ["ExtractResult", "FerryResult", "ImageDetails", "ListedImage", "LoadResult", "SaveResult", "VerifyResult"],
+    [
+        "CopyResult",
+        "ExtractResult",
+        "FerryResult",
+        "ImageDetails",
+        "ListedImage",
+        "LoadResult",
+        "SaveResult",
+        "VerifyResult",
+    ],
 )
 def test_documented_json_fields_are_complete(result: str):
     page = (ROOT / "docs/reference/json.md").read_text()

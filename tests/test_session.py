@@ -14,6 +14,7 @@ from tests.support.carried import carry
 from tests.support.serving import repository
 
 PUBLIC = [
+    "CopyResult",
     "ExtractResult",
     "FerryResult",
     "ImageDetails",

@@ -13,6 +13,7 @@ from llmstack.errors import (
 )
 
 if TYPE_CHECKING:
+    from llmstack.bundles.copying import CopyResult
     from llmstack.bundles.known_blobs import Inventory
     from llmstack.bundles.load import LoadResult
     from llmstack.bundles.save import SaveResult
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "CopyResult",
     "ExtractResult",
     "FerryResult",
     "ImageDetails",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CopyResult": "llmstack.bundles.copying",
     "ExtractResult": "llmstack.extraction.extract",
     "FerryResult": "llmstack.ferrying.ferry",
     "ImageDetails": "llmstack.inspection",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llmstack.bundles.copying import CopyResult
     from llmstack.bundles.found_images import ImagesRequest
     from llmstack.bundles.known_blobs import Inventory
     from llmstack.bundles.load import LoadResult
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class BundleMethods:
-    """save, load and inventory; Session has the attributes."""
+    """save, load, inventory and copy; Session has the attributes."""
 
     settings: Settings
     reporter: Reporter
@@ -102,6 +103,14 @@ class BundleMethods:
         for error in errors:
             raise error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
         return results
+
+    def copy(self, source: str, destination: str, *, jobs: int | None = None, dry_run: bool = False) -> CopyResult:
+        """Copy an image, or all images of a namespace, with everything that refers to them."""
+        from llmstack.bundles.copying import copy
+
+        self.client.cancel.clear()
+        jobs = jobs or self.settings.jobs
+        return copy(source, destination, self.registries, self.client.cancel, self.reporter, jobs=jobs, dry_run=dry_run)
 
     def inventory(
         self, source: str | None = None, *, repositories: Sequence[str] = (), jobs: int | None = None

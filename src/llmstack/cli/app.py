@@ -16,7 +16,7 @@ from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
 from llmstack.cli.inspection import inspect, list_images, verify
 from llmstack.cli.runner import Invocation, run
-from llmstack.cli.save import inventory, load, save
+from llmstack.cli.save import copy, inventory, load, save
 from llmstack.cli.serve import serve
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "save": save,
     "load": load,
     "inventory": inventory,
+    "copy": copy,
     "build": build,
     "images": images,
     "squash": squash,

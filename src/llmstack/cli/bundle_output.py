@@ -1,4 +1,4 @@
-"""The output of `llmstack save` and `load`: tables, or one JSON document."""
+"""The output of `llmstack save`, `load` and `copy`: tables, or one JSON document."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from llmstack.cli.tables import print_table
 from llmstack.reporting import human_size, human_time, printable
 
 if TYPE_CHECKING:
+    from llmstack.bundles.copying import CopyResult
     from llmstack.bundles.load import LoadResult
     from llmstack.bundles.save import SaveResult
 
@@ -49,6 +50,17 @@ def print_loaded(results: Sequence[LoadResult], *, as_json: bool, quiet: bool) -
         print_table(("image", "status", "digest"), rows)
     for result in results:
         _print_bundle(result)
+
+
+def print_copied(result: CopyResult, *, as_json: bool, quiet: bool) -> None:
+    """Print the result of copy."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+    elif not quiet:
+        rows = [(image.image, image.status, image.digest) for image in result.images]
+        print_table(("image", "status", "digest"), rows)
+        sizes = f"{human_size(result.bytes_transferred)} of {human_size(result.bytes_total)} transferred"
+        sys.stdout.write(f"{len(rows)} images: {sizes}, {human_time(result.seconds)}\n")
 
 
 def _print_bundle(result: LoadResult) -> None:

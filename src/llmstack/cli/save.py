@@ -1,4 +1,4 @@
-"""`llmstack save`, `load` and `inventory`."""
+"""`llmstack save`, `load`, `inventory` and `copy`."""
 
 from __future__ import annotations
 
@@ -153,3 +153,29 @@ def inventory(
     with open_session(quiet=quiet, plain_http=plain_http, jobs=jobs) as session:
         found = session.inventory(source, repositories=repositories or ())
     sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+
+
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A namespace with all of its images, or one image with its tag.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="A namespace, or for one image the name that it gets.")
+    ],
+    jobs: JobsOption = None,
+    dry_run: DryRunOption = False,
+    plain_http: PlainHttpOption = False,
+    as_json: JsonOption = False,
+    progress: ProgressOption = ProgressStyle.AUTO,
+    quiet: QuietOption = False,
+    _debug: DebugOption = False,
+) -> None:
+    """Copy images between registries and directories, unchanged, with signatures and everything that refers to them.
+
+    Platforms, annotations and digests stay as they are. Within one registry, layers are mounted instead of transferred.
+    """
+    from llmstack.cli.bundle_output import print_copied
+
+    with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
+        result = session.copy(source, destination, dry_run=dry_run)
+    print_copied(result, as_json=as_json, quiet=quiet)
