@@ -127,10 +127,10 @@ class RepoIndex:
         raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
 
     def revisions(self, repo: Repo) -> list[Revision]:
-        """Return the revisions of a repo, and those that its tags named before."""
+        """Return the revisions of a repo, then those that its tags named before, the last one first."""
         with self._lock:
             former = [item for key, item in self._former.items() if key[:2] == (repo.repo_type, repo.repo_id)]
-        return [*repo.revisions, *former]
+        return [*repo.revisions, *reversed(former)]
 
     def files(self, revision: Revision) -> Files:
         """Return the files of a revision; raises what opening its image raises."""

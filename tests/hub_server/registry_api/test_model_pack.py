@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from llmstack.oci.layout import Layout
+from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.hub_server.conftest import FILES, IN_PARTS, OLD, WEIGHTS
-from tests.support.carried import COMMIT, carry
+from tests.support import layers
+from tests.support.carried import COMMIT, carry, put_image
 from tests.support.gguf import gguf
 from tests.support.registry import Registry
 from tests.support.serving import Answer, Serving, push, repository, serving
@@ -229,6 +232,28 @@ def test_the_tag_of_a_quantization_leaves_the_others_out(hub: Serving):
     assert pulled(hub, "org/quantized", manifest(hub, "org/quantized")).keys() == QUANTIZED.keys()
 
 
+def test_more_files_than_a_manifest_can_list_are_refused(tmp_path: Path):
+    models = Layout(tmp_path / "models")
+    quantized = {"m-Q4_0.gguf": b"GGUF1", "m-Q8_0.gguf": b"GGUF2"}
+    index = carry(models, "org--many", {"0.json": b"{}", **quantized}, repo_id="org/many")
+    first, *others = index.files
+    many = [replace(first, path=f"{number:05}.json") for number in range(10_500)]
+    layer = first.ranges[0].layer
+    size = (models.folder / "blobs/sha256" / layer.hex).stat().st_size
+    put_image(models, "org--many", replace(index, files=(*many, *others)), [Descriptor(LAYER_TAR, layer, size)])
+    with serving(tmp_path, f"oci:{tmp_path}") as hub:
+        for tag in ("latest", "Q8_0"):
+            answer = hub.get(f"/v2/org/many/manifests/{tag}")
+            assert (answer.status, errors(answer)) == (501, ["UNSUPPORTED"])
+            assert b"too many" in answer.body
+        assert json.loads(hub.get("/v2/org/many/tags/list").body)["tags"] == ["latest", "main"]
+        # ollama needs only one of them.
+        docker = "application/vnd.docker.distribution.manifest.v2+json"
+        assert hub.get("/v2/org/many/manifests/Q8_0", Accept=docker).status == 200
+        assert hub.get(f"/v2/org/many/blobs/{digest_of(b'GGUF2')}").body == b"GGUF2"
+        assert hub.get(f"/v2/org/many/blobs/{digest_of(b'?')}").status == 404
+
+
 def test_a_dataset_is_an_artifact_below_datasets(hub: Serving):
     value = manifest(hub, "datasets/org/set", "main")
     types = [layer["mediaType"] for layer in value["layers"]]
@@ -329,12 +354,19 @@ def test_a_token_is_a_password_or_a_bearer_token(tmp_path: Path):
 
 def test_images_that_have_no_hashes_or_no_ranges_are_refused(registry: Registry, tmp_path: Path):
     namespace = registry.namespace()
+    foreign = layers.image(
+        tmp_path / "foreign", layers.tar(layers.folder("REPO"), layers.file("REPO/m-Q8_0.gguf", b"G"))
+    )
+    push(foreign, f"{namespace}/models:org--foreign", "--preserve-digests")
     carry(Layout(tmp_path / "carried"), "org--copied", {"w.bin": os.urandom(500_000)}, repo_id="org/copied")
     push(f"oci:{tmp_path}/carried:org--copied", f"{namespace}/models:org--copied", "--dest-compress")
     carry(repository(namespace), "org--good", {"a": b"a"}, repo_id="org/good")
     with serving(tmp_path, namespace) as hub:
-        assert json.loads(hub.get("/v2/org/copied/tags/list").body)["tags"] == []
-        answer = hub.get("/v2/org/copied/manifests/latest")
-        assert (answer.status, errors(answer)) == (501, ["UNSUPPORTED"])
-        assert b"llmstack extract" in answer.body
+        for name in ("copied", "foreign"):
+            assert json.loads(hub.get(f"/v2/org/{name}/tags/list").body)["tags"] == []
+            for tag in ("latest", "Q8_0"):
+                for accept in (ACCEPT, "application/vnd.docker.distribution.manifest.v2+json"):
+                    answer = hub.get(f"/v2/org/{name}/manifests/{tag}", Accept=accept)
+                    assert (answer.status, errors(answer)) == (501, ["UNSUPPORTED"])
+                    assert b"llmstack extract" in answer.body
         assert hub.get("/v2/org/good/manifests/latest").status == 200

@@ -6,40 +6,42 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 
-from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import DEFAULT_REVISION
-from llmstack.errors import IntegrityError
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import AnswerError, MovedError
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
+from llmstack.hub_server.registry_api.artifact_making import Kind, kinds_of, make, obstacle
 from llmstack.hub_server.registry_api.gguf_files import GgufModel
-from llmstack.hub_server.registry_api.model_facts import read_facts
-from llmstack.hub_server.registry_api.model_pack import model_pack
-from llmstack.hub_server.registry_api.ollama import Customization, ollama_artifact
-from llmstack.hub_server.registry_api.registry_errors import (
-    no_ollama,
-    unknown_manifest,
-    unknown_tag,
-    unsupported,
-)
+from llmstack.hub_server.registry_api.registry_errors import no_ollama, unknown_manifest, unknown_tag, unsupported
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Found, Repo, Revision
 from llmstack.oci.reference import Digest
-from llmstack.oci.spec import MAX_MANIFEST_SIZE, parse_object
 
 LATEST = "latest"
-# Manifests and configs, in bytes; and files by hash, as paths in memory.
+# Manifests and configs, in bytes; files by hash, as paths; and GGUF models with the digests of their artifacts.
 _MAX_ARTIFACTS = 32 * 1024 * 1024
 _MAX_HASHED = 400_000
-# ollama keeps these in memory.
-_MAX_CUSTOM = 1024 * 1024
+_MAX_MODELS = 20_000
+# Digests of former revisions are known as long as a running pull may need them.
+_FORMER = 8
 _NOT_IN_TAG = re.compile(r"[^A-Za-z0-9._-]")
-_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+
+
+@dataclass(slots=True)
+class _Known:
+    """The GGUF models of a revision, and the digests of its artifacts and their generated blobs.
+
+    `is_complete` means that all artifacts have been made once, here or by another request.
+    """
+
+    models: list[GgufModel]
+    digests: dict[Digest, Kind] = field(default_factory=dict)
+    is_complete: bool = False
 
 
 class Artifacts:
@@ -47,8 +49,9 @@ class Artifacts:
 
     def __init__(self, repo_index: RepoIndex) -> None:
         self._index = repo_index
-        self._made = Cache[tuple[Digest, str, str], Artifact](_MAX_ARTIFACTS, lambda artifact: artifact.size)
+        self._made = Cache[tuple[Digest, Kind], Artifact](_MAX_ARTIFACTS, lambda artifact: artifact.size)
         self._hashed = Cache[Digest, list[str]](_MAX_HASHED, len)
+        self._known = Cache[Digest, _Known](_MAX_MODELS, lambda known: 1 + len(known.models))
 
     def find(self, repo_type: RepoType, repo_id: str) -> Repo:
         """Return a repo by its ID in any case, since clients of registries send lower case only; raises AnswerError."""
@@ -59,9 +62,12 @@ class Artifacts:
 
     def tags(self, repo: Repo) -> list[str]:
         """Return the tags of a repo: its revisions, `latest` for main, and the quantizations of main; sorted."""
-        tags = {_tag_of(revision.name) for revision in repo.revisions if not _obstacle(revision)}
-        if (main := repo.revision(DEFAULT_REVISION)) and not _obstacle(main):
-            tags |= {LATEST, *map(_tag_of, gguf_files.labels(self._models(main)))}
+        tags = {_tag_of(revision.name) for revision in repo.revisions if not obstacle(revision)}
+        if (main := repo.revision(DEFAULT_REVISION)) and not obstacle(main):
+            models = self._models(main)
+            kinds = set(kinds_of(self._index.files(main), models))
+            named = gguf_files.labels(model for model in models if Kind(model.files[0].path) in kinds)
+            tags |= {LATEST, *map(_tag_of, named)}
         return sorted(tags)
 
     def by_tag(self, repo: Repo, tag: str) -> Artifact:
@@ -70,13 +76,13 @@ class Artifacts:
         Raises AnswerError, and what reading raises.
         """
         if revision := self._named(repo, tag):
-            return self._pack(revision, "")
+            return self._get(revision, Kind())
         main = repo.revision(DEFAULT_REVISION)
         if main and (model := gguf_files.find_model(self._models(main), tag)):
-            return self._pack(main, model.files[0].path)
+            return self._get(main, Kind(model.files[0].path))
         try:
             # It may have been carried since the last refresh.
-            return self._pack(self._index.revision(repo.repo_type, repo.repo_id, tag), "")
+            return self._get(self._index.revision(repo.repo_type, repo.repo_id, tag), Kind())
         except AnswerError as error:
             if error.code == "RevisionNotFound":
                 raise unknown_tag(repo, tag, self.tags(repo)) from error
@@ -103,14 +109,14 @@ class Artifacts:
                 f"{repo.repo_id}: {model.name} is one of several files of a model, which ollama cannot pull: "
                 "join them with llama-gguf-split --merge, or use llama.cpp"
             )
-        return self._ollama(main, model)
+        return self._get(main, Kind(model.files[0].path, is_ollama=True))
 
     def by_digest(self, repo: Repo, digest: Digest) -> Artifact:
         """Return the artifact with a digest; raises AnswerError, and what reading raises."""
-        found = (artifact for artifact in self._all(repo) if artifact.digest == digest)
-        if artifact := next(found, None):
-            return artifact
-        raise unknown_manifest(repo, digest)
+        artifact = self._with(repo, digest)
+        if artifact is None or artifact.digest != digest:
+            raise unknown_manifest(repo, digest)
+        return artifact
 
     def file(self, repo: Repo, digest: Digest) -> Found | None:
         """Return a file with a digest in any revision of a repo; raises what reading its index raises."""
@@ -124,8 +130,8 @@ class Artifacts:
 
     def generated(self, repo: Repo, digest: Digest) -> bytes | None:
         """Return a blob that was generated for an artifact of a repo, a config for example."""
-        found = (artifact.blobs[digest] for artifact in self._all(repo) if digest in artifact.blobs)
-        return next(found, None)
+        artifact = self._with(repo, digest)
+        return artifact.blobs.get(digest) if artifact else None
 
     def _named(self, repo: Repo, tag: str) -> Revision | None:
         """Return the revision with this tag, name or commit; also a former commit of a tag."""
@@ -136,84 +142,42 @@ class Artifacts:
         return repo.revision(tag) or next(matches, None)
 
     def _servable(self, repo: Repo) -> Iterator[Revision]:
-        return (revision for revision in self._index.revisions(repo) if not _obstacle(revision))
+        revisions = self._index.revisions(repo)[: len(repo.revisions) + _FORMER]
+        return (revision for revision in revisions if not obstacle(revision))
 
-    def _all(self, repo: Repo) -> Iterator[Artifact]:
-        """Yield all artifacts of a repo that can be made."""
+    def _with(self, repo: Repo, digest: Digest) -> Artifact | None:
+        """Return the artifact of a repo with a digest or with a generated blob of this digest."""
         for revision in self._servable(repo):
-            # What one artifact lacks must not hide the others.
-            with suppress(AnswerError):
-                yield self._pack(revision, "")
-            for model in self._models(revision):
+            if kind := self._of(revision).digests.get(digest):
+                return self._get(revision, kind)
+        # Another process may have made it, before a restart for example.
+        for revision in self._servable(repo):
+            known = self._of(revision)
+            for kind in [] if known.is_complete else kinds_of(self._index.files(revision), known.models):
+                # What one artifact lacks must not hide the others.
                 with suppress(AnswerError):
-                    yield self._ollama(revision, model)
-                with suppress(AnswerError):
-                    yield self._pack(revision, model.files[0].path)
+                    self._get(revision, kind)
+                if found := known.digests.get(digest):
+                    return self._get(revision, found)
+            known.is_complete = True
+        return None
 
-    def _models(self, revision: Revision) -> list[GgufModel]:
-        return gguf_files.gguf_models(self._index.files(revision).in_order())
-
-    def _pack(self, revision: Revision, path: str) -> Artifact:
-        """Return the ModelPack artifact of all files, or without the GGUF files of other models than that of `path`."""
-        return self._made.get((revision.digest, "pack", path), lambda: self._make_pack(revision, path))
-
-    def _make_pack(self, revision: Revision, path: str) -> Artifact:
-        files, facts = self._checked(revision), read_facts(self._index, revision)
-        chosen = list(files.in_order())
-        if path:
-            model = next(model for model in self._models(revision) if model.files[0].path == path)
-            chosen = [file for file in chosen if not gguf_files.is_of_other(file, model)]
-            facts = replace(facts, quantization=model.label or facts.quantization)
-        artifact = model_pack(revision, chosen, facts)
-        if len(artifact.manifest.data) > MAX_MANIFEST_SIZE:
-            raise unsupported(revision, f"{len(chosen):,} files are too many for one manifest")
+    def _get(self, revision: Revision, kind: Kind) -> Artifact:
+        known = self._of(revision)
+        artifact = self._made.get((revision.digest, kind), lambda: make(self._index, revision, known.models, kind))
+        known.digests |= dict.fromkeys([artifact.digest, *artifact.blobs], kind)
         return artifact
 
-    def _ollama(self, revision: Revision, model: GgufModel) -> Artifact:
-        key = (revision.digest, "ollama", model.files[0].path)
-        return self._made.get(key, lambda: self._make_ollama(revision, model))
+    def _models(self, revision: Revision) -> list[GgufModel]:
+        return self._of(revision).models
 
-    def _make_ollama(self, revision: Revision, model: GgufModel) -> Artifact:
-        files = self._checked(revision)
-        if params := _small(files, "params"):
-            self._check_params(revision, params)
-        licenses = (_small(files, name) for name in _LICENSES)
-        custom = Customization(
-            template=_small(files, "template"),
-            params=params,
-            system=_small(files, "system"),
-            license=next(filter(None, licenses), None),
+    def _of(self, revision: Revision) -> _Known:
+        """Return what is known of a revision; raises AnswerError if its files cannot be blobs."""
+        if reason := obstacle(revision):
+            raise unsupported(revision, reason)
+        return self._known.get(
+            revision.digest, lambda: _Known(gguf_files.gguf_models(self._index.files(revision).in_order()))
         )
-        facts = replace(read_facts(self._index, revision), quantization=None)
-        return ollama_artifact(model, gguf_files.projector(files.in_order()), custom, facts)
-
-    def _checked(self, revision: Revision) -> Files:
-        """Return the files of a revision if each of them can be a blob; raises AnswerError."""
-        if obstacle := _obstacle(revision):
-            raise unsupported(revision, obstacle)
-        return self._index.files(revision)
-
-    def _check_params(self, revision: Revision, params: IndexedFile) -> None:
-        """Raise AnswerError if ollama could not load the model because of its params."""
-        data = self._index.read(revision, params.path, _MAX_CUSTOM) or b""
-        try:
-            parse_object(data, params.path)
-        except IntegrityError as error:
-            raise no_ollama(f"{revision.repo_id}: {error}") from error
-
-
-def _obstacle(revision: Revision) -> str | None:
-    """Return why the files of an image cannot be blobs; None if they can."""
-    if revision.files is None:
-        return "llmstack did not write this image, so the hashes of its files are not known"
-    if revision.needs_extract:
-        return "files are in compressed layers"
-    return None if revision.files else "it has no files"
-
-
-def _small(files: Files, path: str) -> IndexedFile | None:
-    file = files.files.get(path)
-    return file if file and 0 < file.size <= _MAX_CUSTOM else None
 
 
 def _by_hash(files: Files) -> list[str]:

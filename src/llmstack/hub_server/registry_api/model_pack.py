@@ -104,7 +104,7 @@ def _config(revision: Revision, files: Sequence[IndexedFile], facts: ModelFacts,
         "name": name,
         "version": revision.name,
         "title": revision.repo_id,
-        "sourceURL": repo_url(revision.repo_id, revision.repo_type),
+        "sourceURL": _source(revision),
         "revision": revision.commit,
     }
     config = {
@@ -127,13 +127,19 @@ def _format(paths: Iterable[str]) -> str | None:
 
 
 def _annotations(revision: Revision, date: str) -> dict[str, str]:
-    return {
+    annotations = {
         annotation_keys.CREATED: date,
         annotation_keys.COMMIT: revision.commit,
-        annotation_keys.SOURCE: repo_url(revision.repo_id, revision.repo_type),
+        annotation_keys.SOURCE: _source(revision),
         annotation_keys.TITLE: revision.repo_id,
         annotation_keys.REVISION: revision.name,
     }
+    return {key: value for key, value in annotations.items() if value}
+
+
+def _source(revision: Revision) -> str | None:
+    """Return the page of a repo; None if the files did not come from the Hub: these have no date."""
+    return repo_url(revision.repo_id, revision.repo_type) if revision.created else None
 
 
 def _rfc3339(created: str | None) -> str:

@@ -1,0 +1,107 @@
+"""Making the artifacts of a revision: reads what they say about the model, and refuses what cannot be one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from llmstack.carried_image.file_index import IndexedFile
+from llmstack.errors import IntegrityError
+from llmstack.hub_server.registry_api import gguf_files
+from llmstack.hub_server.registry_api.artifact import Artifact
+from llmstack.hub_server.registry_api.gguf_files import GgufModel
+from llmstack.hub_server.registry_api.model_facts import read_facts
+from llmstack.hub_server.registry_api.model_pack import model_pack
+from llmstack.hub_server.registry_api.ollama import Customization, ollama_artifact
+from llmstack.hub_server.registry_api.registry_errors import no_ollama, unsupported
+from llmstack.hub_server.repo_index import RepoIndex
+from llmstack.hub_server.repos import Files, Revision
+from llmstack.oci.spec import MAX_MANIFEST_SIZE, parse_object
+
+# No layer takes less in a manifest, in bytes.
+_SMALLEST_LAYER = 400
+# The layers of the artifacts of all quantizations: making them takes time.
+_MAX_LAYERS = 20_000
+# ollama keeps these in memory.
+_MAX_CUSTOM = 1024 * 1024
+_MAX_PARAMS = 64 * 1024
+_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which artifact of a revision: for ollama, or a ModelPack; `path` is the first file of its one GGUF model.
+
+    A ModelPack without `path` has all files.
+    """
+
+    path: str = ""
+    is_ollama: bool = False
+
+
+def obstacle(revision: Revision) -> str | None:
+    """Return why the files of an image cannot be blobs; None if they can."""
+    if revision.files is None:
+        return "llmstack did not write this image, so the hashes of its files are not known"
+    if revision.needs_extract:
+        return "files are in compressed layers"
+    return None if revision.files else "it has no files"
+
+
+def kinds_of(files: Files, models: list[GgufModel]) -> list[Kind]:
+    """Return the artifacts that a revision has."""
+    found = [Kind()]
+    for model in models:
+        found.append(Kind(model.files[0].path, is_ollama=True))
+        if len(models) * len(files.files) <= _MAX_LAYERS:
+            found.append(Kind(model.files[0].path))
+    return found
+
+
+def make(index: RepoIndex, revision: Revision, models: list[GgufModel], kind: Kind) -> Artifact:
+    """Return an artifact; raises AnswerError if it cannot be made, and what reading raises."""
+    files = index.files(revision)
+    if kind not in kinds_of(files, models):
+        raise unsupported(revision, f"{len(models):,} GGUF models are too many for a manifest of each")
+    model = next((model for model in models if model.files[0].path == kind.path), None)
+    return _ollama(index, revision, files, model) if model and kind.is_ollama else _pack(index, revision, files, model)
+
+
+def _pack(index: RepoIndex, revision: Revision, files: Files, model: GgufModel | None) -> Artifact:
+    chosen = [file for file in files.in_order() if not model or not gguf_files.is_of_other(file, model)]
+    too_many = unsupported(revision, f"{len(chosen):,} files are too many for one manifest")
+    if len(chosen) * _SMALLEST_LAYER > MAX_MANIFEST_SIZE:
+        raise too_many
+    facts = read_facts(index, revision)
+    if model and model.label:
+        facts = replace(facts, quantization=model.label)
+    artifact = model_pack(revision, chosen, facts)
+    if len(artifact.manifest.data) > MAX_MANIFEST_SIZE:
+        raise too_many
+    return artifact
+
+
+def _ollama(index: RepoIndex, revision: Revision, files: Files, model: GgufModel) -> Artifact:
+    if params := _small(files, "params", _MAX_PARAMS):
+        _check_params(revision, index.read(revision, params.path, _MAX_PARAMS) or b"")
+    licenses = (_small(files, name) for name in _LICENSES)
+    custom = Customization(
+        template=_small(files, "template"),
+        params=params,
+        system=_small(files, "system"),
+        license=next(filter(None, licenses), None),
+    )
+    facts = replace(read_facts(index, revision), quantization=None)
+    return ollama_artifact(model, gguf_files.projector(files.in_order()), custom, facts)
+
+
+def _check_params(revision: Revision, data: bytes) -> None:
+    """Raise AnswerError if ollama could not load the model because of its params."""
+    try:
+        parse_object(data, "params")
+    except IntegrityError as error:
+        raise no_ollama(f"{revision.repo_id}: {error}") from error
+
+
+def _small(files: Files, path: str, limit: int = _MAX_CUSTOM) -> IndexedFile | None:
+    file = files.files.get(path)
+    return file if file and 0 < file.size <= limit else None
