@@ -135,6 +135,7 @@ def test_the_config_describes_the_model(hub: Serving):
             "title": "Org/Tiny",
             "sourceURL": "https://huggingface.co/Org/Tiny",
             "revision": COMMIT,
+            "licenses": ["MIT"],
         }.items()
     )
     assert config["config"] == {

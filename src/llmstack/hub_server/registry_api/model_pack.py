@@ -9,6 +9,7 @@ from typing import Any
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.spdx import spdx_expression
 from llmstack.hf.hub_urls import repo_url
 from llmstack.hf.snapshot import parse_date
 from llmstack.hub_server.registry_api.artifact import Artifact, make_artifact
@@ -106,6 +107,7 @@ def _config(revision: Revision, files: Sequence[IndexedFile], facts: ModelFacts,
         "title": revision.repo_id,
         "sourceURL": _source(revision),
         "revision": revision.commit,
+        "licenses": [expression] if (expression := spdx_expression(revision.license)) else None,
     }
     config = {
         "architecture": facts.architecture,
@@ -133,6 +135,7 @@ def _annotations(revision: Revision, date: str) -> dict[str, str]:
         annotation_keys.SOURCE: _source(revision),
         annotation_keys.TITLE: revision.repo_id,
         annotation_keys.REVISION: revision.name,
+        annotation_keys.LICENSES: spdx_expression(revision.license),
     }
     return {key: value for key, value in annotations.items() if value}
 
