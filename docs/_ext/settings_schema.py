@@ -42,6 +42,7 @@ DESCRIPTIONS = {
     "max_layer": "Largest layer that the target accepts, in bytes or as 20 GiB. Overrides the built-in table.",
     "split_large": "Split files that are larger than one layer of the target.",
     "hub_refresh": "Seconds between two listings of the registry by llmstack hub.",
+    "hub_trusted_proxies": "IP addresses and networks of proxies whose X-Forwarded headers llmstack hub believes.",
     "pip_index": "Python package index for image builds. No credentials in the URL.",
     "pip_extra_index": "Additional Python package indexes for image builds.",
     "pip_trusted_host": "Hosts that pip trusts without TLS verification during image builds.",

@@ -52,7 +52,8 @@ class Settings(BuildSettings):
     `timeout` is the seconds without data after which a connection is lost, `retry_wait` the seconds before the second
     try; each further wait is twice as long. `max_layer` is the largest layer in bytes that the destination accepts
     (None: the registry's known limit); `split_large` carries larger files in parts. `hub_refresh` is the seconds
-    between two listings of the hub's source.
+    between two listings of the hub's source, `hub_trusted_proxies` the addresses and networks of the reverse proxies
+    whose X-Forwarded headers the hub believes.
     """
 
     namespace: str | None = None
@@ -64,6 +65,7 @@ class Settings(BuildSettings):
     max_layer: Size | None = None
     split_large: bool = False
     hub_refresh: int = 60
+    hub_trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1")
 
 
 def load_settings(

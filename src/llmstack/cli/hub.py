@@ -27,6 +27,9 @@ def hub(
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="TLS certificate chain (PEM).")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="TLS private key (PEM).")] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="URL of the hub for clients, if a proxy changes it.")
+    ] = None,
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     quiet: QuietOption = False,
@@ -40,6 +43,7 @@ def hub(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key must be used together")
     try:
+        from llmstack.hub_server.public_url import PublicUrl
         from llmstack.hub_server.repo_index import Refresher
         from llmstack.hub_server.server import CONNECTIONS, RETRY_POLICY, Listen, open_repo_index, serve
     except ModuleNotFoundError as error:
@@ -53,7 +57,8 @@ def hub(
     session = open_session(
         quiet=quiet, plain_http=plain_http, jobs=jobs, connections=CONNECTIONS, retry_policy=RETRY_POLICY
     )
-    address = Listen(host, port, _token(token_file), tls_cert, tls_key)
+    public_url = PublicUrl.parse(base_url, session.settings.hub_trusted_proxies)
+    address = Listen(host, port, _token(token_file), tls_cert, tls_key, public_url)
     repo_index = open_repo_index(source, session.namespace, session.registries, session.settings.jobs, _note)
     refresher = Refresher(repo_index, session.settings.hub_refresh, _note)
     try:

@@ -30,6 +30,7 @@ from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import error_page
 from llmstack.hub_server.paths import QUERY_CHARACTERS, path_of, quoted_path
+from llmstack.hub_server.public_url import PublicUrl, prefix_of
 from llmstack.hub_server.registry_api.registry_errors import is_registry_path, registry_error
 from llmstack.hub_server.routes import find_route
 from llmstack.reporting import printable, write_traceback
@@ -52,14 +53,16 @@ _PREFLIGHT = {
 class Application:
     """Answers requests. `token` is what clients must send, `log` gets one line per request."""
 
-    def __init__(self, hub: Hub, log: Callable[[str], None], token: str | None = None) -> None:
+    def __init__(self, hub: Hub, log: Callable[[str], None], public_url: PublicUrl, token: str | None = None) -> None:
         self._hub = hub
+        self._public_url = public_url
         self._log = log
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
         request = Request(scope, receive)
+        self._public_url.note(request)
         sent = _Sent(send)
         began = time.monotonic()
         metrics = self._hub.metrics
@@ -114,7 +117,7 @@ class Application:
             # Relative: huggingface_hub follows no other redirect of HEAD.
             location = quoted_path(route.template.with_repo(path, moved.repo_id))
             query = quote(request.scope["query_string"], safe=QUERY_CHARACTERS)
-            moved.headers["Location"] = f"{location}?{query}" if query else location
+            moved.headers["Location"] = prefix_of(request) + (f"{location}?{query}" if query else location)
             raise
 
     def _check_token(self, request: Request) -> None:

@@ -17,7 +17,8 @@ from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.paths import Target, endpoint_of, flag, path_of, quoted_path
+from llmstack.hub_server.paths import Target, flag, path_of, quoted_path
+from llmstack.hub_server.public_url import endpoint_of
 from llmstack.hub_server.repo_facts import Facts, Json, facts_of
 from llmstack.hub_server.repo_info import (
     ALWAYS,

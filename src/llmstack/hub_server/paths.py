@@ -30,7 +30,6 @@ _FIELDS = {
     "/{path?}": "(?:/(?P<path>.+))?",
     "{path}": "(?P<path>.+)",
 }
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", re.ASCII)
 # What a URL may have, and escapes (RFC 3986).
 _PATH_CHARACTERS = "/%:@&=+$,~!*'();"
 QUERY_CHARACTERS = f"{_PATH_CHARACTERS}?"
@@ -99,17 +98,6 @@ def parse_repo_path(path: str) -> Target | None:
     """Return the repo, revision and file that the path of a page or a file names."""
     matches = (template.match(normalized(path)) for template in (FILE, TREE_PAGE, BLOB_PAGE, REPO_PAGE))
     return next(filter(None, matches), None)
-
-
-def endpoint_of(request: Request) -> str:
-    """Return the hub's URL as the client knows it; an invalid host is left out.
-
-    A proxy that terminates TLS sends X-Forwarded-Proto.
-    """
-    forwarded = request.headers.get("X-Forwarded-Proto", "")
-    scheme = forwarded if forwarded in {"http", "https"} else str(request.scope["scheme"])
-    host = request.headers.get("Host", "")
-    return f"{scheme}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
 
 
 def flag(request: Request, name: str) -> bool:

@@ -13,7 +13,8 @@ from llmstack.hub_server.file_route import get_file, get_raw
 from llmstack.hub_server.hub_state import Handler, Hub
 from llmstack.hub_server.metrics import CONTENT_TYPE
 from llmstack.hub_server.pages import get_asset, get_repo_list, get_repo_page
-from llmstack.hub_server.paths import BLOB_PAGE, CLONE, FILE, RAW, REPO_PAGE, TREE_PAGE, Target, Template, endpoint_of
+from llmstack.hub_server.paths import BLOB_PAGE, CLONE, FILE, RAW, REPO_PAGE, TREE_PAGE, Target, Template
+from llmstack.hub_server.public_url import endpoint_of
 from llmstack.hub_server.registry_api import registry_routes as registry
 
 READ = frozenset({"GET", "HEAD"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +18,7 @@ from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
 from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, process_limits
 from llmstack.hub_server.hub_state import Hub
+from llmstack.hub_server.public_url import PublicUrl
 from llmstack.hub_server.repo_index import Refresher, RepoIndex
 from llmstack.hub_server.streaming import Threads
 from llmstack.net import RetryPolicy
@@ -34,13 +35,14 @@ _BACKLOG = 1024
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Address, token and TLS certificate of the hub."""
+    """Address, token and TLS certificate of the hub, and the URL that clients know."""
 
     host: str
     port: int
     token: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    public_url: PublicUrl = field(default_factory=PublicUrl)
 
 
 def open_repo_index(
@@ -63,7 +65,7 @@ def serve(
     """
     hub = Hub(repo_index, threads := Threads())
     config = uvicorn.Config(
-        Application(hub, log, listen.token),
+        Application(hub, log, listen.public_url, listen.token),
         loop="uvloop",
         http="h11",
         h11_max_incomplete_event_size=MAX_HEAD,

@@ -15,6 +15,7 @@ from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import repo_list, repo_page
 from llmstack.hub_server.paths import Target, file_url, folder_url, path_of, repo_url
+from llmstack.hub_server.public_url import prefix_of
 from llmstack.hub_server.repo_lists import matching
 from llmstack.reporting import human_size
 
@@ -116,7 +117,9 @@ def error_page(request: Request, error: AnswerError, headers: Mapping[str, str])
 
 def _page(request: Request, template: str, values: Mapping[str, object], status: int = 200) -> Response:
     language = choose_language(request.headers.get("Accept-Language", ""))
-    html = _JINJA.get_template(template).render(values, t=translator(language), lang=NAMES[language])
+    html = _JINJA.get_template(template).render(
+        values, t=translator(language), lang=NAMES[language], base=prefix_of(request)
+    )
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Language": NAMES[language],

@@ -72,11 +72,11 @@ _FIRST, _LAST = _cleaner(last=False), _cleaner(last=True)
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
-def render(text: str, revision: Revision, files: Files) -> str:
-    """Return Markdown as HTML that is safe in a page."""
+def render(text: str, revision: Revision, files: Files, prefix: str = "") -> str:
+    """Return Markdown as HTML that is safe in a page; `prefix` is the path of the hub's URL."""
     if len(text) > MAX_TEXT or len(_TAG.findall(text)) > MAX_TAGS:
         return f"<pre>{escape(text)}</pre>"
-    rewriter = _Rewriter(_Targets(revision, files))
+    rewriter = _Rewriter(_Targets(revision, files, prefix))
     rewriter.feed(_FIRST.clean(_markdown(text)))
     rewriter.close()
     return _LAST.clean("".join(rewriter.html))
@@ -94,7 +94,8 @@ def _markdown(text: str) -> str:
 class _Targets:
     """The targets of links and images on this hub."""
 
-    def __init__(self, revision: Revision, files: Files) -> None:
+    def __init__(self, revision: Revision, files: Files, prefix: str) -> None:
+        self._prefix = prefix
         self._revision = revision
         self._files = files.files
 
@@ -111,14 +112,14 @@ class _Targets:
             return f"https:{url}" if parts.netloc and not parts.scheme else url
         fragment = f"#{quote(parts.fragment)}" if parts.fragment else ""
         if path.startswith("/"):
-            return f"/{quote(path.lstrip('/'))}{fragment}"
+            return f"{self._prefix}/{quote(path.lstrip('/'))}{fragment}"
         target = file_url if path in self._files else folder_url
-        return target(self._revision, path) + fragment
+        return self._prefix + target(self._revision, path) + fragment
 
     def image(self, url: str) -> str | None:
         """Return the URL of an image in the repo; None for others."""
         path = self._path(url)
-        return file_url(self._revision, path) if path and path in self._files else None
+        return self._prefix + file_url(self._revision, path) if path and path in self._files else None
 
     def _path(self, url: str) -> str | None:
         """Return the path in the repo, or on the hub with a leading slash; None for another host."""

@@ -44,7 +44,7 @@ def values(repos: Sequence[Repo], default: RepoType | None, author: str, query: 
 
     def page_url(page: int) -> str:
         fields = {"search": search, "type": repo_type or "all", "sort": sort, "page": page}
-        return "/?" + urlencode({**fields, "author": author} if author else fields)
+        return "?" + urlencode({**fields, "author": author} if author else fields)
 
     return {
         "repos": found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],

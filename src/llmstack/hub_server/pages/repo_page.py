@@ -18,7 +18,8 @@ from llmstack.hub_server.model_card import MAX_README, card_of
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
-from llmstack.hub_server.paths import Target, endpoint_of, file_url, folder_url
+from llmstack.hub_server.paths import Target, file_url, folder_url
+from llmstack.hub_server.public_url import endpoint_of, prefix_of
 from llmstack.hub_server.repos import Files, Repo, Revision
 
 ENTRIES = 500
@@ -35,7 +36,7 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
     files = hub.repo_index.files(revision)
     folder = target.path.rstrip("/")
     if folder in files.files:
-        return RedirectResponse(file_url(revision, folder))
+        return RedirectResponse(prefix_of(request) + file_url(revision, folder))
     entries = entries_of(files, folder)
     if folder and not entries:
         raise entry_not_found(revision.repo_id, folder, revision.commit)
@@ -63,7 +64,7 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         if folder
         else snippets(revision, files, card, None if locked else endpoint_of(request), token=token),
         "has_readme": has_readme,
-        "readme": _readme(hub, revision, files) if has_readme else None,
+        "readme": _readme(hub, revision, files, prefix_of(request)) if has_readme else None,
         "owner": _owner(repo),
     }
 
@@ -75,7 +76,7 @@ def is_locked(revision: Revision, files: Files) -> bool:
     return revision.needs_extract or (bool(compressed) and any(in_them))
 
 
-def _readme(hub: Hub, revision: Revision, files: Files) -> Markup | None:
+def _readme(hub: Hub, revision: Revision, files: Files, prefix: str) -> Markup | None:
     """Return a revision's README as HTML; None if it is missing, too long, or cannot be read now."""
     try:
         data = hub.repo_index.read(revision, README, MAX_README)
@@ -85,8 +86,8 @@ def _readme(hub: Hub, revision: Revision, files: Files) -> Markup | None:
         return None
     markdown = split_card(data.decode(errors="replace"))
     # The links differ between revisions of the same image.
-    key = (revision.digest, folder_url(revision))
-    return Markup(hub.rendered.get(key, lambda: render(markdown, revision, files)))  # noqa: S704 - sanitized
+    key = (revision.digest, prefix + folder_url(revision))
+    return Markup(hub.rendered.get(key, lambda: render(markdown, revision, files, prefix)))  # noqa: S704 - sanitized
 
 
 @dataclass(frozen=True, slots=True)
