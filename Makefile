@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := $(VENV)/.torch
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test test-unit test-images test-judges sizes fuzz soak torch lint format docs schema hooks clean
+.PHONY: help system demo test test-unit test-images test-judges locks sizes fuzz soak torch lint format docs schema hooks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -30,13 +30,16 @@ test: system $(READY) torch ## run all tests; PYTEST_ARGS="-k hub" selects some
 	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup \
 	  $$(test -e $(TORCH) || echo --ignore=tests/llama) $(PYTEST_ARGS)
 
-test-images: system $(READY) ## build and test the large images; half an hour, less with a filled .rig/
+test-images: system $(READY) ## build and test the large images; an hour or more, less with a filled .rig/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group images-test
 	@$(BIN)/python -m pytest -m images tests/images $(PYTEST_ARGS)
 
 test-judges: system $(READY) ## test images with current Docker, podman, crane, oras, skopeo, cosign and umoci; needs root
 	@tools/judges setup
 	@$(BIN)/python -m pytest -m judges tests/judges $(PYTEST_ARGS)
+
+locks: $(READY) ## generate the locks of the images' packages; LOCKS_ARGS="--upgrade hf" for newer versions
+	@$(BIN)/python tools/lock-packages $(LOCKS_ARGS)
 
 sizes: $(READY) ## measure peak memory with very large repos; a quarter of an hour
 	@$(BIN)/python -m benchmarks.sizes

@@ -1,6 +1,10 @@
 #!/bin/sh
 # Start vLLM's server with N_GPUS and GPU_MEM_USAGE. The arguments (model and flags) follow and take precedence.
 set -eu
+case "${VLLM_API_KEY:-} $*" in
+  " "*--api-key*) ;;
+  " "*) echo "vllm-serve: WARNING: every client can use the server: set VLLM_API_KEY, or add --api-key KEY" >&2 ;;
+esac
 if [ -n "${GPU_MEM_USAGE:-}" ]; then
   set -- --gpu-memory-utilization "$GPU_MEM_USAGE" "$@"
 fi

@@ -75,7 +75,7 @@ def test_build_args_apply_to_every_image_that_declares_them():
     [
         (["nope"], {}, "recipe 'nope': not found", "known recipes: dataset, hf,"),
         (["hf"], {"variant": "rocm"}, "recipe hf: no variant 'rocm'", "known variants: cuda11.8, cuda13, cpu"),
-        (["hf"], {"args": {"torch": "1"}}, "--build-arg: unknown name 'torch'", "known names: extra_apt"),
+        (["hf"], {"args": {"torch": "1"}}, "--build-arg: unknown name 'torch'", "known names: cuda_home, extra_apt"),
         (["hf"], {"bases": {"build": "x"}}, "--base: unknown name 'build'", "known names: none"),
         (["hf", "vllm"], {"tag": "a:b"}, "--tag: names one image", "one build per image"),
         (["hf"], {"tag": "A:b"}, "is not a repository name", "lower-case"),

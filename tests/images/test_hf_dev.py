@@ -167,6 +167,7 @@ def test_ssh_requires_the_password_and_passes_the_images_environment(both, ssh):
     ]
 
 
+@pytest.mark.images
 def test_torch_compile_and_deepspeeds_cpu_adam_compile_their_kernels(shared_engine, hf_dev):
     """As any uid. DeepSpeed's kernel takes minutes on two cores."""
     options = ("--rm", "--network", "none", "--user", "1234:1234")
@@ -174,6 +175,7 @@ def test_torch_compile_and_deepspeeds_cpu_adam_compile_their_kernels(shared_engi
     assert done.stdout.splitlines()[-1] == "updated: 0.9"
 
 
+@pytest.mark.images
 def test_trainer_makes_a_step(shared_engine, hf_dev):
     options = ("--rm", "--network", "none", "--workdir", "/tmp")
     done = shared_engine.docker("run", *options, hf_dev, "python", "-c", TRAIN)

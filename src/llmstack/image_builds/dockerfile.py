@@ -16,8 +16,12 @@ from llmstack.disk import exists
 from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import CONTEXT_FOLDER, IMAGE_FOLDER
 from llmstack.image_builds.build_plan import ImagePlan
+from llmstack.image_builds.package_lock import pins, read_lock
 from llmstack.image_builds.recipe import TEMPLATE_FILE
 from llmstack.settings import expand_home
+
+# The lock in the build context.
+PACKAGES_FILE = "packages.txt"
 
 _INSTRUCTIONS = (
     "ADD|ARG|CMD|COPY|ENTRYPOINT|ENV|EXPOSE|FROM|HEALTHCHECK|LABEL|ONBUILD|RUN|SHELL|STOPSIGNAL|USER|VOLUME|WORKDIR"
@@ -55,6 +59,7 @@ def render(image: ImagePlan) -> RenderedImage:
     recipe, variant, environment = image.recipe, image.variant, image.environment
     args, local = _arguments(image)
     environment_files = environment.files()
+    lock = read_lock(recipe, variant)
     values = {
         "name": recipe.name,
         "variant": variant.name,
@@ -65,6 +70,9 @@ def render(image: ImagePlan) -> RenderedImage:
         "defaults": variant.args,
         "local": local,
         "packages": variant.packages,
+        "excluded": variant.excluded,
+        "lock": lock is not None,
+        "unlocked": pins(variant) if lock is None else lock.unlocked,
         "ports": recipe.ports,
         "labels": recipe.labels,
         "environment_folder": IMAGE_FOLDER if environment_files else "",
@@ -77,6 +85,8 @@ def render(image: ImagePlan) -> RenderedImage:
     marked = _fill(jinja, f"{recipe.name}/{TEMPLATE_FILE}", values)
     origins = tuple(Origin(template, int(line)) for template, line in _ORIGIN.findall(marked))
     files = dict(image.files)
+    if lock is not None:
+        files[PACKAGES_FILE] = lock.content
     for name in recipe.files:
         path = f"{recipe.name}/{name}" if (recipe.folder / name).is_file() else name
         if name.endswith(".j2"):

@@ -20,7 +20,7 @@ TEMPLATE_FILE = "Dockerfile.j2"
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _RECIPE_KEYS = {"description", "parent", "ports", "files", "args", "packages", "labels", "local", "variants"}
-_VARIANT_KEYS = {"base", "stages", "parent", "args", "packages", "tags"}
+_VARIANT_KEYS = {"base", "stages", "parent", "args", "packages", "excluded", "python", "platform_tag", "tags"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Variant:
 
     `base` is the base image; None if the recipe has a parent. `stages` are the images of other build stages, by stage
     name. `parent` is the variant of the parent recipe. `packages` are pinned PyPI versions, in the order of image.yaml.
+    They are installed for a `python` version on a `platform_tag`. The lock leaves out the packages that are `excluded`.
     Child recipes use the image with the first of `tags`.
     """
 
@@ -38,6 +39,9 @@ class Variant:
     parent: str | None
     args: Mapping[str, str]
     packages: Mapping[str, str]
+    excluded: tuple[str, ...]
+    python: str | None
+    platform_tag: str | None
     tags: tuple[str, ...]
 
 
@@ -138,6 +142,9 @@ def _variant(
         parent=(_optional_string(fields, "parent") or name) if parent else None,
         args={**args, **_strings(fields, "args", _IDENTIFIER)},
         packages={**packages, **_strings(fields, "packages")},
+        excluded=tuple(map(str, _list(fields, "excluded"))),
+        python=_optional_string(fields, "python"),
+        platform_tag=_optional_string(fields, "platform_tag"),
         tags=tags,
     )
 
