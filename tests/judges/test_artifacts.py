@@ -15,8 +15,8 @@ from llmstack.oci.layout import Layout
 from tests.hub_server.conftest import IN_PARTS
 from tests.judges.conftest import Judge
 from tests.support.carried import carry
-from tests.support.gguf import gguf
 from tests.support.serving import Serving, install, serving
+from tests.support.weight_files import gguf
 
 pytestmark = [pytest.mark.judges, pytest.mark.xdist_group("judges")]
 
@@ -33,11 +33,11 @@ FILES = {
 LLAMA = {"general.architecture": "llama"}
 QUANTIZED = {
     "README.md": b"# GGUF",
-    "m-Q4_K_M.gguf": gguf(LLAMA, 5000, seed=1),
-    "m-Q8_0.gguf": gguf(LLAMA, 7000, seed=2),
-    "mmproj-F16.gguf": gguf({"general.architecture": "clip"}, 900, seed=3),
-    "s-F16-00001-of-00002.gguf": gguf(LLAMA, 800, seed=4),
-    "s-F16-00002-of-00002.gguf": gguf(LLAMA, 800, seed=5),
+    "m-Q4_K_M.gguf": gguf(LLAMA, {"w": [5000]}, seed=1),
+    "m-Q8_0.gguf": gguf(LLAMA, {"w": [7000]}, seed=2),
+    "mmproj-F16.gguf": gguf({"general.architecture": "clip"}, {"w": [900]}, seed=3),
+    "s-F16-00001-of-00002.gguf": gguf(LLAMA, {"w": [800]}, seed=4),
+    "s-F16-00002-of-00002.gguf": gguf(LLAMA, {"w": [800]}, seed=5),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +23,10 @@ def safetensors(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(offset)
 
 
-def gguf(entries: Mapping[str, object], tensors: Mapping[str, Sequence[int]], order: str = "<") -> bytes:
-    """Return a file of version 3 with these entries and tensors of F32; all numbers are zero."""
+def gguf(
+    entries: Mapping[str, object], tensors: Mapping[str, Sequence[int]], order: str = "<", seed: int | None = None
+) -> bytes:
+    """Return a file of version 3 with these entries and tensors of F32; all numbers are zero, or random by `seed`."""
 
     def text(value: str) -> bytes:
         data = value.encode()
@@ -52,4 +55,5 @@ def gguf(entries: Mapping[str, object], tensors: Mapping[str, Sequence[int]], or
         parts.append(struct.pack(f"{order}IQ", 0, offset))
         offset += -(-math.prod(shape) * 4 // 32) * 32
     head = b"".join(parts)
-    return head + bytes(-len(head) % 32 + offset)
+    numbers = bytes(offset) if seed is None else random.Random(seed).randbytes(offset)
+    return head + bytes(-len(head) % 32) + numbers

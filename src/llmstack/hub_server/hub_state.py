@@ -62,12 +62,12 @@ class Hub:
     metrics: Metrics = field(default_factory=Metrics)
     forms: Forms = field(default_factory=Forms)
     rendered: Cache[tuple[Digest, str], str] = field(default_factory=lambda: Cache(_MAX_RENDERED, len))
-    artifacts: Artifacts = field(init=False)
     facts: FactsIndex = field(init=False)
+    artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "artifacts", Artifacts(self.repo_index))
         object.__setattr__(self, "facts", FactsIndex(self.repo_index))
+        object.__setattr__(self, "artifacts", Artifacts(self.repo_index, self.facts))
 
 
 # A plain function runs in a thread, since it may read from the registry; a coroutine function runs in the event loop.

@@ -14,14 +14,20 @@ from urllib.parse import quote
 
 import pytest
 
+from llmstack.carried_image.naming import Namespace
+from llmstack.hub_server.facts_index import FactsIndex
+from llmstack.hub_server.registry_api.artifacts import Artifacts
+from llmstack.hub_server.server import open_repo_index
+from llmstack.net import Client
 from llmstack.oci.layout import Layout
+from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.hub_server.conftest import FILES, IN_PARTS, OLD, WEIGHTS
 from tests.support import layers
 from tests.support.carried import COMMIT, carry, put_image
-from tests.support.gguf import gguf
 from tests.support.registry import Registry
 from tests.support.serving import Answer, Serving, push, repository, serving
+from tests.support.weight_files import gguf, safetensors
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -38,9 +44,9 @@ MODEL = {
 }
 QUANTIZED = {
     "README.md": b"# GGUF",
-    "m-Q4_K_M.gguf": gguf({"general.architecture": "llama"}, 500, seed=1),
-    "m-Q8_0.gguf": gguf({"general.architecture": "llama"}, 700, seed=2),
-    "mmproj-F16.gguf": gguf({"general.architecture": "clip"}, 90, seed=3),
+    "m-Q4_K_M.gguf": gguf({"general.architecture": "llama"}, {"w": [5, 100]}, seed=1),
+    "m-Q8_0.gguf": gguf({"general.architecture": "llama"}, {"w": [70, 100]}, seed=2),
+    "mmproj-F16.gguf": gguf({"general.architecture": "clip"}, {"w": [90]}, seed=3),
 }
 
 
@@ -147,6 +153,35 @@ def test_the_config_describes_the_model(hub: Serving):
     assert config["modelfs"] == {"type": "layers", "diffIds": [layer["digest"] for layer in value["layers"]]}
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"model.safetensors": safetensors({"w": ("BF16", [70, 1000])})},
+            {"format": "safetensors", "paramSize": "70.0K"},
+        ),
+        ({"config.json": b"[]", "model.onnx": b"?"}, {"format": "onnx"}),
+        (
+            {"config.json": b'{"model_type": 5, "torch_dtype": "half"}', "a.bin": b""},
+            {"format": "pt", "precision": "float16"},
+        ),
+        ({"config.json": b"{", "model.safetensors": b"x", "m.gguf": b"GGUF"}, {"format": "gguf"}),
+        ({"notes.txt": b"?"}, {}),
+    ],
+    ids=["parameters", "onnx", "odd-config", "broken", "nothing"],
+)
+def test_a_config_has_only_what_the_files_say(tmp_path: Path, files: Mapping[str, bytes], expected: Mapping[str, str]):
+    carry(Layout(tmp_path), "org--odd", files, repo_id="org/odd")
+    index = open_repo_index(
+        f"oci:{tmp_path}", Namespace.parse(f"oci:{tmp_path}"), Registries(Client(), print), 1, print
+    )
+    index.refresh()
+    artifacts = Artifacts(index, FactsIndex(index))
+    artifact = artifacts.by_tag(artifacts.find("model", "org/odd"), "latest")
+    [config] = artifact.blobs.values()
+    assert json.loads(config)["config"] == expected
+
+
 def test_the_facade_and_the_hubs_api_agree_about_each_file(served_registry: Serving, served_layout: Serving):
     for hub in (served_registry, served_layout):
         for name in ("org/model", "org/parts", "gpt2", "datasets/org/set"):
@@ -229,7 +264,7 @@ def test_the_tag_of_a_quantization_leaves_the_others_out(hub: Serving):
         value = manifest(hub, "org/quantized", tag)
         assert pulled(hub, "org/quantized", value).keys() == {"README.md", "m-Q8_0.gguf", "mmproj-F16.gguf"}
         config = json.loads(hub.get(f"/v2/org/quantized/blobs/{value['config']['digest']}").body)["config"]
-        assert (config["format"], config["quantization"]) == ("gguf", "Q8_0")
+        assert config == {"architecture": "llama", "format": "gguf", "paramSize": "7.0K", "quantization": "Q8_0"}
     assert pulled(hub, "org/quantized", manifest(hub, "org/quantized")).keys() == QUANTIZED.keys()
 
 

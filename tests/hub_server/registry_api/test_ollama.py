@@ -7,19 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmstack.hub_server.registry_api.chat_templates import go_template
 from llmstack.oci.layout import Layout
 from tests.hub_server.registry_api.test_model_pack import digest_of, errors
 from tests.support.carried import carry
-from tests.support.gguf import gguf
 from tests.support.ollama import ACCEPT, PullError, pull
 from tests.support.serving import Serving, serving
+from tests.support.weight_files import gguf
 
 pytestmark = pytest.mark.xdist_group("serving")
 
-LLAMA = {"general.architecture": "llama"}
-Q4, Q8 = gguf(LLAMA, 30_000, seed=1), gguf(LLAMA, 40_000, seed=2)
-PROJECTOR = gguf({"general.architecture": "clip"}, 900, seed=3)
-SHARDS = {f"m-F16-0000{number}-of-00002.gguf": gguf(LLAMA, 500, seed=number + 3) for number in (1, 2)}
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+LLAMA = {"general.architecture": "llama", "general.file_type": 7, "tokenizer.chat_template": CHATML}
+Q4, Q8 = gguf(LLAMA, {"w": [30_000]}, seed=1), gguf(LLAMA, {"w": [40_000]}, seed=2)
+PROJECTOR = gguf({"general.architecture": "clip"}, {"w": [900]}, seed=3)
+SHARDS = {f"m-F16-0000{number}-of-00002.gguf": gguf(LLAMA, {"w": [500]}, seed=number + 3) for number in (1, 2)}
 CUSTOM = {
     "template": b"{{ .System }} {{ .Prompt }}",
     "params": b'{"temperature": 0.5, "stop": ["<|im_end|>"]}',
@@ -70,13 +72,46 @@ def test_ollama_pulls_a_quantization_in_any_case_or_a_file(hub: Serving, tag: st
         assert pulled.layer(kind) == CUSTOM[kind]
     assert pulled.layer("license") == CUSTOM["LICENSE"]
     assert pulled.config.items() >= {"model_format": "gguf", "architecture": "amd64", "os": "linux"}.items()
-    assert pulled.config["file_type"] == label
+    assert (pulled.config["model_family"], pulled.config["file_type"]) == ("llama", label)
+    assert pulled.config["model_type"] == ("30.0K" if label == "Q4_K_M" else "40.0K")
 
 
 def test_empty_files_and_missing_ones_are_no_layers(hub: Serving):
     pulled = pull(hub.url, "org/plain")
-    assert {layer["mediaType"].rpartition(".")[2] for layer in json.loads(pulled.manifest)["layers"]} == {"model"}
+    kinds = [layer["mediaType"].rpartition(".")[2] for layer in json.loads(pulled.manifest)["layers"]]
+    assert kinds == ["model", "template", "params"]
     assert pulled.layer("model") == Q4
+
+
+def test_the_template_comes_from_the_gguf_file(hub: Serving):
+    pulled = pull(hub.url, "org/plain")
+    template = (pulled.layer("template") or b"").decode()
+    assert template.endswith("<|im_start|>assistant\n{{ .Response }}<|im_end|>\n")
+    assert json.loads(pulled.layer("params") or b"") == {"stop": ["<|im_start|>", "<|im_end|>"]}
+    # The name of the file has no quantization.
+    assert pulled.config["file_type"] == "Q8_0"
+
+
+@pytest.mark.parametrize(
+    ("jinja", "start"),
+    [
+        ("<|start_header_id|>{{ role }}<|end_header_id|><|eot_id|>", "{{ if .System }}<|start_header_id|>system"),
+        ("<start_of_turn>{{ role }}<end_of_turn>", "<start_of_turn>user"),
+        ("[INST] <<SYS>> {{ system }} <</SYS>> [/INST]", "[INST] {{ if .System }}<<SYS>>"),
+        ("[INST] {{ content }} [/INST]", "[INST] {{ if .System }}{{ .System }}"),
+        ("<|im_start|>user<|im_sep|>{{ content }}<|im_end|>", None),
+        ("[SYSTEM_PROMPT]{{ system }}[/SYSTEM_PROMPT][INST]{{ content }}[/INST]", None),
+        ("<|user|>{{ content }}<|end|>", None),
+        ("", None),
+    ],
+)
+def test_a_family_of_templates_is_known_by_its_tokens(jinja: str, start: str | None):
+    found = go_template(jinja)
+    assert (found is None) == (start is None)
+    if found and start:
+        assert found.text.startswith(start)
+        assert "{{ .Response }}" in found.text
+        assert all(token in jinja for token in found.tokens)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from tests.hub_server.conftest import OLD, WEIGHTS
 from tests.hub_server.registry_api.test_model_pack import digest_of
 from tests.hub_server.test_routes import raw
 from tests.support.carried import carry
-from tests.support.gguf import gguf
 from tests.support.ollama import ACCEPT
 from tests.support.serving import Serving, serving
+from tests.support.weight_files import gguf
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -81,12 +81,12 @@ def test_any_request_gets_a_valid_answer(
 
 def test_a_pull_can_finish_after_its_tag_has_moved(tmp_path: Path):
     models = Layout(tmp_path / "models")
-    old = {"m-Q8_0.gguf": gguf({}, 5000, seed=1), "config.json": b'{"model_type": "llama"}'}
+    old = {"m-Q8_0.gguf": gguf({}, {"w": [5000]}, seed=1), "config.json": b'{"model_type": "llama"}'}
     carry(models, "org--model", old, commit=OLD)
     with serving(tmp_path, f"oci:{tmp_path}", env={"LLMSTACK_HUB_REFRESH": "1"}) as hub:
         targets = "/v2/org/model/manifests/latest", f"/v2/org/model/manifests/{OLD}"
         started = [hub.get(targets[0]), hub.get(targets[0], Accept=ACCEPT)]
-        carry(models, "org--model", {"m-Q8_0.gguf": gguf({}, 6000, seed=2)}, commit="a" * 40)
+        carry(models, "org--model", {"m-Q8_0.gguf": gguf({}, {"w": [6000]}, seed=2)}, commit="a" * 40)
         hub.daemon.wait_until(lambda: hub.get(targets[0]).body != started[0].body)
         assert hub.get(targets[1]).body == started[0].body
         for answer in started:

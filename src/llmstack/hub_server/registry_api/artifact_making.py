@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.errors import IntegrityError
 from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
 from llmstack.hub_server.registry_api.gguf_files import GgufModel
-from llmstack.hub_server.registry_api.model_facts import read_facts
+from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.model_pack import model_pack
 from llmstack.hub_server.registry_api.ollama import Customization, ollama_artifact
 from llmstack.hub_server.registry_api.registry_errors import no_ollama, unsupported
-from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.oci.spec import MAX_MANIFEST_SIZE, parse_object
 
@@ -57,32 +56,32 @@ def kinds_of(files: Files, models: list[GgufModel]) -> list[Kind]:
     return found
 
 
-def make(index: RepoIndex, revision: Revision, models: list[GgufModel], kind: Kind) -> Artifact:
+def make(reader: FactsReader, revision: Revision, models: list[GgufModel], kind: Kind) -> Artifact:
     """Return an artifact; raises AnswerError if it cannot be made, and what reading raises."""
-    files = index.files(revision)
+    files = reader.repo_index.files(revision)
     if kind not in kinds_of(files, models):
         raise unsupported(revision, f"{len(models):,} GGUF models are too many for a manifest of each")
     model = next((model for model in models if model.files[0].path == kind.path), None)
-    return _ollama(index, revision, files, model) if model and kind.is_ollama else _pack(index, revision, files, model)
+    return (
+        _ollama(reader, revision, files, model) if model and kind.is_ollama else _pack(reader, revision, files, model)
+    )
 
 
-def _pack(index: RepoIndex, revision: Revision, files: Files, model: GgufModel | None) -> Artifact:
+def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufModel | None) -> Artifact:
     chosen = [file for file in files.in_order() if not model or not gguf_files.is_of_other(file, model)]
     too_many = unsupported(revision, f"{len(chosen):,} files are too many for one manifest")
     if len(chosen) * _SMALLEST_LAYER > MAX_MANIFEST_SIZE:
         raise too_many
-    facts = read_facts(index, revision)
-    if model and model.label:
-        facts = replace(facts, quantization=model.label)
+    facts = reader.of_model(revision, model) if model else reader.of_repo(revision)
     artifact = model_pack(revision, chosen, facts)
     if len(artifact.manifest.data) > MAX_MANIFEST_SIZE:
         raise too_many
     return artifact
 
 
-def _ollama(index: RepoIndex, revision: Revision, files: Files, model: GgufModel) -> Artifact:
+def _ollama(reader: FactsReader, revision: Revision, files: Files, model: GgufModel) -> Artifact:
     if params := _small(files, "params", _MAX_PARAMS):
-        _check_params(revision, index.read(revision, params.path, _MAX_PARAMS) or b"")
+        _check_params(revision, reader.repo_index.read(revision, params.path, _MAX_PARAMS) or b"")
     licenses = (_small(files, name) for name in _LICENSES)
     custom = Customization(
         template=_small(files, "template"),
@@ -90,8 +89,8 @@ def _ollama(index: RepoIndex, revision: Revision, files: Files, model: GgufModel
         system=_small(files, "system"),
         license=next(filter(None, licenses), None),
     )
-    facts = replace(read_facts(index, revision), quantization=None)
-    return ollama_artifact(model, gguf_files.projector(files.in_order()), custom, facts)
+    projector = gguf_files.projector(files.in_order())
+    return ollama_artifact(model, projector, custom, reader.of_model(revision, model))
 
 
 def _check_params(revision: Revision, data: bytes) -> None:

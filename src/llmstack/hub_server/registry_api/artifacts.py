@@ -12,11 +12,13 @@ from functools import partial
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import AnswerError, MovedError
+from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
 from llmstack.hub_server.registry_api.artifact_making import Kind, kinds_of, make, obstacle
 from llmstack.hub_server.registry_api.gguf_files import GgufModel
+from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.registry_errors import no_ollama, unknown_manifest, unknown_tag, unsupported
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Found, Repo, Revision
@@ -47,8 +49,9 @@ class _Known:
 class Artifacts:
     """Makes the artifacts of an index on request and keeps the recently used ones; thread-safe."""
 
-    def __init__(self, repo_index: RepoIndex) -> None:
+    def __init__(self, repo_index: RepoIndex, facts_index: FactsIndex) -> None:
         self._index = repo_index
+        self._reader = FactsReader(repo_index, facts_index)
         self._made = Cache[tuple[Digest, Kind], Artifact](_MAX_ARTIFACTS, lambda artifact: artifact.size)
         self._hashed = Cache[Digest, list[str]](_MAX_HASHED, len)
         self._known = Cache[Digest, _Known](_MAX_MODELS, lambda known: 1 + len(known.models))
@@ -164,7 +167,7 @@ class Artifacts:
 
     def _get(self, revision: Revision, kind: Kind) -> Artifact:
         known = self._of(revision)
-        artifact = self._made.get((revision.digest, kind), lambda: make(self._index, revision, known.models, kind))
+        artifact = self._made.get((revision.digest, kind), lambda: make(self._reader, revision, known.models, kind))
         known.digests |= dict.fromkeys([artifact.digest, *artifact.blobs], kind)
         return artifact
 

@@ -50,7 +50,7 @@ def ollama_artifact(
     for kind, file in (("system", custom.system), ("license", custom.license)):
         if file:
             layers.append(_file_layer(kind, file))
-    config = canonical_json(_config(model, facts, layers))
+    config = canonical_json(_config(facts, layers))
     value = {
         "schemaVersion": 2,
         "mediaType": DOCKER_MANIFEST,
@@ -73,7 +73,7 @@ def _layer(kind: str, data: bytes, generated: list[bytes]) -> Descriptor:
     return Descriptor(_LAYER.format(kind), Digest.of(data), len(data))
 
 
-def _config(model: GgufModel, facts: ModelFacts, layers: list[Descriptor]) -> dict[str, Any]:
+def _config(facts: ModelFacts, layers: list[Descriptor]) -> dict[str, Any]:
     """Return the config: what `ollama show` prints. The platform is the one that ollama writes, on any machine."""
     family = facts.architecture or ""
     return {
@@ -81,7 +81,7 @@ def _config(model: GgufModel, facts: ModelFacts, layers: list[Descriptor]) -> di
         "model_family": family,
         "model_families": [family] if family else [],
         "model_type": short_number(facts.parameters) if facts.parameters else "",
-        "file_type": facts.quantization or model.label,
+        "file_type": facts.quantization or "",
         "architecture": "amd64",
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
