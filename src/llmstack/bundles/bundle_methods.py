@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmstack.bundles.known_blobs import Inventory
     from llmstack.bundles.load import LoadResult
     from llmstack.bundles.save import SaveResult
+    from llmstack.carried_image.image_location import EngineNamespace
     from llmstack.carried_image.naming import Namespace
     from llmstack.errors import LlmstackError
     from llmstack.hf.snapshot import RepoType
@@ -84,7 +85,6 @@ class BundleMethods:
         whose catalogue is updated.
         """
         from llmstack.bundles.load import LoadOptions, load
-        from llmstack.carried_image.naming import Namespace
         from llmstack.errors import InternalError
 
         paths = [Path(bundles)] if isinstance(bundles, (str, Path)) else [Path(bundle) for bundle in bundles]
@@ -93,7 +93,7 @@ class BundleMethods:
         self.client.cancel.clear()
         results = load(
             paths,
-            Namespace.parse(to) if to else self._own_namespace("destination", "--to"),
+            self._destination(to),
             options,
             self.registries,
             self.client.cancel,
@@ -122,6 +122,19 @@ class BundleMethods:
         request = self._images(repositories, source, "model")
         jobs = jobs or self.settings.jobs
         return take_inventory(request, self.registries, self.client.cancel, self.reporter, jobs)
+
+    def _destination(self, to: str | None) -> Namespace | EngineNamespace:
+        from llmstack.carried_image.image_location import EngineNamespace, parse_source
+        from llmstack.carried_image.naming import Namespace
+
+        if to is None:
+            return self._own_namespace("destination", "--to")
+        if not to.startswith("docker-daemon:"):
+            return Namespace.parse(to)
+        source = parse_source(to)
+        named = source.namespace if isinstance(source, EngineNamespace) else None
+        own = Namespace.parse(self.settings.namespace) if self.settings.namespace else None
+        return EngineNamespace(named or own)
 
     def _images(self, images: str | Sequence[str], source: str | None, repo_type: RepoType) -> ImagesRequest:
         from llmstack.bundles.found_images import ImagesRequest

@@ -14,10 +14,10 @@ from llmstack.bundles.repositories import Repositories
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.image_location import (
     ArchiveLocation,
+    EngineLocation,
     EngineNamespace,
     ImageSource,
     LayoutLocation,
-    Location,
     RegistryLocation,
     has_transport,
     is_image,
@@ -27,6 +27,7 @@ from llmstack.carried_image.image_location import (
 from llmstack.carried_image.naming import PARTIAL, Namespace, is_leftover, is_referrer_tag, type_of_path
 from llmstack.carried_image.open_location import open_reader
 from llmstack.disk import exists
+from llmstack.engine.streamed_image import StreamedImage
 from llmstack.errors import IntegrityError, NotFoundError, UsageError, on_side
 from llmstack.hf.snapshot import REPO_TYPES, RepoType
 from llmstack.net.parallel import run_all
@@ -59,11 +60,12 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Where an image is; `repository` is None if only its manifest can tell."""
+    """Where an image is; `repository` is None if only its manifest can tell, `tag` if it is the reference."""
 
     reader: BlobReader
     reference: str
     repository: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +151,17 @@ def _named(argument: str, request: ImagesRequest, registries: Registries) -> _Wa
     source = None if is_image(argument) else request.source
     located = locate(argument, source, request.repo_type, request.namespace)
     location = located.location
-    reader, tag = _open(location, registries)
+    if isinstance(location, EngineLocation):
+        if not location.tag:
+            raise UsageError(f"{argument}: has no tag to load it under", hint="name the image by its tag")
+        name = f"{request.repo_type}s" if located.repo_id else space.name_of(Reference.parse(location.name))
+        return _Wanted(StreamedImage(location.name), "", name, location.tag)
+    reader, tag = open_reader(location, registries)
     if located.repo_id is not None:
         return _Wanted(reader, tag, f"{request.repo_type}s")
     if tag.startswith("sha256:"):
         raise UsageError(f"{argument}: has no tag to load it under", hint="name the image by its tag")
     return _Wanted(reader, tag, space.name_of(location.reference) if isinstance(location, RegistryLocation) else None)
-
-
-def _open(location: Location, registries: Registries) -> tuple[BlobReader, str]:
-    if isinstance(location, RegistryLocation | LayoutLocation | ArchiveLocation):
-        return open_reader(location, registries)
-    raise UsageError(f"{location}: images of the Docker Engine cannot be read here", hint="push it to a registry first")
 
 
 def _split(argument: str) -> tuple[str, str] | None:
@@ -174,7 +175,7 @@ def _read(wanted: _Wanted, *, keep_partial: bool, pinned: Mapping[str, Digest] |
     """Read an image and its referrers; nothing for a partial image that was not named, and for what is not pinned."""
     reader = wanted.reader
     raw = reader.manifest(wanted.reference)
-    repository, tag = wanted.repository, wanted.reference
+    repository, tag = wanted.repository, wanted.reference if wanted.tag is None else wanted.tag
     if repository is None:
         repository, tag = _name_by_manifest(reader, wanted.reference, raw)
     if not keep_partial and _is_partial(raw, tag):
@@ -184,13 +185,18 @@ def _read(wanted: _Wanted, *, keep_partial: bool, pinned: Mapping[str, Digest] |
         if digest is None:
             return []
         raw = reader.manifest(digest)
-    image = FoundImage(repository, tag, reader, raw, read_graph(reader, raw))
+    graph = read_graph(reader, raw)
+    image = FoundImage(
+        repository, tag, reader, raw, reader.in_order(graph) if isinstance(reader, StreamedImage) else graph
+    )
     return [image, *_referrers(image)]
 
 
 def _referrers(image: FoundImage) -> list[FoundImage]:
     """Return everything that refers to an image or to one of its manifests, and what refers to that."""
     reader, found = image.reader, list[FoundImage]()
+    if isinstance(reader, StreamedImage):
+        return []
     queue = [manifest.digest for manifest in image.graph.manifests]
     seen = set(queue)
     signatures = {digest.replace(":", "-") for digest in queue}

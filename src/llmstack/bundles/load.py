@@ -10,11 +10,13 @@ from threading import Event
 from typing import Any, Literal
 
 from llmstack.bundles.document import BundledImage, Contents, StoredBlob, short_id
+from llmstack.bundles.engine_target import EngineTarget
 from llmstack.bundles.known_blobs import write_missing
 from llmstack.bundles.load_plan import ImageDecision, ImageStatus, decide, order_bundles
 from llmstack.bundles.load_records import Staging, TagRecord, staged_pieces
 from llmstack.bundles.target import Target
 from llmstack.bundles.volume_reader import BundleReader, OpenedVolume, StoredPiece, find_volumes
+from llmstack.carried_image.image_location import EngineNamespace
 from llmstack.carried_image.naming import Namespace
 from llmstack.errors import EXIT_BUG, InternalError, LlmstackError, NotFoundError
 from llmstack.net.parallel import run_all
@@ -22,6 +24,7 @@ from llmstack.oci.graph import ImageGraph, read_graph
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.reporting import Reporter
+from llmstack.settings import DEFAULT_NAMESPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class _Load:
 
     contents: Contents
     volumes: Sequence[OpenedVolume]
-    target: Target
+    target: Target | EngineTarget
     options: LoadOptions
     cancel: Event
     reporter: Reporter
@@ -187,37 +190,42 @@ class _Load:
 
     def _reader(self) -> BundleReader:
         """Return a reader of all volumes; if some are missing, stage those that were given and refuse."""
-        staging = self.target.staging(self.contents)
+        target = self.target
+        staging = target.staging(self.contents) if isinstance(target, Target) else None
         given = {opened.volume.number: opened for opened in self.volumes}
         count = self.volumes[0].volume.count
         if any(opened.volume.count != count for opened in self.volumes):
             raise NotFoundError(f"bundle {short_id(self.contents.id)}: its volumes do not agree on their number")
-        stored: dict[int, list[StoredPiece]] = {} if len(given) == count else staging.read()
+        stored: dict[int, list[StoredPiece]] = staging.read() if staging and len(given) < count else {}
         for number, opened in given.items():
             stored[number] = opened.pieces
         wanted = [number for number in range(1, count + 1) if number not in stored]
-        if wanted and not self.options.dry_run:
-            self._stage(staging, given, stored)
+        if wanted and staging and isinstance(target, Target) and not self.options.dry_run:
+            self._stage(target, staging, given, stored)
         if wanted:
             have = ", ".join(map(str, sorted(stored))) or "none"
             names = ", ".join(map(str, wanted[:20])) + (", …" if len(wanted) > 20 else "")
             noun = "volume" if len(wanted) == 1 else "volumes"
             raise _RefusedError(
                 f"bundle {short_id(self.contents.id)}: still needs {noun} {names} of {count} (complete: {have})",
-                "load the next volume; nothing of this bundle has a tag yet",
+                "load the next volume; nothing of this bundle has a tag yet"
+                if staging
+                else "give all volumes at once: the Docker Engine cannot keep volumes",
                 replace(self.result("incomplete"), wanted=tuple(wanted)),
             )
         return BundleReader(self.contents, (piece for pieces in stored.values() for piece in pieces))
 
-    def _stage(self, staging: Staging, given: dict[int, OpenedVolume], stored: dict[int, list[StoredPiece]]) -> None:
+    def _stage(
+        self, target: Target, staging: Staging, given: dict[int, OpenedVolume], stored: dict[int, list[StoredPiece]]
+    ) -> None:
         """Copy the volumes that are here into the target, one after the other."""
-        store = self.target.record_store
+        store = target.record_store
         size = sum(piece.length for opened in given.values() for piece in opened.volume.pieces)
         self.reporter.begin(f"bundle {short_id(self.contents.id)}", size)
         kept = {number: pieces for number, pieces in stored.items() if number not in given}
         try:
             for number, opened in sorted(given.items()):
-                self.target.stage(opened, self.options.jobs, self.cancel, self.reporter)
+                target.stage(opened, self.options.jobs, self.cancel, self.reporter)
                 kept[number] = stored[number] = staged_pieces(opened, store)
                 staging.write(kept)
         finally:
@@ -260,7 +268,7 @@ class _Load:
 
 def load(
     paths: Sequence[Path],
-    namespace: Namespace,
+    destination: Namespace | EngineNamespace,
     options: LoadOptions,
     registries: Registries,
     cancel: Event,
@@ -278,8 +286,8 @@ def load(
     results = [LoadResult(None, None, "", "failed", 1, error=str(error), exit_code=error.exit_code) for error in errors]
     for opened in volumes:
         groups.setdefault(opened.volume.contents.id, []).append(opened)
-    target = Target(namespace, registries)
     for contents in order_bundles([group[0].volume.contents for group in groups.values()]):
+        target = _target(destination, contents, groups[contents.id], registries)
         run = _Load(contents, groups[contents.id], target, options, cancel, reporter)
         try:
             result = run.run()
@@ -292,6 +300,20 @@ def load(
             result = replace(known, error=str(failure), exit_code=failure.exit_code)
         results.append(result)
     return results
+
+
+def _target(
+    destination: Namespace | EngineNamespace,
+    contents: Contents,
+    volumes: Sequence[OpenedVolume],
+    registries: Registries,
+) -> Target | EngineTarget:
+    if isinstance(destination, Namespace):
+        return Target(destination, registries)
+    complete = len({opened.volume.number for opened in volumes}) == volumes[0].volume.count
+    pieces = [piece for opened in volumes for piece in opened.pieces]
+    namespace = destination.namespace or Namespace.parse(DEFAULT_NAMESPACE)
+    return EngineTarget(namespace, BundleReader(contents, pieces) if complete else None)
 
 
 def exit_code(results: Sequence[LoadResult]) -> int:

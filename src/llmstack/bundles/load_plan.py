@@ -54,10 +54,20 @@ def _status(
         # Also if the tag was deleted since: a replayed bundle must not bring it back.
         return "older"
     written_by_bundle = record is not None and record.digest == current.digest
-    if current.digest and not written_by_bundle and image.created and current.created > image.created:
+    if (
+        current.digest
+        and not written_by_bundle
+        and image.created
+        and _seconds(current.created) > _seconds(image.created)
+    ):
         # Another program wrote the tag. Only the dates of the images tell which one is newer.
         return "older"
     return "planned"
+
+
+def _seconds(created: str) -> str:
+    """Return a date without what programs write differently: fractions, and the zone, which is always UTC."""
+    return created[:19]
 
 
 def order_bundles(bundles: Sequence[Contents]) -> list[Contents]:

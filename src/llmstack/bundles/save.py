@@ -20,6 +20,7 @@ from llmstack.bundles.unfinished import STATE, Unfinished, check_free, check_sam
 from llmstack.bundles.volume_plan import MAX_FAT_FILE, parse_size, plan_volumes
 from llmstack.bundles.volume_writer import ReadBlob, VolumeWriter, check_largest_file, disk_errors, free_space
 from llmstack.disk import lock_directory
+from llmstack.engine.streamed_image import StreamedImage
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
@@ -147,7 +148,10 @@ class _Save:
 
     def _write(self, directory: Path, unfinished: Unfinished, plan: SavePlan) -> None:
         written = sum(piece.length for volume in unfinished.volumes[: unfinished.done] for piece in volume.pieces)
-        writer = VolumeWriter(_reading(plan), self.reporter, self.cancel, self.options.jobs)
+        engines = {source.reader for source in plan.sources.values() if isinstance(source.reader, StreamedImage)}
+        # The engine sends an image in one stream.
+        jobs = 1 if engines else self.options.jobs
+        writer = VolumeWriter(_reading(plan), self.reporter, self.cancel, jobs)
         self.reporter.begin("save", plan.bytes_to_write - written)
         try:
             for volume in unfinished.volumes[unfinished.done :]:
@@ -157,6 +161,8 @@ class _Save:
                 unfinished.write(directory)
         finally:
             self.reporter.end()
+            for engine in engines:
+                engine.close()
         self._record(plan)
         with disk_errors(directory):
             (directory / STATE).unlink()

@@ -44,6 +44,8 @@ class BlobSupply(Protocol):
 class Target:
     """Reads what a namespace has, and writes blobs, manifests and tags. Errors have the side "destination"."""
 
+    can_stage = True
+
     def __init__(self, namespace: Namespace, registries: Registries) -> None:
         self._repositories = Repositories(namespace, registries)
         self.record_store = self._open(RESERVED_REPOSITORY)

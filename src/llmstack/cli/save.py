@@ -93,7 +93,8 @@ def load(
         list[Path], typer.Argument(metavar="DIR", help="Directories of bundles or of their volumes, in any order.")
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="NAMESPACE", help="Destination: registry/path, or oci:DIR.")
+        str | None,
+        typer.Option("--to", metavar="NAMESPACE", help="Destination: registry/path, oci:DIR, or docker-daemon:."),
     ] = None,
     allow_older: Annotated[
         bool, typer.Option("--allow-older", help="Replace tags that a newer bundle or a newer image has.")
@@ -112,7 +113,7 @@ def load(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Load bundles that llmstack save wrote into a registry or a directory.
+    """Load bundles that llmstack save wrote into a registry, a directory or the Docker Engine.
 
     Every byte is verified before anything gets a tag. Only what the destination lacks is uploaded. Volumes may come one
     at a time: those that are read are kept in NAMESPACE/bundles until the bundle is complete.
@@ -122,11 +123,10 @@ def load(
     from llmstack.cli.runner import show_error
     from llmstack.ferrying.ferry import find_lists
 
-    with open_session(
-        progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs, namespace=to
-    ) as session:
+    with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
         results = session.load(
             bundles,
+            to=to,
             allow_older=allow_older,
             prune=prune,
             missing=missing,

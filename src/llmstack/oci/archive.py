@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from llmstack.oci.spec import (
     parse_object,
 )
 from llmstack.oci.store import CHUNK
-from llmstack.oci.tar_reader import RangeTarReader, clean_path
+from llmstack.oci.tar_reader import RangeTarReader, TarReader, clean_path
 
 # The manifest.json of an archive lists all its images.
 _MAX_MANIFEST_JSON = 16 * 1024 * 1024
@@ -58,8 +58,6 @@ class TarArchive:
     @cached_property
     def members(self) -> dict[str, Member]:
         """The regular files by path, and the links to them."""
-        found: dict[str, Member] = {}
-        links: dict[str, str] = {}
         with self.open() as file, self._errors():
             if not file.seekable():
                 raise UsageError(f"{self.name}: is a pipe, which cannot be read twice", hint="save it to a file first")
@@ -68,16 +66,24 @@ class TarArchive:
                 raise UsageError(f"{self.name}: is compressed with {compression}", hint=_unpack_hint(compression))
             descriptor, size = file.fileno(), file.seek(0, os.SEEK_END)
             tar = RangeTarReader(lambda start, stop: [os.pread(descriptor, stop - start, start)], size, self.name)
-            for entry in tar:
-                path = entry.path
-                links.pop(path, None)
-                found.pop(path, None)
-                if entry.kind == "file":
-                    found[path] = Member(tar.position, entry.size)
-                elif entry.kind == "symlink":
-                    links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target))
-                elif entry.kind == "hardlink":
-                    links[path] = clean_path(entry.target)
+            return self.list_members(tar, lambda _tar, _member: None)
+
+    @staticmethod
+    def list_members(tar: TarReader, on_file: Callable[[TarReader, Member], None]) -> dict[str, Member]:
+        """Return the regular files of a tar by path, and the links to them; `on_file` may read each file."""
+        found: dict[str, Member] = {}
+        links: dict[str, str] = {}
+        for entry in tar:
+            path = entry.path
+            links.pop(path, None)
+            found.pop(path, None)
+            if entry.kind == "file":
+                found[path] = Member(tar.position, entry.size)
+                on_file(tar, found[path])
+            elif entry.kind == "symlink":
+                links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target))
+            elif entry.kind == "hardlink":
+                links[path] = clean_path(entry.target)
         for path, target in links.items():
             # Docker 1.10 to 24 link a layer that two images share to its first copy, never to another link.
             if target in found:
@@ -179,8 +185,8 @@ class OciArchive:
 class DockerArchive:
     """An archive of `docker save`; implements BlobReader. Makes manifests from manifest.json and the configs."""
 
-    def __init__(self, path: Path) -> None:
-        self._tar = TarArchive(path, f"docker-archive:{path}")
+    def __init__(self, archive: Path | TarArchive) -> None:
+        self._tar = archive if isinstance(archive, TarArchive) else TarArchive(archive, f"docker-archive:{archive}")
 
     @property
     def name(self) -> str:
@@ -207,6 +213,10 @@ class DockerArchive:
         except KeyError:
             raise NotFoundError(f"{self.name}: blob {blob.digest}: not found") from None
         yield from _read_sized(self._tar, member, blob, start, stop)
+
+    def offset(self, digest: Digest) -> int:
+        """Return where a blob is in the archive."""
+        return self._blobs[digest].offset
 
     def tags(self) -> list[str]:
         """Return the names of the images as `repository:tag`; see BlobReader."""
