@@ -13,7 +13,7 @@ from llmstack.oci.layout import Layout
 from llmstack.oci.store import BlobStore
 from tests.support.carried import carry
 from tests.support.registry import Registry, plain_registry
-from tests.support.serving import Serving, install_client, repository, serving
+from tests.support.serving import CLIENTS, Serving, install_client, repository, serving
 
 OLD = "00000000000000000000000000000000000000aa"
 # What a browser sends.
@@ -119,4 +119,4 @@ def served_pages(
 @pytest.fixture(scope="session")
 def clients() -> Mapping[str, Path]:
     """The packages of the real clients by version."""
-    return {version: install_client(version) for version in ("0.36", "1", "2")}
+    return {version: install_client(version) for version in CLIENTS}

@@ -159,3 +159,26 @@ def test_git_shows_what_to_run_instead(served_layout: Serving, tmp_path: Path):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 128
         assert f"remote: this hub has no git; run: HF_ENDPOINT={served_layout.url} hf download {words}" in done.stderr
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("curl", ["curl", "--silent", "--show-error", "--fail", "--location", "--remote-name", "--continue-at", "-"]),
+        ("wget", ["wget", "--quiet", "--continue"]),
+        (
+            "aria2",
+            ["aria2c", "--quiet", "--continue", "--split=8", "--min-split-size=1M", "--max-connection-per-server=8"],
+        ),
+    ],
+)
+def test_downloaders_resume_in_ranges(served_layout: Serving, tmp_path: Path, program: str, command: list[str]):
+    part = tmp_path / "model.safetensors"
+    if program != "aria2":
+        part.write_bytes(WEIGHTS[:1_000_000])
+    for name in ("model.safetensors", "empty.txt"):
+        url = f"{served_layout.url}/ORG/Model/resolve/main/{name}"
+        subprocess.run([need(command[0], program), *command[1:], url], cwd=tmp_path, check=True)
+    assert part.read_bytes() == WEIGHTS
+    assert (tmp_path / "empty.txt").read_bytes() == b""

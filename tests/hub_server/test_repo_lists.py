@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,7 +23,7 @@ from llmstack.hub_server.repos import make_repo
 from llmstack.oci.layout import Layout
 from tests.hub_server.test_pages import repo
 from tests.support.carried import carry
-from tests.support.serving import Serving, serving
+from tests.support.serving import Serving, run_client, serving
 from tests.support.weight_files import gguf, safetensors
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -238,6 +239,93 @@ def test_gated_repos_are_selected_and_shown():
     for text, expected in (("true", [gated]), ("False", [repos[0]])):
         assert ListQuery.parse("model", QueryParams(f"gated={text}")).candidates(repos) == expected
     assert [basic(item.shown)["gated"] for item in repos] == [False, "manual"]
+
+
+# Each keyword argument of the clients that selects, sorts or adds something, where a version has it.
+CLIENT = """
+import inspect, json
+from huggingface_hub import HfApi
+api = HfApi()
+
+def ids(function, **arguments):
+    if unknown := arguments.keys() - inspect.signature(function).parameters.keys():
+        return sorted(unknown)
+    return [item.id for item in function(**arguments)]
+
+models, datasets = api.list_models, api.list_datasets
+found = list(models(author="org", full=True, cardData=True, fetch_config=True))
+fields = ["safetensors", "tags", "downloads"]
+has_expand = "expand" in inspect.signature(models).parameters
+expanded = next(iter(models(search="tuned", expand=fields) if has_expand else models(search="tuned")))
+print(json.dumps({
+    "filter": ids(models, filter=["safetensors", "en"]),
+    "author": ids(models, author="lab"),
+    "search": ids(models, search="base"),
+    "pipeline_tag": ids(models, pipeline_tag="text-generation"),
+    "trained_dataset": ids(models, trained_dataset="squad"),
+    "gated": ids(models, gated=True),
+    "sort": ids(models, sort="last_modified", limit=2),
+    "direction": ids(models, sort="createdAt", direction=-1, limit=2),
+    "library": ids(models, library="transformers", author="org"),
+    "task": ids(models, task="fill-mask"),
+    "language": ids(models, language=["en", "no"]),
+    "tags": ids(models, tags="chat"),
+    "full": [[len(model.siblings), model.card_data.license, model.config] for model in found],
+    "expand": [expanded.safetensors.total if has_expand else 30, "en" in expanded.tags, expanded.downloads],
+    "datasets": ids(datasets, filter=["task_categories:question-answering", "size_categories:n<1K", "language:en"]),
+    "keywords": ids(datasets, task_categories="question-answering", size_categories="n<1K", language="en"),
+    "more": ids(datasets, author="lab", full=True),
+    "none": ids(datasets, filter="license:mit", search="nothing"),
+    "commits": [item.title for item in api.list_repo_commits("org/base")],
+    "discussions": list(api.get_repo_discussions("org/base")),
+}))
+try:
+    print(json.dumps(ids(models, apps="ollama")))
+except Exception as error:
+    print(json.dumps(str(error)))
+"""
+NOT_IN_ALL = {
+    "author": "lab/chat-GGUF",
+    "direction": "bad/cards bad/deep",
+    "gated": "",
+    "language": "org/tuned",
+    "library": "org/tuned",
+    "more": "lab/more",
+    "pipeline_tag": "org/tuned",
+    "tags": "org/tuned",
+    "task": "org/base",
+}
+
+
+@pytest.mark.parametrize("version", ["0.23", "0.36", "1", "2"])
+def test_the_parameters_of_real_clients(
+    version: str, clients: Mapping[str, Path], served_cards: Serving, tmp_path: Path
+):
+    lines = run_client(clients[version], served_cards.url, tmp_path, "-c", CLIENT).splitlines()
+    found, refused = map(json.loads, lines)
+    for name, expected in NOT_IN_ALL.items():
+        assert found.pop(name) in ([name], expected.split())
+    # Version 0.23 sends `['en']:en` for the language.
+    assert found.pop("keywords") == ([] if version == "0.23" else ["org/set"])
+    assert found == {
+        "filter": ["org/tuned"],
+        "search": ["org/base"],
+        "trained_dataset": ["org/tuned"],
+        "sort": ALL[:2],
+        "full": [[2, "mit", None], [4, "apache-2.0", {"architectures": ["OPTForCausalLM"], "model_type": "opt"}]],
+        "expand": [30, True, 0],
+        "datasets": ["org/set"],
+        "none": [],
+        "commits": ["Carried as main"],
+        "discussions": [],
+    }
+    assert refused == ["apps"] or "'apps' is not a parameter" in refused
+
+
+def test_hf_models_ls(clients: Mapping[str, Path], served_cards: Serving, tmp_path: Path):
+    command = [str(clients["2"] / "bin/hf"), "models", "ls", "--filter", "transformers", "--author", "org", "--json"]
+    output = run_client(clients["2"], served_cards.url, tmp_path, *command)
+    assert [item["id"] for item in json.loads(output)] == ["org/tuned"]
 
 
 NAMES = st.sampled_from(

@@ -28,8 +28,9 @@ from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.support.carried import COMMIT, put_image
 from tests.support.process import Daemon, RigError, need
 
-# The newest of each line of huggingface_hub; the newest one with datasets, which needs it.
+# An old one, and the newest of each line of huggingface_hub; the newest one with datasets, which needs it.
 CLIENTS = {
+    "0.23": ("huggingface_hub==0.23.5",),
     "0.36": ("huggingface_hub==0.36.2",),
     "1": ("huggingface_hub==1.33.0",),
     "2": ("huggingface_hub==2.4.0", "datasets==5.2.0"),
