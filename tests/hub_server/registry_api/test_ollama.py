@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -172,3 +173,14 @@ def test_other_manifests_of_a_repo_survive_what_ollama_cannot_load(hub: Serving)
     assert hub.get(f"/v2/org/bad/manifests/{digest}").body == answer.body
     missing = hub.get(f"/v2/org/bad/blobs/{digest_of(b'?')}")
     assert (missing.status, errors(missing)) == (404, ["BLOB_UNKNOWN"])
+
+
+def test_a_repo_page_has_the_command_for_ollama(hub: Serving):
+    def command(name: str, **headers: str) -> str | None:
+        page = hub.get(f"/{name}", Accept="text/html", Host="hub.lab", **headers).body.decode()
+        found = re.search(r"ollama pull [^<]*", page)
+        return found[0].strip() if found else None
+
+    assert command("Org/Quantized-GGUF") == "ollama pull --insecure hub.lab/Org/Quantized-GGUF"
+    for name in ("org/sharded", "org/torch", "org/old"):
+        assert command(name) is None

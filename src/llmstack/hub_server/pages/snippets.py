@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
 from llmstack.errors import LlmstackError, UsageError
+from llmstack.hub_server.registry_api.gguf_files import gguf_models
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServeRequest, make_plan
@@ -64,6 +66,8 @@ def snippets(
     if endpoint:
         found.append(Snippet("shell", _shell(revision, endpoint, token=token)))
         found.append(Snippet("python", _python(revision, files, card)))
+        if (command := _ollama(revision, files, endpoint)) and not token:
+            found.append(Snippet("ollama", command))
     found.append(
         Snippet("extract", f"llmstack extract {shlex.quote(revision.image)} {shlex.quote(_folder(revision))}\n")
     )
@@ -106,6 +110,17 @@ def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
     if revision.name != DEFAULT_REVISION:
         command += ["--revision", revision.name]
     return "\n".join([*lines, shlex.join(command)]) + "\n"
+
+
+def _ollama(revision: Revision, files: Files, endpoint: str) -> str | None:
+    """Return the command that pulls a repo with ollama; None if ollama cannot."""
+    url = urlsplit(endpoint)
+    models = [model for model in gguf_models(files.in_order()) if not model.is_sharded]
+    # A registry is at the root of a host.
+    if revision.name != DEFAULT_REVISION or revision.repo_type != "model" or not models or url.path.strip("/"):
+        return None
+    command = ["ollama", "pull", *(["--insecure"] if url.scheme == "http" else [])]
+    return shlex.join([*command, f"{url.netloc}/{revision.repo_id}"]) + "\n"
 
 
 def _python(revision: Revision, files: Files, card: Mapping[str, Any]) -> str:
