@@ -111,7 +111,7 @@ class Session(BundleMethods):
 
         With `as_repo` (`--as`), `repo` is a local directory or file, and `as_repo` the repo id and revision of its
         image. `include` and `exclude` are globs as in `hf download`, `prepare` is a script whose output is carried
-        instead of the repo's files.
+        instead of the repo's files. With `dry_run`, the script does not run.
         """
         from llmstack.errors import InternalError
         from llmstack.lists.wish_list import named_entries

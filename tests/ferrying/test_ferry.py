@@ -40,6 +40,7 @@ JSON_KEYS = [
     "seconds",
     "error",
     "renamed_to",
+    "prepare",
 ]
 
 
@@ -89,6 +90,7 @@ def test_json_result(port: Port):
         "seconds": 0,
         "error": None,
         "renamed_to": None,
+        "prepare": None,
     }
     assert isinstance(result["seconds"], float)
 

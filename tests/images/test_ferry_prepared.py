@@ -108,7 +108,7 @@ def test_prepared_repo_is_carried_like_any_other_repo(ferry, engine, tmp_path):
     again = ferry("org/tiny", "--prepare", "get_hf/prepare.sh")
     assert again.json["results"][0]["status"] == "up-to-date"
     (ferry.folder / "get_hf/prepare.sh").write_text(SCRIPT + "rm config.json\n")
-    (ferry.folder / "get_hf/to_get_models.txt").write_text("org/tiny --prepare get_hf/prepare.sh\n")
+    (ferry.folder / "get_hf/to_get_models.txt").write_text("org/tiny\n")
     (ferry.folder / "get_hf/to_get_datasets.txt").write_text("org/rows --prepare get_hf/rows.sh\n")
     (ferry.folder / "get_hf/rows.sh").write_text(SCRIPT)
     other = ferry()

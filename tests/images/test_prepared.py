@@ -16,7 +16,7 @@ from tests.support.listener import Listener
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
 TOKEN = "hf_" + "t0kenOfTheTests"
-DEFAULT_SCRIPT = images_folder().parent / "get_hf" / "prepare.sh"
+DEFAULT_SCRIPT = images_folder().parent / "get_hf" / "prepare.example.sh"
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class FerryFork(Fork):
         return Machine(self.folder / f"machine-{self._machines}", self.remote, self._environment)
 
     def _context(self, inputs: Mapping[str, str], shard: str) -> dict[str, str]:
-        names = ("repo", "type", "revision", "include", "exclude", "target")
+        names = ("repo", "type", "revision", "include", "exclude", "prepare", "target")
         return {
             **{f"inputs.{name}": inputs.get(name, "") for name in names},
             "vars.LLMSTACK_NAMESPACE": self.namespace,
@@ -162,6 +162,7 @@ def test_manual_run(fork: FerryFork):
     repo = fork.hub.add_repo("org/data", {"a.csv": b"a", "b.csv": b"b", "c.txt": b"c"}, repo_type="dataset")
     repo.tags["v1"] = repo.sha
     inputs = {"repo": "org/data", "type": "dataset", "revision": "v1", "include": "*.csv *.json", "exclude": "b*"}
+    inputs["prepare"] = "none"
     assert fork.plan(**inputs) == ["1/1"]
     namespace = fork.registry.namespace()
     run = fork.start(**inputs, target=namespace.upper().replace(fork.registry.host.upper(), fork.registry.host)).run()
@@ -171,10 +172,22 @@ def test_manual_run(fork: FerryFork):
     assert {entry.path.rpartition("/")[2] for entry in fork.hub.log.files()} == {"a.csv"}
 
 
+def test_script_of_the_fork_prepares_the_lists(fork: FerryFork):
+    for name in ("org/first", "org/second"):
+        fork.hub.add_repo(name, {"config.json": b"{}"})
+    # A script that cannot run: llmstack says so before it needs an image.
+    (fork.clone / "get_hf/prepare.sh").write_text("#!/bin/sh\r\n", newline="")
+    fork.push(models="org/first\norg/second --prepare none\n")
+    run = fork.start().run()
+    assert "org/first: --prepare" in run.log
+    assert "has Windows line endings" in run.log
+    assert list(fork.rows()) == ["org/second"]
+
+
 def test_inputs_are_not_executed(fork: FerryFork):
     mark = fork.folder / "executed"
     evil = f"$(touch {mark}) `touch {mark}`; touch {mark} #"
-    inputs = dict.fromkeys(("repo", "type", "revision", "include", "exclude", "target"), evil)
+    inputs = dict.fromkeys(("repo", "type", "revision", "include", "exclude", "prepare", "target"), evil)
     run = fork.start(**inputs).run()
     assert run.failed
     fork.plan(**inputs)

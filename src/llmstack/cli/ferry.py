@@ -51,8 +51,12 @@ def ferry(
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     prepare: Annotated[
-        Path | None,
-        typer.Option("--prepare", metavar="SCRIPT", help="Run this script in a container and carry its output."),
+        str | None,
+        typer.Option(
+            "--prepare",
+            metavar="SCRIPT|none",
+            help="Run this script in a container and carry its output (default for the lists: get_hf/prepare.sh).",
+        ),
     ] = None,
     base: Annotated[
         str | None,
@@ -124,22 +128,21 @@ def _wish_list(
     repo_type: RepoTypeChoice,
     include: list[str],
     exclude: list[str],
-    prepare: Path | None,
+    prepare: str | None,
     lists: Path | None,
 ) -> WishList:
     """Return the repos that were named, else the wish lists of the directory `lists`."""
     from llmstack.carried_image.selection import Selection
     from llmstack.errors import UsageError
     from llmstack.ferrying.ferry import read_lists
-    from llmstack.lists.wish_list import WishList, named_entries
+    from llmstack.lists.wish_list import NO_SCRIPT, WishList, named_entries
 
     if repos or name is not None:
         selection = Selection(tuple(include), tuple(exclude))
-        script = str(prepare) if prepare else None
-        return WishList(tuple(named_entries(repos, repo_type.value, selection, script, name)), ())
-    if include or exclude or prepare:
+        return WishList(tuple(named_entries(repos, repo_type.value, selection, prepare, name)), ())
+    if include or exclude or prepare not in {None, NO_SCRIPT}:
         raise UsageError(
             "--include, --exclude and --prepare require a REPO_ID",
             hint="to use them in a wish list, write them at the end of the line",
         )
-    return read_lists(lists)
+    return read_lists(lists, prepare)

@@ -44,9 +44,7 @@ def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: boo
         (
             _name(result),
             result.status,
-            human_size(result.bytes_total) if result.commit else "",
-            human_size(result.bytes_transferred) if result.commit else "",
-            human_size(result.bytes_reused) if result.commit else "",
+            *_sizes(result),
             human_time(result.seconds),
             result.image or "",
         )
@@ -55,7 +53,18 @@ def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: boo
     print_table(("repo", "status", "size", "uploaded", "reused", "time", "image"), rows, right=(2, 3, 4, 5))
 
 
+def _sizes(result: FerryResult) -> tuple[str, str, str]:
+    # The files are not known after a failure, nor before a script has made them.
+    if result.commit is None or (result.status == "planned" and result.prepare):
+        return "", "", ""
+    sizes = (result.bytes_total, result.bytes_transferred, result.bytes_reused)
+    total, transferred, reused = map(human_size, sizes)
+    return total, transferred, reused
+
+
 def _print_plan(result: FerryResult) -> None:
+    if result.status == "planned" and result.prepare:
+        sys.stdout.write(f"{_name(result)} at commit {result.commit}: {result.prepare} prepares its files\n\n")
     if not result.layers:
         return
     sys.stdout.write(f"{_name(result)} at commit {result.commit}:\n")

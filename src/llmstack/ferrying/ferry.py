@@ -21,7 +21,7 @@ from llmstack.hf.hub_client import HubClient
 from llmstack.hf.snapshot import RepoType
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.lists.catalogue import FILE_NAMES, CatalogueRow, record
-from llmstack.lists.wish_list import RepoRequest, WishList, read_wishlist
+from llmstack.lists.wish_list import NO_SCRIPT, RepoRequest, WishList, read_wishlist, with_default_script
 from llmstack.net import Client
 from llmstack.oci.profiles import profile_of
 from llmstack.oci.reference import Digest
@@ -30,6 +30,8 @@ from llmstack.reporting import Reporter
 
 DEFAULT_BUILD_ENVIRONMENT = BuildEnvironment()
 LISTS: dict[RepoType, str] = {"model": "to_get_models.txt", "dataset": "to_get_datasets.txt"}
+# If it exists, it prepares the entries of the lists that name no script.
+DEFAULT_SCRIPT = "get_hf/prepare.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class FerryResult:
     seconds: float
     error: str | None
     renamed_to: str | None = None
+    prepare: str | None = None
     layers: tuple[LayerDecision, ...] = field(default=(), repr=False)
     exit_code: int = 0
 
@@ -83,8 +86,11 @@ def find_lists(start: Path) -> Path | None:
     return next((path / "get_hf" for path in (start, *start.parents) if (path / "get_hf").is_dir()), None)
 
 
-def read_lists(folder: Path | None) -> WishList:
-    """Read the wish lists in a get_hf folder; raises UsageError if there are none."""
+def read_lists(folder: Path | None, script: str | None = None) -> WishList:
+    """Read the wish lists in a get_hf folder; raises UsageError if there are none.
+
+    `script` is for the entries that name none; by default get_hf/prepare.sh, if it exists.
+    """
     paths = {repo_type: folder / name for repo_type, name in LISTS.items()} if folder else {}
     lists = [read_wishlist(path, repo_type) for repo_type, path in paths.items() if path.exists()]
     if not lists:
@@ -92,10 +98,13 @@ def read_lists(folder: Path | None) -> WishList:
             "no repo is given, and no wish list was found",
             hint="give a repo id, or write repo ids to get_hf/to_get_models.txt or get_hf/to_get_datasets.txt",
         )
-    return WishList(
+    read = WishList(
         tuple(entry for wish_list in lists for entry in wish_list.entries),
         tuple(problem for wish_list in lists for problem in wish_list.problems),
     )
+    if script is None and folder and (folder.parent / DEFAULT_SCRIPT).exists():
+        script = DEFAULT_SCRIPT
+    return with_default_script(read, script) if script else read
 
 
 def ferry(
@@ -125,6 +134,9 @@ def ferry(
             tag = tag_for(request.repo_id, request.revision)
             image = options.destination.image(request.repo_type, tag)
             store = open_store(options.destination, request.repo_type, registries)
+            if script := _script_of(request):
+                instead = "; --prepare none carries the repo's own files" if script == DEFAULT_SCRIPT else ""
+                reporter.note(f"{request.repo_id}: prepared by {script}{instead}")
             with _open_source(request, hub, options, client, reporter) as (source, resolved):
                 result = repo_ferry.ferry(resolved, source, store, base, force=options.force, dry_run=options.dry_run)
             if options.lists and result.digest:
@@ -138,7 +150,11 @@ def ferry(
     for request in requests:
         if request.path is None and request.file is None and Path(request.repo_id).is_dir():
             reporter.note(f"{request.repo_id}: carrying the repo of the Hub; to carry the directory, add --as")
-    return [ferry_one(request) for request in requests]
+    return [replace(ferry_one(request), prepare=_script_of(request)) for request in requests]
+
+
+def _script_of(request: RepoRequest) -> str | None:
+    return None if request.prepare == NO_SCRIPT else request.prepare
 
 
 @contextmanager
@@ -149,14 +165,15 @@ def _open_source(
     if request.path is not None or hub is None:
         yield _open_local(request, options, client, reporter), replace(request, selection=NO_SELECTION)
         return
-    if request.prepare is None:
+    named = _script_of(request)
+    if named is None:
         yield hub, request
         return
     from llmstack.ferrying.prepared_repo import PreparedRepo, script_digest
 
     # Paths in a wish list are relative to the parent of get_hf/; on the command line, to the current directory.
     folder = Path(request.file).resolve().parent.parent if request.file else Path.cwd()
-    script = folder / request.prepare
+    script = folder / named
     selection = replace(request.selection, prepare=script_digest(script))
     with PreparedRepo(hub, script, options.build_environment, reporter) as prepared:
         yield prepared, replace(request, selection=selection)

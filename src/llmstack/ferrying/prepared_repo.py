@@ -91,11 +91,22 @@ class PreparedRepo:
 
 
 def script_digest(script: Path) -> str:
-    """Return the sha256 of a script, which is part of the selection of an image. Raises UsageError."""
+    """Return the sha256 of a script, which is part of the selection of an image.
+
+    Raises UsageError for a script that cannot be read, or that no shell can run.
+    """
     try:
-        return hashlib.sha256(script.read_bytes()).hexdigest()
+        content = script.read_bytes()
     except OSError as error:
         raise UsageError(f"--prepare {script}: cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise UsageError(f"--prepare {script}: the script is empty", hint="get_hf/prepare.example.sh is an example")
+    if content.split(b"\n", 1)[0].endswith(b"\r"):
+        raise UsageError(
+            f"--prepare {script}: has Windows line endings, which a shell cannot run",
+            hint=f"convert it: sed -i 's/\\r$//' {script}",
+        )
+    return hashlib.sha256(content).hexdigest()
 
 
 def _files(tar: TarReader) -> Iterator[HubFile]:

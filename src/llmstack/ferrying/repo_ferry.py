@@ -25,7 +25,7 @@ from llmstack.net.cancel import GRACE
 from llmstack.net.parallel import run_all
 from llmstack.oci.reference import Digest
 from llmstack.oci.rootfs import WHITEOUT
-from llmstack.oci.store import BlobStore
+from llmstack.oci.store import BlobStore, check_writable
 from llmstack.reporting import Reporter, human_size
 
 # Seconds for saving the partial image of a failed ferry. An interrupted ferry has less time: the user waits for it.
@@ -48,7 +48,8 @@ class LayerDecision:
 class RepoFerryResult:
     """The result for one repo; sizes are bytes of files, `created` is the commit's date.
 
-    `layers` is the plan, empty if the image was up to date; `digest` is None after a dry run.
+    `layers` is the plan, empty if the image was up to date; `digest` is None after a dry run. A dry run does not run a
+    script: sizes are 0 then, and there is no plan.
     """
 
     status: Literal["carried", "up-to-date", "planned"]
@@ -114,15 +115,22 @@ class RepoFerry:
             if not dry_run:
                 remove_partial_image(current, store, tag, self._reporter)
             return RepoFerryResult("up-to-date", info, current.index.created, current.digest, current.index.size, 0)
+        base = load_base()
+        limits = self._limits(base, info.repo_type)
+        if request.selection.prepare:
+            if dry_run:
+                return RepoFerryResult("planned", info, "", None, 0, 0)
+            # A script may run for hours: what its result needs is checked first.
+            with on_side("destination"):
+                check_writable(store)
         snapshot = source.snapshot(info)
         files = select(snapshot.files, request.selection, lambda file: file.path)
         _check_files(files, snapshot)
-        base = load_base()
         with on_side("destination"):
             main = None if force or tag == main_tag else read_earlier_image(store, main_tag)
             partial = None if force else read_earlier_image(store, partial_tag(tag))
             reusable = ReusableLayers(image for image in (partial, main, current) if image)
-            layers = [_decide(layer, reusable, store) for layer in plan(files, self._limits(base, info.repo_type))]
+            layers = [_decide(layer, reusable, store) for layer in plan(files, limits)]
         self._note_format(info, layers)
         to_upload = _size(entry for entry in layers if not entry.reused)
         total = sum(file.size for file in files)

@@ -169,7 +169,7 @@ def _check_request(request: BuildRequest, recipes: Mapping[str, Recipe]) -> None
     for name in sorted(PREPARED.intersection(request.names)):
         raise UsageError(
             f"{name}: cannot be built without a repo and a script",
-            hint="run llmstack ferry REPO_ID --prepare get_hf/prepare.sh",
+            hint="run llmstack ferry REPO_ID --prepare SCRIPT",
         )
     if request.wheels and PIP_OFFLINE not in request.names:
         raise UsageError(

@@ -17,7 +17,7 @@ from llmstack.image_builds.build_environment import BuildEnvironment, proxy_cred
 from llmstack.image_builds.build_plan import BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.builder import BuildOptions, build_spec
 from llmstack.image_builds.recipe import images_folder, load_recipes
-from llmstack.reporting import Reporter
+from llmstack.reporting import QuietReporter, Reporter
 
 STAGE = "prepare"
 
@@ -56,11 +56,14 @@ def build_prepared(request: PrepareRequest, environment: BuildEnvironment, repor
     except OSError as error:
         raise UsageError(f"script {request.script}: cannot be read: {error.strerror}") from error
     stage = build_image(engine, build_spec(_plan(request, environment, script), BuildOptions(), STAGE), reporter)
-    filled = run_script(engine, _script_spec(request, environment, stage), reporter)
     name = f"llmstack-prepared:{uuid.uuid4().hex}"
     try:
-        tag_image(engine, filled, [name])
-        return build_image(engine, build_spec(_plan(request, environment, script, name), BuildOptions()), reporter)
+        # The last build, with the stage's empty /x: what it needs is found missing before the script runs for hours.
+        tag_image(engine, stage, [name])
+        last = build_spec(_plan(request, environment, script, name), BuildOptions())
+        remove_image(engine, build_image(engine, last, QuietReporter()), keep_parents=True)
+        tag_image(engine, run_script(engine, _script_spec(request, environment, stage), reporter), [name])
+        return build_image(engine, last, reporter)
     finally:
         # Keep the stage's own layers: the next repo's build reuses its tools.
         remove_image(engine, name, keep_parents=True)

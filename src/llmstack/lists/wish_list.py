@@ -1,7 +1,7 @@
 """Wish lists: one repo per line, with its options. People write them; llmstack only reads them.
 
-A line is `repo_id`, `repo_id@revision` or the URL of a repo, then any of `--include GLOB`,
-`--exclude GLOB` (both repeatable) and `--prepare SCRIPT`. Words are quoted as in a shell. `#` starts a comment at the
+A line is `repo_id`, `repo_id@revision` or the URL of a repo, then any of `--include GLOB`, `--exclude GLOB` (both
+repeatable) and `--prepare SCRIPT` or `--prepare none`. Words are quoted as in a shell. `#` starts a comment at the
 start of a line or after a space.
 """
 
@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmstack.carried_image.naming import DEFAULT_REVISION, parse_repo, tag_for
@@ -24,6 +24,8 @@ from llmstack.hf.snapshot import RepoType
 from llmstack.reporting.text import printable
 
 OPTIONS = ("--include", "--exclude", "--prepare")
+# `--prepare none`: carry the repo's files as they are, also where the lists have a default script.
+NO_SCRIPT = "none"
 
 # The text before a comment: quoted strings, escaped characters, and any # that does not follow a space.
 _BEFORE_COMMENT = re.compile(r"""(?:[^'"\\#]|(?<=\S)\#|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)*""")
@@ -32,9 +34,10 @@ _OTHER: dict[RepoType, RepoType] = {"model": "dataset", "dataset": "model"}
 
 @dataclass(frozen=True, slots=True)
 class RepoRequest:
-    """A request to carry one repo. `prepare` is the path of a script; `file` and `line` are its position in a list.
+    """A request to carry one repo; `file` and `line` are its position in a list.
 
-    `path` is a local directory or file that is carried instead of the Hub's repo.
+    `prepare` is the path of a script, or NO_SCRIPT; None if neither is named. `path` is a local directory or file that
+    is carried instead of the Hub's repo.
     """
 
     repo_id: str
@@ -66,6 +69,12 @@ class WishList:
 
     entries: tuple[RepoRequest, ...]
     problems: tuple[ListProblem, ...]
+
+
+def with_default_script(wish_list: WishList, script: str) -> WishList:
+    """Return the list with `script` for each entry that names none."""
+    entries = tuple(entry if entry.prepare else replace(entry, prepare=script) for entry in wish_list.entries)
+    return WishList(entries, wish_list.problems)
 
 
 def read_wishlist(path: Path, repo_type: RepoType) -> WishList:

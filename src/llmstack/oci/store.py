@@ -5,9 +5,9 @@ ferry writes to a BlobStore; extract, verify, inspect and the hub read from a Bl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
 from typing import Protocol
 
 from llmstack.errors import IntegrityError, on_side
@@ -90,7 +90,7 @@ def read_verified(reader: BlobReader, blob: Descriptor, limit: int) -> bytes:
     """
     if blob.size > limit:
         raise IntegrityError(f"{reader.name}: blob {blob.digest}: {blob.size} bytes, the limit is {limit}")
-    with closing(reader.read_blob(blob)) as chunks:
+    with contextlib.closing(reader.read_blob(blob)) as chunks:
         data = b"".join(chunks)
     if len(data) != blob.size or Digest.of(data) != blob.digest:
         raise IntegrityError(f"{reader.name}: blob {blob.digest}: does not match its digest")
@@ -121,6 +121,21 @@ def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
 def _from_source(chunks: Iterable[bytes]) -> Iterator[bytes]:
     with on_side("source"):
         yield from chunks
+
+
+class _EndOfProbe(Exception):  # noqa: N818 - not an error: it ends an upload that was only begun
+    """Cancels the upload of check_writable."""
+
+
+def check_writable(target: BlobStore) -> None:
+    """Begin an upload and cancel it, so that nothing is stored; raises what a real one would."""
+
+    def no_chunks() -> Iterator[bytes]:
+        raise _EndOfProbe
+        yield b""
+
+    with contextlib.suppress(_EndOfProbe):
+        target.write_blob(no_chunks)
 
 
 def write_bytes(target: BlobStore, data: bytes) -> None:

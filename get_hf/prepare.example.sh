@@ -1,5 +1,6 @@
 #!/bin/sh
-# `llmstack ferry REPO --prepare get_hf/prepare.sh` runs this script to get a repo's files. Copy it and change the copy.
+# Copy this file to get_hf/prepare.sh and change the copy: `llmstack ferry` then gets the files of all entries of the lists
+# with it, except those with their own `--prepare SCRIPT` or with `--prepare none`.
 #
 # It runs in the empty directory /x. The files that it leaves there are carried. Its input:
 #   $1, REPO_URL          URL of the repo
