@@ -22,6 +22,7 @@ TYPES: dict[Any, dict[str, Any]] = {
     str | None: TEXT,
     Path | None: TEXT,
     tuple[str, ...]: {"type": "array", "items": TEXT},
+    tuple[Path, ...]: {"type": "array", "items": TEXT},
     int: {"type": "integer", "minimum": 1},
     float: {"type": "number", "exclusiveMinimum": 0},
     bool: {"type": "boolean"},
@@ -51,6 +52,7 @@ DESCRIPTIONS = {
     "https_proxy": "Proxy for HTTPS during image builds.",
     "no_proxy": "Hosts that image builds reach without a proxy.",
     "ca_cert": "PEM file with certificate authorities that built images trust. Relative to llmstack.yaml.",
+    "recipes": "Directories with recipes of your own. Relative to llmstack.yaml.",
     "build_network": "Docker network mode of build steps.",
 }
 

@@ -29,7 +29,8 @@ class BuildSettings:
     """How images are built.
 
     Package sources (URLs without credentials), the proxies of build steps, a PEM file with the certificate authorities
-    to trust (in llmstack.yaml: relative to that file), and Docker's network mode for build steps.
+    to trust, Docker's network mode for build steps, and directories with recipes of your own. Paths in llmstack.yaml
+    are relative to that file.
     """
 
     pip_index: str = ""
@@ -41,6 +42,7 @@ class BuildSettings:
     no_proxy: str = ""
     ca_cert: Path | None = None
     build_network: str = ""
+    recipes: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,7 @@ def load_settings(
     path = _find_file(environ, folder or _working_directory())
     if path is not None:
         for key, value in _read_file(path).items():
-            values[key] = _convert(key, value, f"{path}: {key}")
-        if "ca_cert" in values:
-            values["ca_cert"] = path.parent / values["ca_cert"]
+            values[key] = _relative_to(path.parent, _convert(key, value, f"{path}: {key}"))
     for key in _TYPES:
         variable = f"LLMSTACK_{key.upper()}"
         if text := environ.get(variable):
@@ -153,7 +153,7 @@ def _from_text(key: str, text: str, variable: str) -> object:
             return number(text)
         except ValueError as error:
             raise UsageError(f"{variable} must be {_CONVERSIONS[number][1]}") from error
-    if _TYPES[key] == tuple[str, ...]:
+    if _TYPES[key] in {tuple[str, ...], tuple[Path, ...]}:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
@@ -167,7 +167,16 @@ def _convert(key: str, value: object, place: str) -> object:
     except ValueError as error:
         # Without the value: it may contain a password.
         raise UsageError(f"{place} must be {expected}") from error
+    if isinstance(converted, tuple):
+        return tuple(expand_home(item, place) if isinstance(item, Path) else item for item in converted)
     return expand_home(converted, place) if isinstance(converted, Path) else converted
+
+
+def _relative_to(folder: Path, value: object) -> object:
+    """Return paths, alone or in a tuple, relative to a folder."""
+    if isinstance(value, tuple):
+        return tuple(_relative_to(folder, item) for item in value)
+    return folder / value if isinstance(value, Path) else value
 
 
 def _text(value: object) -> str:
@@ -183,6 +192,12 @@ def _path(value: object) -> Path:
 def _texts(value: object) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
         return tuple(map(_text, value))
+    raise ValueError
+
+
+def _paths(value: object) -> tuple[Path, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(map(_path, value))
     raise ValueError
 
 
@@ -227,6 +242,7 @@ _CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {
     float: (_seconds, "a number of seconds greater than 0"),
     Path | None: (_path, "a path"),
     tuple[str, ...]: (_texts, "a list of strings"),
+    tuple[Path, ...]: (_paths, "a list of paths"),
     Size | None: (_size, "a size in bytes, or a size such as 5 GB or 20 GiB"),
     bool: (_flag, "true or false"),
 }

@@ -73,9 +73,9 @@ def test_directory_without_recipes_is_an_error(tmp_path):
     [
         (
             "FROM {{ base }}\n\nRUN echo {{ nobody_set_this }}\n",
-            "images/thing/Dockerfile.j2, line 3: 'nobody_set_this'",
+            "/thing/Dockerfile.j2, line 3: 'nobody_set_this'",
         ),
-        ("FROM {{ base }}\n{% if %}\n", "images/thing/Dockerfile.j2, line 2: "),
+        ("FROM {{ base }}\n{% if %}\n", "/thing/Dockerfile.j2, line 2: "),
         ('{% import "_shared/none.j2" as steps %}\n', "_shared/none.j2"),
     ],
 )

@@ -89,7 +89,7 @@ def test_dockerfile_works_without_buildkit_and_has_the_origin_of_each_instructio
     ]
     assert len(result.origins) == len(instructions)
     for origin, instruction in zip(result.origins, instructions, strict=True):
-        line = (IMAGES / origin.template).read_text().splitlines()[origin.line - 1]
+        line = (IMAGES.parent / origin.template).read_text().splitlines()[origin.line - 1]
         assert line.split()[0] == instruction.split()[0]
 
 

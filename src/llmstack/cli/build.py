@@ -54,6 +54,10 @@ def build(
             help="pip-offline: target platform, such as manylinux_2_28_x86_64. Repeatable.",
         ),
     ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    export: Annotated[
+        Path | None,
+        typer.Option("--export-context", metavar="DIR", help="Write Dockerfile and context for another builder."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the Dockerfiles and build nothing.")] = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressStyle.AUTO,
@@ -64,7 +68,7 @@ def build(
 
     Mirrors, proxies and certificate authorities are set in llmstack.yaml.
     """
-    from llmstack.cli.build_output import parse_pairs, print_built
+    from llmstack.cli.build_output import parse_pairs, print_built, print_exported
     from llmstack.image_builds import builder
     from llmstack.image_builds.build_environment import BuildEnvironment
     from llmstack.image_builds.build_plan import BuildRequest
@@ -82,6 +86,12 @@ def build(
         return
     if requirements:
         request = replace(request, wheels=WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)))
+    if export:
+        if push or squash:
+            raise UsageError("--export-context builds nothing: it cannot be combined with --push or --squash")
+        exported = builder.export_context(request, environment, export, make_reporter(progress.value, quiet=quiet))
+        print_exported(exported, as_json=as_json)
+        return
     results = builder.build(request, environment, options, make_reporter(progress.value, quiet=quiet))
     print_built(results, as_json=as_json)
 
@@ -90,11 +100,11 @@ def images(as_json: JsonOption = False, _debug: DebugOption = False) -> None:
     """List the recipes that `llmstack build` can build, with parents, variants and tags."""
     from llmstack.cli.build_output import print_recipes
     from llmstack.image_builds.build_environment import BuildEnvironment
-    from llmstack.image_builds.recipe import images_folder, load_recipes
+    from llmstack.image_builds.recipe import all_recipes
     from llmstack.settings import load_settings
 
     environment = BuildEnvironment.from_settings(load_settings())
-    print_recipes(load_recipes(images_folder()), environment, as_json=as_json)
+    print_recipes(all_recipes(environment.settings), environment, as_json=as_json)
 
 
 def squash(

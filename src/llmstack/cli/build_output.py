@@ -12,7 +12,7 @@ from llmstack.cli.tables import stdout_width
 from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import image_names
-from llmstack.image_builds.builder import BuildResult
+from llmstack.image_builds.builder import BuildResult, ExportResult
 from llmstack.image_builds.recipe import Recipe
 
 
@@ -37,6 +37,11 @@ def print_built(results: Sequence[BuildResult], *, as_json: bool) -> None:
         return
     for result in results:
         sys.stdout.write("".join(f"{tag}\n" for tag in result.tags))
+
+
+def print_exported(result: ExportResult, *, as_json: bool) -> None:
+    """Print one JSON document, or the directory."""
+    sys.stdout.write((json.dumps(asdict(result), indent=2) if as_json else result.context) + "\n")
 
 
 def print_recipes(recipes: Mapping[str, Recipe], environment: BuildEnvironment, *, as_json: bool) -> None:

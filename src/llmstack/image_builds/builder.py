@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmstack.engine.build_context import write_directory
 from llmstack.engine.docker_build import BuildSpec, build_image, push_image, tag_image
 from llmstack.engine.docker_engine import Engine
 from llmstack.engine.squash import require_library, squash_image
@@ -16,7 +18,7 @@ from llmstack.image_builds.build_environment import BuildEnvironment, proxy_cred
 from llmstack.image_builds.build_plan import PROXY_ARGS, BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.own_wheel import own_wheel
-from llmstack.image_builds.recipe import Recipe, images_folder, load_recipes
+from llmstack.image_builds.recipe import Recipe, all_recipes
 from llmstack.image_builds.wheel_download import WheelRequest, download_wheels
 from llmstack.image_builds.wheel_index import make_index, read_wheel
 from llmstack.oci.reference import DOCKER_HUB, Reference
@@ -57,10 +59,45 @@ class BuildResult:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A build context in a directory, the names of its image, and the image that it builds on."""
+
+    recipe: str
+    variant: str
+    context: str
+    tags: tuple[str, ...]
+    base: str
+
+
 def dockerfiles(request: BuildRequest, environment: BuildEnvironment) -> str:
     """Return the Dockerfiles of the requested images, without a Docker Engine. Raises UsageError."""
-    images = plan_images(load_recipes(images_folder()), request, environment, lambda _: True)
+    images = plan_images(all_recipes(environment.settings), request, environment, lambda _: True)
     return "\n".join(render(image).dockerfile for image in images)
+
+
+def export_context(
+    request: BuildRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter
+) -> ExportResult:
+    """Write the Dockerfile and the build context of one image into a new directory, without a Docker Engine.
+
+    Any builder can build it: base images have their full names. Raises UsageError, and the errors of a download.
+    """
+    recipes = all_recipes(environment.settings)
+    _check_request(request, recipes)
+    if len(request.names) > 1:
+        raise UsageError("--export-context: the directory holds one context, but several images are requested")
+    with _with_files(request, environment, reporter) as completed:
+        [image] = plan_images(recipes, completed, environment, lambda _: True)
+        if image.recipe.parent is None:
+            image = replace(image, base=_full_name(image.base))
+        else:
+            reporter.note(f"{image.title}: its base {image.base} must exist where the context is built")
+        image = replace(image, stages={stage: _full_name(name) for stage, name in image.stages.items()})
+        rendered = render(image)
+        write_directory(rendered.dockerfile, rendered.files, folder)
+    reporter.note(f"{image.title}: build it with: docker buildx build --tag {image.tags[0]} {folder}")
+    return ExportResult(image.recipe.name, image.variant.name, str(folder), image.tags, image.base)
 
 
 def build(
@@ -71,7 +108,7 @@ def build(
     Raises UsageError before the first build if a setting or a recipe is invalid. Raises LlmstackError, NotFoundError,
     NotAuthorizedError or UnavailableError if a build or a push fails.
     """
-    recipes = load_recipes(images_folder())
+    recipes = all_recipes(environment.settings)
     _check_request(request, recipes)
     if options.squash:
         require_library()
@@ -80,14 +117,8 @@ def build(
         render(image)
         if options.push and image.requested:
             _check_push_names(image)
-    if HUB in request.names:
-        name, wheel = own_wheel()
-        request = replace(request, files={**request.files, f"wheel/{name}": wheel})
-    with Engine() as engine, tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
-        if request.wheels:
-            index = _index_files(request.wheels, environment, Path(folder), reporter)
-            request = replace(request, files={**request.files, **index})
-        images = plan_images(recipes, request, environment, engine.has_image)
+    with Engine() as engine, _with_files(request, environment, reporter) as completed:
+        images = plan_images(recipes, completed, environment, engine.has_image)
         specs = [build_spec(image, options) for image in images]
         results = [_build(engine, image, spec, options, reporter) for image, spec in zip(images, specs, strict=True)]
     return [result for result, image in zip(results, images, strict=True) if image.requested]
@@ -112,6 +143,24 @@ def build_spec(image: ImagePlan, options: BuildOptions, stage: str | None = None
         # A parent is local: it was just built, or has a name without a registry. It cannot be pulled.
         pull=options.pull and image.recipe.parent is None,
     )
+
+
+@contextmanager
+def _with_files(request: BuildRequest, environment: BuildEnvironment, reporter: Reporter) -> Iterator[BuildRequest]:
+    """Yield the request with the files that no recipe contains: llmstack's own wheel, and the requested wheels."""
+    files = dict(request.files)
+    if HUB in request.names:
+        name, wheel = own_wheel()
+        files[f"wheel/{name}"] = wheel
+    with tempfile.TemporaryDirectory(prefix="llmstack-wheels-") as folder:
+        if request.wheels:
+            files |= _index_files(request.wheels, environment, Path(folder), reporter)
+        yield replace(request, files=files)
+
+
+def _full_name(image: str) -> str:
+    """Return an image's name with its registry: without one, podman and buildah may ask which one is meant."""
+    return str(Reference.parse(image))
 
 
 def _index_files(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from llmstack.errors import UsageError
 from llmstack.image_builds.build_environment import CONTEXT_FOLDER, IMAGE_FOLDER
 from llmstack.image_builds.build_plan import ImagePlan
 from llmstack.image_builds.package_lock import pins, read_lock
-from llmstack.image_builds.recipe import TEMPLATE_FILE
+from llmstack.image_builds.recipe import TEMPLATE_FILE, images_folder
 from llmstack.settings import expand_home
 
 # The lock in the build context.
@@ -33,13 +33,13 @@ _ORIGIN = re.compile("\x01([^\x02]*):([0-9]+)\x02")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The template and the line (from 1) of a Dockerfile instruction."""
+    """The template (`images/hf/Dockerfile.j2`, or a private one's path) and the line (from 1) of an instruction."""
 
     template: str
     line: int
 
     def __str__(self) -> str:
-        return f"images/{self.template}, line {self.line}"
+        return f"{self.template}, line {self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ def render(image: ImagePlan) -> RenderedImage:
     lock = read_lock(recipe, variant)
     values = {
         "name": recipe.name,
+        # Not the path: a Dockerfile is the same wherever it is rendered.
+        "folder": recipe.folder.parent.name,
         "variant": variant.name,
         "description": recipe.description,
         "base": image.base,
@@ -81,18 +83,18 @@ def render(image: ImagePlan) -> RenderedImage:
         "pip_config": f"PIP_CONFIG_FILE={IMAGE_FOLDER}/pip.conf " if environment.uses_pip else "",
         "version": __version__,
     }
-    jinja = _jinja_environment(recipe.folder.parent)
+    jinja = _jinja_environment((recipe.folder.parent, images_folder()))
     marked = _fill(jinja, f"{recipe.name}/{TEMPLATE_FILE}", values)
     origins = tuple(Origin(template, int(line)) for template, line in _ORIGIN.findall(marked))
     files = dict(image.files)
     if lock is not None:
         files[PACKAGES_FILE] = lock.content
     for name in recipe.files:
-        path = f"{recipe.name}/{name}" if (recipe.folder / name).is_file() else name
         if name.endswith(".j2"):
-            files[name.removesuffix(".j2")] = _ORIGIN.sub("", _fill(jinja, path, values)).encode()
-        else:
-            files[name] = (recipe.folder.parent / path).read_bytes()
+            template = f"{recipe.name}/{name}" if (recipe.folder / name).is_file() else name
+            files[name.removesuffix(".j2")] = _ORIGIN.sub("", _fill(jinja, template, values)).encode()
+        elif path := recipe.file(name):
+            files[name] = path.read_bytes()
     files |= {f"{CONTEXT_FOLDER}/{name}": content for name, content in environment_files.items()}
     files |= {name: Path(args[key]) for key, name in local.items()}
     dockerfile = re.sub(r"\n{3,}", "\n\n", _ORIGIN.sub("", marked)).strip() + "\n"
@@ -125,13 +127,23 @@ class _Loader(jinja2.FileSystemLoader):
     def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         source, path, is_current = super().get_source(environment, template)
         lines = source.split("\n")
-        marked = [_INSTRUCTION.sub(f"\x01{template}:{number}\x02", line) for number, line in enumerate(lines, 1)]
+        shown = _shown(path)
+        marked = [
+            f"\x01{shown}:{number}\x02{line}" if _INSTRUCTION.match(line) else line
+            for number, line in enumerate(lines, 1)
+        ]
         return "\n".join(marked), path, is_current
 
 
-def _jinja_environment(folder: Path) -> jinja2.Environment:
+def _shown(template: str) -> str:
+    """Return a template's path for messages: shipped ones are in images/."""
+    path = Path(template)
+    return f"images/{path.relative_to(images_folder())}" if path.is_relative_to(images_folder()) else template
+
+
+def _jinja_environment(folders: Sequence[Path]) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=_Loader(folder),
+        loader=_Loader(folders),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -153,9 +165,10 @@ def _fill(environment: jinja2.Environment, name: str, values: Mapping[str, objec
     try:
         return environment.get_template(name).render(values)
     except jinja2.TemplateSyntaxError as error:
-        raise UsageError(f"images/{error.name}, line {error.lineno}: {error.message}") from error
+        raise UsageError(f"{_shown(error.filename or name)}, line {error.lineno}: {error.message}") from error
+    except jinja2.TemplateNotFound as error:
+        raise UsageError(f"{name}: template not found: {error.name}") from error
     except jinja2.TemplateError as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
-        template = f"{Path(frames[-1].filename).parent.name}/{Path(frames[-1].filename).name}" if frames else name
-        line = f", line {frames[-1].lineno}" if frames else ""
-        raise UsageError(f"images/{template}{line}: {error.message}") from error
+        where = f"{_shown(frames[-1].filename)}, line {frames[-1].lineno}" if frames else name
+        raise UsageError(f"{where}: {error.message}") from error

@@ -16,7 +16,7 @@ from llmstack.hf.snapshot import RepoType
 from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials
 from llmstack.image_builds.build_plan import BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.builder import BuildOptions, build_spec
-from llmstack.image_builds.recipe import images_folder, load_recipes
+from llmstack.image_builds.recipe import all_recipes
 from llmstack.reporting import QuietReporter, Reporter
 
 STAGE = "prepare"
@@ -72,7 +72,7 @@ def build_prepared(request: PrepareRequest, environment: BuildEnvironment, repor
 def _plan(request: PrepareRequest, environment: BuildEnvironment, script: bytes, prepared: str = "") -> ImagePlan:
     args, files = {"prepared": prepared}, {"prepare.sh": script}
     build = BuildRequest((request.repo_type,), bases=request.bases, args=args, files=files)
-    [image] = plan_images(load_recipes(images_folder()), build, environment, lambda _: True)
+    [image] = plan_images(all_recipes(environment.settings), build, environment, lambda _: True)
     return image
 
 

@@ -13,6 +13,7 @@ import llmstack
 from llmstack.errors import UsageError
 from llmstack.oci.reference import Reference, is_tag
 from llmstack.safe_yaml import read_yaml
+from llmstack.settings import BuildSettings
 
 RECIPE_FILE = "image.yaml"
 TEMPLATE_FILE = "Dockerfile.j2"
@@ -47,7 +48,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A directory of images/: its template, its variants (the first is the default) and its context files.
+    """A directory with a recipe: its template, its variants (the first is the default) and its context files.
 
     `files` are copied into the build context; a `.j2` file is rendered first. `local` names the arguments whose value
     may be a local file or directory, which is then added to the build context.
@@ -62,6 +63,10 @@ class Recipe:
     labels: Mapping[str, str]
     local: frozenset[str]
     variants: Mapping[str, Variant]
+
+    def file(self, name: str) -> Path | None:
+        """Return the path of a context file: in the recipe, beside it, or in the shipped recipes."""
+        return _find_file(self.folder, name)
 
     def variant(self, name: str | None) -> Variant:
         """Return a variant, the default one for None; raises UsageError that lists the known ones."""
@@ -106,7 +111,7 @@ def _recipe(folder: Path, value: object) -> Recipe:
         raise _InvalidError("ports must be a list of numbers from 1 to 65535")
     files = tuple(str(name) for name in _list(fields, "files"))
     for name in files:
-        if not (folder / name).is_file() and not (folder.parent / name).is_file():
+        if _find_file(folder, name) is None:
             raise _InvalidError(f"files: {name}: not found")
     return Recipe(
         name=folder.name,
@@ -119,6 +124,10 @@ def _recipe(folder: Path, value: object) -> Recipe:
         local=frozenset(str(name) for name in _list(fields, "local")),
         variants=variants,
     )
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    return next((path for place in (folder, folder.parent, images_folder()) if (path := place / name).is_file()), None)
 
 
 def _variant(
@@ -205,12 +214,23 @@ def images_folder() -> Path:
     return package / "_data" / "images"
 
 
-def load_recipes(folder: Path) -> dict[str, Recipe]:
-    """Read all recipes of a directory, sorted by name; raises UsageError for an invalid recipe or a missing parent."""
-    found = sorted(path.parent for path in folder.glob(f"*/{RECIPE_FILE}"))
-    if not found:
-        raise UsageError(f"{folder}: contains no recipe")
-    recipes = {path.name: load_recipe(path) for path in found}
+def load_recipes(*folders: Path) -> dict[str, Recipe]:
+    """Read all recipes of directories, sorted by name.
+
+    Raises UsageError for an invalid recipe, a missing parent, or two recipes of the same name.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        paths = [path.parent for path in folder.glob(f"*/{RECIPE_FILE}")]
+        if not paths:
+            raise UsageError(
+                f"{folder}: contains no recipe", hint=f"a recipe is a directory in it with the file {RECIPE_FILE}"
+            )
+        for path in paths:
+            if path.name in found:
+                raise UsageError(f"recipe {path.name}: is in {found[path.name].parent} and in {folder}: rename one")
+            found[path.name] = path
+    recipes = {name: load_recipe(found[name]) for name in sorted(found)}
     for recipe in recipes.values():
         if recipe.parent is None:
             continue
@@ -219,6 +239,11 @@ def load_recipes(folder: Path) -> dict[str, Recipe]:
             parent.variant(variant.parent)
     build_order(recipes)
     return recipes
+
+
+def all_recipes(settings: BuildSettings) -> dict[str, Recipe]:
+    """Return the shipped recipes and those of the setting `recipes`."""
+    return load_recipes(images_folder(), *settings.recipes)
 
 
 def find(recipes: Mapping[str, Recipe], name: str) -> Recipe:
