@@ -202,6 +202,12 @@ def test_a_socket_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.Mo
             ferry(small, tmp_path / "carried")
 
 
+def test_a_device_is_no_single_file(tmp_path: Path):
+    with pytest.raises(llmstack.UsageError, match="/dev/null: neither a file nor a directory") as refused:
+        ferry(Path("/dev/null"), tmp_path / "carried")
+    assert refused.value.hint is None
+
+
 def test_a_name_that_is_not_utf8_is_refused(small: Path, tmp_path: Path):
     write(small, {os.fsdecode(b"caf\xe9.txt"): b"x"})
     with pytest.raises(llmstack.UsageError, match="the name is not UTF-8"):

@@ -170,6 +170,8 @@ def locate(path: Path, repo_type: RepoType, revision: str) -> LocalTree | LocalF
 
 def _locate(path: Path, real: Path, repo_type: RepoType, revision: str) -> LocalTree | LocalFile:
     if not real.is_dir():
+        if not real.is_file():
+            raise UsageError(f"{path}: neither a file nor a directory", side="source")
         return local_file(path.name, str(real))
     if is_cache_entry(real):
         real = _snapshot_of(real, revision)
