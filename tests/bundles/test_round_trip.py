@@ -191,6 +191,17 @@ def test_the_catalogue_gets_the_loaded_repos(gap: Gap):
     assert str(gap.far_layout().manifest("org--model").digest) in (lists / "models.md").read_text()
 
 
+def test_local_files_have_no_page_in_the_catalogue(gap: Gap):
+    (gap.folder / "tuned").mkdir()
+    (gap.folder / "tuned/config.json").write_bytes(b"{}")
+    gap.session.ferry(gap.folder / "tuned", as_repo="lab/tuned", to=gap.near, base="scratch")
+    gap.save("b")
+    lists = gap.folder / "get_hf"
+    lists.mkdir()
+    gap.load("b", lists=lists)
+    assert "| lab/tuned | local " in (lists / "models.md").read_text()
+
+
 def test_the_id_is_the_digest_of_the_contents(gap: Gap):
     gap.carry()
     saved = gap.save("b")
