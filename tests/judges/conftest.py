@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ferry import Port
 from tests.support.process import Daemon, RigError
 
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\n# Tiny\n",
+    "config.json": b"{}",
+    "model.safetensors": os.urandom(20_000_000),
+    "deep/ly/nested/file.bin": os.urandom(100_000),
+}
 TOOL = Path(__file__).parents[2] / "tools/judges"
 
 
@@ -43,6 +50,14 @@ def judge() -> Judge:
         raise RigError("tests/judges must run as root: they use mount namespaces")
     subprocess.run([TOOL, "setup"], check=True, stdout=subprocess.DEVNULL)
     return Judge()
+
+
+@pytest.fixture
+def carried(port: Port) -> str:
+    """A carried image of FILES in a registry."""
+    port.hub.add_repo("org/tiny", FILES, license="mit")
+    [result] = port.results("org/tiny")
+    return str(result["image"])
 
 
 @pytest.fixture

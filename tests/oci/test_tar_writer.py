@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterable
@@ -127,21 +129,49 @@ def test_gnu_tar_reads_layers(tmp_path: Path):
     assert found == names
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("size", [8 * GiB - 1, 8 * GiB, 70 * GiB])
-def test_gnu_tar_lists_files_beyond_8_gib(tmp_path: Path, size: int):
-    """The archive is a sparse file, without data between the headers."""
+@pytest.mark.parametrize("command", [[("tar", "tar")], [("busybox", "busybox-static"), "tar"]], ids=["gnu", "busybox"])
+def test_other_tars_list_files_beyond_8_gib(tmp_path: Path, command: list[tuple[str, str] | str], size: int):
     archive = tmp_path / "large.tar"
-    files = [TarFile("REPO/large", size), TarFile("REPO/after", 3)]
-    starts, end = tar_writer.offsets(files)
+    write_large(archive, size, {"models/after": b"abc"})
+    program, *rest = command
+    listing = [need(*program), *rest, "-tvf", str(archive)]
+    done = subprocess.run(listing, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert str(size) in done.stdout.splitlines()[0].split()
+    assert "models/after" in done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("size", [8 * GiB, 70 * GiB])
+def test_go_finds_what_follows_a_file_beyond_8_gib(tmp_path: Path, size: int):
+    """Skopeo reads archives with Go's archive/tar, as Docker and containerd read layers."""
+    manifest = [{"Config": "config.json", "RepoTags": ["found:here"], "Layers": []}]
+    write_large(tmp_path / "large.tar", size, {"manifest.json": json.dumps(manifest).encode(), "config.json": b"{}"})
+    command = [need("skopeo", "skopeo"), "list-tags", f"docker-archive:{tmp_path}/large.tar"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "found:here" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("size", [8 * GiB, 70 * GiB])
+def test_tarfile_finds_what_follows_a_file_beyond_8_gib(tmp_path: Path, size: int):
+    write_large(tmp_path / "large.tar", size, {"models/after": b"abc"})
+    with tarfile.open(tmp_path / "large.tar") as archive:
+        assert [(member.name, member.size) for member in archive][::2] == [("models/large", size), ("models/after", 3)]
+
+
+def write_large(archive: Path, size: int, others: dict[str, bytes]) -> None:
+    """Write a sparse tar of a large file, without data between its headers, and other files."""
+    large = TarFile("models/large", size, ("REPO/large",))
+    files = [TarFile(name, len(data), (f"REPO/{name}",)) for name, data in others.items()]
     with archive.open("wb") as file:
-        file.write(tar_writer.header(files[0]))
-        file.seek(starts[1] - len(tar_writer.header(files[1])))
-        file.write(tar_writer.header(files[1]) + b"abc" + tar_writer.padding(3) + tar_writer.END)
-        assert file.tell() == end
-    command = [need("tar", "tar"), "--list", "--verbose", "--file", archive]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert str(size) in listed
-    assert listed[-1] == "REPO/after"
+        file.write(tar_writer.header(large))
+        file.seek(size, os.SEEK_CUR)
+        file.write(tar_writer.trailer(large))
+        for piece in tar_writer.layer(files, [[data] for data in others.values()]):
+            file.write(piece)
+        assert file.tell() == tar_writer.offsets([large, *files])[1]
 
 
 # Reuse and reproducibility depend on the digest of a layer, with every version of Python.
