@@ -77,7 +77,7 @@ def test_a_full_disk_is_an_error(carried, arguments):
 def test_an_earlier_failure_keeps_its_exit_code(tmp_path, stdout, errors):
     carry(Layout(tmp_path / "models"), "org--model", {"config.json": b"{}"})
     for blob in (tmp_path / "models/blobs/sha256").iterdir():
-        blob.write_bytes(blob.read_bytes().replace(b"REPO/config.json", b"REPO/confih.json"))
+        blob.write_bytes(blob.read_bytes().replace(b"models/config.json", b"models/confih.json"))
     code, said = stdout("verify", "org/model", "--from", f"oci:{tmp_path}", "--json")
     assert code == 5
     assert said.count("error: ") == errors
@@ -124,7 +124,7 @@ def test_a_signal_during_del_is_not_lost():
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
-        (["ferry"], "[OPTIONS] [REPO_ID[@REVISION]]..."),
+        (["ferry"], "[OPTIONS] [REPO_ID[@REVISION]|PATH]..."),
         (["extract"], "[OPTIONS] {REPO_ID[@REVISION]|IMAGE} [DEST]"),
         (["catalogue", "merge"], "[OPTIONS] {BASE} {OURS} {THEIRS}"),
     ],
