@@ -395,6 +395,9 @@ def test_a_renamed_repo(port: Port):
     assert run.stderr == "model old/name was renamed to new/name on the Hub; the image keeps the requested id\n"
     assert port.tags() == ["old--name"]
     assert port.files("old--name") == FILES
+    # The hub serves it under both.
+    blobs = port.registry.root.glob("docker/registry/v2/blobs/sha256/*/*/data")
+    assert any(b'"renamed_to":"new/name"' in blob.read_bytes() for blob in blobs)
     (result,) = port.results("old/name")
     assert (result["status"], result["repo_id"], result["renamed_to"]) == ("up-to-date", "old/name", "new/name")
     row = (port.folder / "get_hf/models.md").read_text().splitlines()[-1]

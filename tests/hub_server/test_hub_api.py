@@ -30,6 +30,7 @@ def served_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     models = Layout(folder / "models")
     for repo_id in ("Org/Model", "two/Same", "Two/same", "gpt2"):
         carry(models, repo_id.replace("/", "--"), {"config.json": repo_id.encode()}, repo_id=repo_id)
+    carry(models, "old--name", {"a": b"old"}, repo_id="old/name", renamed_to="New/name")
     carry(Layout(folder / "datasets"), "org--set", {"a.csv": b"a"}, repo_id="org/set", repo_type="dataset")
     with serving(folder / "logs", f"oci:{folder}") as hub:
         yield hub
@@ -105,9 +106,11 @@ def test_a_repo_has_one_commit_and_no_discussions(served_layout: Serving):
         ("/datasets/ORG/set/tree/main", "/datasets/org/set/tree/main"),
         ("/GPT2/raw/main/config.json?%0d%0aX:", "/gpt2/raw/main/config.json?%0d%0aX:"),
         ("//org/model/", "/Org/Model"),
+        ("/New/name/resolve/main/a", "/old/name/resolve/main/a"),
+        ("/api/models/new/name", "/api/models/old/name"),
     ],
 )
-def test_an_id_in_other_case_is_redirected(served_cases: Serving, target: str, location: str):
+def test_another_id_of_a_repo_is_redirected(served_cases: Serving, target: str, location: str):
     for method in ("GET", "HEAD"):
         answer = served_cases.ask(method, target)
         assert (answer.status, answer.headers["location"]) == (307, location)
@@ -116,7 +119,7 @@ def test_an_id_in_other_case_is_redirected(served_cases: Serving, target: str, l
 def test_an_id_that_several_repos_have_in_other_case(served_cases: Serving):
     answer = served_cases.get("/api/models/TWO/SAME")
     assert (answer.status, answer.headers["x-error-code"]) == (404, "RepoNotFound")
-    assert answer.headers["x-error-message"].endswith("in other case: Two/same, two/Same")
+    assert answer.headers["x-error-message"].endswith("one of: Two/same, two/Same")
     assert served_cases.get("/two/Same/resolve/main/config.json").body == b"two/Same"
 
 

@@ -63,6 +63,7 @@ def carry(
     limits: Limits = LIMITS,
     incomplete: bool = False,
     form: str = FORMAT,
+    renamed_to: str | None = None,
 ) -> FileIndex:
     """Write an image of `files` with a tag into a store, as ferry does; return its file index.
 
@@ -85,6 +86,7 @@ def carry(
         selection=selection,
         files=tuple(sorted((file for layer in complete for file in layer.files), key=lambda file: file.path.encode())),
         incomplete=incomplete,
+        renamed_to=renamed_to,
         format=form,
     )
     put_image(store, tag, index, [descriptor for layer in complete for descriptor in layer.descriptors], base)

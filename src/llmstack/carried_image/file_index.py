@@ -133,8 +133,8 @@ def root_of(repo_type: RepoType) -> str:
 class FileIndex:
     """The files of a carried image, sorted by path, and the snapshot that they belong to.
 
-    `incomplete` marks a partial image, `local` files that did not come from the Hub. `format` is the version of the
-    image's format.
+    `incomplete` marks a partial image, `local` files that did not come from the Hub. `renamed_to` is the id that the
+    Hub answered, if it is not the requested one. `format` is the version of the image's format.
     """
 
     repo_id: str
@@ -148,6 +148,7 @@ class FileIndex:
     files: tuple[IndexedFile, ...]
     incomplete: bool = False
     local: bool = False
+    renamed_to: str | None = None
     format: str = FORMAT
 
     @property
@@ -180,7 +181,7 @@ class FileIndex:
         """Yield the bytes of `to_bytes` in pieces, to save memory."""
         head = {name: getattr(self, name) for name in _HEAD}
         selection = {name: value for name, value in asdict(self.selection).items() if value is not None}
-        head |= {name: True for name in _FLAGS if getattr(self, name)}
+        head |= {name: value for name in _OPTIONAL if (value := getattr(self, name))}
         # The list of files is the last member.
         yield canonical_json({"format": self.format, **head, **selection, "files": []}).removesuffix(b"]}")
         for start in range(0, len(self.files), _FILES_PER_PIECE):
@@ -216,6 +217,7 @@ class FileIndex:
                 files=tuple(files),
                 incomplete=bool(value.get("incomplete")),
                 local=bool(value.get("local")),
+                renamed_to=None if value.get("renamed_to") is None else _short(value, "renamed_to"),
                 format=_string(value, "format"),
             )
         except (KeyError, TypeError, ValueError, UsageError) as error:
@@ -229,9 +231,9 @@ class FileIndex:
         return index
 
 
-# Absent if false.
-_FLAGS = ("incomplete", "local")
-_NOT_IN_HEAD = {"files", "selection", "format", *_FLAGS}
+# Absent if false or None.
+_OPTIONAL = ("incomplete", "local", "renamed_to")
+_NOT_IN_HEAD = {"files", "selection", "format", *_OPTIONAL}
 _HEAD = tuple(field.name for field in fields(FileIndex) if field.name not in _NOT_IN_HEAD)
 _FILE = tuple(field.name for field in fields(IndexedFile) if field.name != "ranges")
 _PART = tuple(field.name for field in fields(BlobRange))

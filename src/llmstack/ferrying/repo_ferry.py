@@ -220,6 +220,7 @@ def _empty_index(snapshot: Snapshot, selection: Selection) -> FileIndex:
         selection=selection,
         files=(),
         local=info.local,
+        renamed_to=info.renamed_to,
     )
 
 

@@ -36,8 +36,8 @@ def repo_not_found(repo_type: RepoType, repo_id: str) -> AnswerError:
 
 
 def ambiguous_repo(repo_type: RepoType, repo_id: str, found: Iterable[str]) -> AnswerError:
-    """Return the answer for an ID that differs from those of several repos by case only."""
-    message = f"{repo_type} {repo_id} not found on this hub; in other case: {', '.join(sorted(found))}"
+    """Return the answer for an ID that may mean several repos."""
+    message = f"{repo_type} {repo_id} not found on this hub; it may be one of: {', '.join(sorted(found))}"
     return AnswerError(404, "RepoNotFound", message)
 
 

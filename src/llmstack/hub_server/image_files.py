@@ -64,6 +64,7 @@ def _carried(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Fil
         created=None if index.local else index.created,
         needs_extract=any(layer.compressed for layer in image.layers_of(index.files).values()),
         reader=source.reader,
+        renamed_to=index.renamed_to,
     )
     return revision, _indexed_files(image)
 

@@ -69,7 +69,7 @@ class RepoIndex:
         self._seen: dict[tuple[int, str], _Seen] = {}
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
         self._repos: Mapping[Key, Repo] = {}
-        # The IDs of repos by their ID in lower case.
+        # The IDs of repos by their ID in lower case, and by the current one of renamed repos.
         self._ids: Mapping[Key, Collection[str]] = {}
         self.refreshed: float | None = None
 
@@ -91,7 +91,7 @@ class RepoIndex:
     def find(self, repo_type: RepoType, repo_id: str) -> Repo:
         """Return one repo; raises UnavailableError before the first refresh.
 
-        Raises MovedError for the ID of one repo in other case, AnswerError (RepoNotFound) for other IDs.
+        Raises MovedError for another ID of one repo, AnswerError (RepoNotFound) for unknown ones.
         """
         self.check_listed()
         if (repo_type, repo_id) not in self._repos:
@@ -259,8 +259,9 @@ class RepoIndex:
                 if seen.revision:
                     revisions[seen.revision.repo_type, seen.revision.repo_id].append(seen.revision)
             ids: dict[Key, set[str]] = defaultdict(set)
-            for repo_type, repo_id in revisions:
-                ids[repo_type, repo_id.lower()].add(repo_id)
+            for (repo_type, repo_id), found in revisions.items():
+                for name in {repo_id, *(revision.renamed_to for revision in found if revision.renamed_to)}:
+                    ids[repo_type, name.lower()].add(repo_id)
             self._ids = ids
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
 
