@@ -15,6 +15,7 @@ from llmstack.oci.layout import Layout
 from tests.hub_server.conftest import IN_PARTS
 from tests.judges.conftest import Judge
 from tests.support.carried import carry
+from tests.support.registry import Registry
 from tests.support.serving import Serving, install, serving
 from tests.support.weight_files import gguf
 
@@ -116,6 +117,24 @@ def test_podman_pulls_an_artifact(judge: Judge, host: str, shared: Path):
     judge.run(*podman, "artifact", "extract", f"{host}/org/gguf:Q4_K_M", shared / "out")
     assert read(shared / "out").keys() == {"README.md", "m-Q4_K_M.gguf", "mmproj-F16.gguf"}
     assert (shared / "out/m-Q4_K_M.gguf").read_bytes() == QUANTIZED["m-Q4_K_M.gguf"]
+
+
+def test_clients_log_in_with_the_token(judge: Judge, registry: Registry, shared: Path):
+    carry(Layout(shared / "models"), "Org--Tiny", FILES, repo_id="Org/Tiny")
+    (shared / "token").write_text("secret")
+    with serving(shared, f"oci:{shared}", "--token-file", shared / "token") as hub:
+        host = hub.url.removeprefix("http://")
+        login = ("login", "--username=me", "--password=secret", host)
+        judge.run("oras", *login, "--plain-http", f"--registry-config={shared}/oras.json")
+        pull = ("oras", "pull", "--plain-http", f"--registry-config={shared}/oras.json")
+        judge.run(*pull, f"{host}/org/tiny:latest", "-o", shared / "tiny")
+        assert read(shared / "tiny") == FILES
+        judge.run("skopeo", *login, "--tls-verify=false", f"--authfile={shared}/skopeo.json")
+        copy = f"{registry.namespace()}/tiny:latest"
+        skopeo = ("skopeo", "copy", f"--authfile={shared}/skopeo.json", "--src-tls-verify=false")
+        judge.run(*skopeo, "--dest-tls-verify=false", f"docker://{host}/org/tiny:latest", f"docker://{copy}")
+        judge.run("oras", "pull", "--plain-http", copy, "-o", shared / "copy")
+        assert read(shared / "copy") == FILES
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,19 @@ from urllib.parse import quote
 
 import pytest
 
+from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.naming import Namespace
 from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.registry_api.artifacts import Artifacts
+from llmstack.hub_server.registry_api.model_facts import ModelFacts
+from llmstack.hub_server.registry_api.model_pack import model_pack
 from llmstack.hub_server.server import open_repo_index
 from llmstack.net import Client
 from llmstack.oci.layout import Layout
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from tests.hub_server.conftest import FILES, IN_PARTS, OLD, WEIGHTS
+from tests.hub_server.test_pages import repo
 from tests.support import layers
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.registry import Registry
@@ -214,6 +218,17 @@ def test_digests_are_reproducible(served_registry: Serving, served_layout: Servi
         for digest in digests:
             answer = other.get(f"/v2/org/model/manifests/{digest}")
             assert digest_of(answer.body) == digest
+
+
+def test_the_bytes_of_a_manifest_depend_on_the_repo_only():
+    revision = repo("model", "org/tiny", 4).shown
+    files = [IndexedFile("config.json", 2, "a" * 40, "b" * 64, ()), IndexedFile("w.bin", 2, "c" * 64, "c" * 64, ())]
+    artifact = model_pack(revision, files, ModelFacts(architecture="bert", parameters=109_482_240))
+    # Clients compare digests: if this one changes, CHANGELOG.md must say that all do.
+    assert artifact.digest == "sha256:9859d6096fbc05812f70cf1370a71416a4f20e1d536c77a2ad72a703d9f0eefe"
+    local = model_pack(replace(revision, created=None), files, ModelFacts())
+    assert b"huggingface.co" not in local.manifest.data + b"".join(local.blobs.values())
+    assert b"1970-01-01T00:00:00Z" in local.manifest.data
 
 
 def test_a_manifest_has_the_headers_of_a_registry(hub: Serving):
