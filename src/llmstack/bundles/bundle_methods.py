@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from llmstack.carried_image.image_location import EngineNamespace
     from llmstack.carried_image.naming import Namespace
     from llmstack.errors import LlmstackError
+    from llmstack.ferrying.ferry import FerryResult
     from llmstack.hf.snapshot import RepoType
     from llmstack.net import Client
     from llmstack.oci.repository import Registries
@@ -29,6 +32,7 @@ class BundleMethods:
     reporter: Reporter
     client: Client
     registries: Registries
+    ferry_all: Callable[..., list[FerryResult]]
 
     def save(
         self,
@@ -43,16 +47,18 @@ class BundleMethods:
         since: bool = False,
         missing: str | Path | None = None,
         prune: bool = False,
+        from_hub: bool = False,
         jobs: int | None = None,
         dry_run: bool = False,
     ) -> SaveResult:
         """Save images (`REPO_ID[@REVISION]`, `NAME:TAG`) of a namespace into a bundle; all of them if none is named.
 
-        A run that is interrupted is resumed by the same call.
+        With `from_hub`, the images are repos of the Hugging Face Hub. A run that is interrupted is resumed by the same
+        call.
         """
         from llmstack.bundles.save import SaveOptions, SaveRequest, save
+        from llmstack.errors import UsageError
 
-        request = SaveRequest(self._images(images, source, repo_type), _path(missing))
         options = SaveOptions(
             destination=Path(destination),
             jobs=jobs or self.settings.jobs,
@@ -63,8 +69,16 @@ class BundleMethods:
             prune=prune,
             dry_run=dry_run,
         )
-        self.client.cancel.clear()
-        return save(request, options, self.registries, self.client.cancel, self.reporter)
+        repos: tuple[str, ...] = ()
+        with contextlib.ExitStack() as stack:
+            if from_hub:
+                if source or missing or dry_run:
+                    raise UsageError("--from-hub excludes --from, --missing and --dry-run", hint="leave them out")
+                repos = (images,) if isinstance(images, str) else tuple(images)
+                images, source = (), stack.enter_context(self._ferried(repos, options.destination, repo_type, jobs))
+            request = SaveRequest(self._images(images, source, repo_type), _path(missing), repos)
+            self.client.cancel.clear()
+            return save(request, options, self.registries, self.client.cancel, self.reporter)
 
     def load(
         self,
@@ -122,6 +136,20 @@ class BundleMethods:
         request = self._images(repositories, source, "model")
         jobs = jobs or self.settings.jobs
         return take_inventory(request, self.registries, self.client.cancel, self.reporter, jobs)
+
+    def _ferried(
+        self, repos: Sequence[str], destination: Path, repo_type: RepoType, jobs: int | None
+    ) -> AbstractContextManager[str]:
+        from llmstack.bundles.hub_source import OnFailure, ferried
+        from llmstack.carried_image.selection import NO_SELECTION
+        from llmstack.lists.wish_list import named_entries
+
+        requests = named_entries(repos, repo_type, NO_SELECTION)
+
+        def ferry(namespace: str, on_failure: OnFailure) -> object:
+            return self.ferry_all(requests, to=namespace, jobs=jobs, on_failure=on_failure)
+
+        return ferried(destination, ferry)
 
     def _destination(self, to: str | None) -> Namespace | EngineNamespace:
         from llmstack.carried_image.image_location import EngineNamespace, parse_source

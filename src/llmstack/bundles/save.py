@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llmstack.bundles.document import Contents, StoredBlob, short_id
 from llmstack.bundles.found_images import ImagesRequest, find_images
+from llmstack.bundles.hub_source import take_blob
 from llmstack.bundles.known_blobs import Inventory, IsKnown, Ledger, LedgerFile, order_in, read_missing
 from llmstack.bundles.save_plan import SavePlan, layout_files, plan_missing, plan_save
 from llmstack.bundles.unfinished import STATE, Unfinished, check_free, check_same, complete_bundle
@@ -31,10 +32,14 @@ from llmstack.reporting import Reporter, human_size
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """What to save: images, or with `missing`, a list that `load` wrote, these blobs only."""
+    """What to save: images, or with `missing`, a list that `load` wrote, these blobs only.
+
+    `from_hub` are the repos that were ferried into the directory of the bundle for it.
+    """
 
     wanted: ImagesRequest
     missing: Path | None = None
+    from_hub: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,10 @@ class _Save:
         # The engine sends an image in one stream.
         jobs = 1 if engines else self.options.jobs
         writer = VolumeWriter(_reading(plan), self.reporter, self.cancel, jobs)
+        if self.request.from_hub:
+            manifests = {digest for digest, source in plan.sources.items() if source.is_manifest}
+            # A resumed run finds the images by their manifests.
+            writer.take = lambda digest, target: digest not in manifests and take_blob(directory, digest, target)
         self.reporter.begin("save", plan.bytes_to_write - written)
         try:
             for volume in unfinished.volumes[unfinished.done :]:
@@ -255,6 +264,7 @@ class _Save:
             "images": list(wanted.images),
             "source": wanted.source or str(wanted.namespace),
             "repo_type": wanted.repo_type,
+            "from_hub": list(self.request.from_hub),
             "volume_size": options.volume_size,
             "have": _hash_of(options.have),
             "missing": _hash_of(self.request.missing),

@@ -51,6 +51,9 @@ def save(
     prune: Annotated[
         bool, typer.Option("--prune", help="List the tags of the ledger that the source no longer has.")
     ] = False,
+    from_hub: Annotated[
+        bool, typer.Option("--from-hub", help="The repos are on the Hugging Face Hub, in no registry yet.")
+    ] = False,
     jobs: JobsOption = None,
     dry_run: DryRunOption = False,
     plain_http: PlainHttpOption = False,
@@ -67,6 +70,8 @@ def save(
     from llmstack.cli.bundle_output import print_saved
     from llmstack.errors import UsageError
 
+    if from_hub and not images:
+        raise UsageError("--from-hub requires a REPO_ID", hint="for example: llmstack save gpt2 --from-hub --to DIR")
     if sum((bool(images), everything, missing is not None)) != 1:
         raise UsageError(
             "name the images to save, or give --all or --missing FILE", hint="for example: llmstack save --all"
@@ -83,6 +88,7 @@ def save(
             since=since,
             missing=missing,
             prune=prune,
+            from_hub=from_hub,
             dry_run=dry_run,
         )
     print_saved(result, as_json=as_json, quiet=quiet)
