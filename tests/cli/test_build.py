@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
@@ -155,7 +156,10 @@ def test_build_squash_and_push(engine, busybox, registry, tmp_path):
     done = run_llmstack(*arguments, "--json", env=environment, cwd=tmp_path)
     assert done.code == 0, done.stderr
     [built] = done.json
-    assert built["tags"] == [name]
+    moving, dated = built["tags"]
+    assert moving == name
+    assert re.fullmatch(re.escape(namespace) + r"/pip-offline:[0-9]{8}-[0-9]{6}", dated)
+    assert built["pushed"][dated] == built["pushed"][name]
     assert built["pushed"][name].startswith("sha256:")
     [inspected] = json.loads(engine.docker("image", "inspect", name).stdout)
     [base] = json.loads(engine.docker("image", "inspect", busybox).stdout)

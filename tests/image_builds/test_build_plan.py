@@ -55,6 +55,16 @@ def test_recipe_with_one_variant_uses_it_if_another_recipe_has_the_requested_one
         planned("hub", variant="cuda13")
 
 
+def test_stamp_adds_a_tag_to_requested_images_only():
+    hf, dev = planned("hf-dev", variant="cpu", stamp="20261126-200500")
+    assert hf.tags == ("registry.site/llm/hf:cpu",)
+    assert dev.tags == ("registry.site/llm/hf-dev:cpu", "registry.site/llm/hf-dev:cpu-20261126-200500")
+    [hub] = planned("hub", stamp="20261126-200500")
+    assert hub.tags == ("registry.site/llm/hub:latest", "registry.site/llm/hub:20261126-200500")
+    [named] = planned("hub", stamp="20261126-200500", tag="registry.site/llm/hub:1.0")
+    assert named.tags == ("registry.site/llm/hub:1.0",)
+
+
 def test_oci_layout_namespace_is_not_part_of_image_names():
     environment = BuildEnvironment.from_settings(Settings(namespace="oci:./carried"))
     [hf] = planned("hf", variant="cpu", environment=environment)

@@ -109,6 +109,9 @@ class Machine:
             if settings.get("persist-credentials") is not False:
                 raise ValueError("checkout must not persist credentials")
             subprocess.run(["git", "clone", "-q", self._remote, self.workspace], check=True)
+        elif action == "actions/upload-artifact":
+            if settings["if-no-files-found"] == "error" and not (self.workspace / settings["path"]).exists():
+                raise ValueError(f"upload-artifact: {settings['path']}: not found")
         elif action == "actions/setup-python":
             self._set_up_python()
         else:

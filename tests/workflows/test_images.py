@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ from tests.support.process import need
 from tests.support.registry import Registry
 from tests.workflows.actions import Job, Machine, job, load
 from tests.workflows.fork import Fork
+
+DATED = re.compile("-[0-9]{8}-[0-9]{6}$")
 
 
 class ImagesFork(Fork):
@@ -110,4 +113,9 @@ def test_recipes_are_pushed_and_images_that_no_later_recipe_needs_are_removed(
     assert [line.split()[0] for line in run.log.splitlines() if f" is {fork.namespace}/" in line] == built
     assert [line for line in run.log.splitlines() if line.startswith(f"pushed {fork.namespace}/")]
     left = runners_engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-    assert sorted(left) == sorted([base, f"{fork.namespace}/other:cpu", f"{fork.namespace}/other:cpu-dev"])
+    moving = {name for name in left if not DATED.search(name)}
+    assert moving == {base, f"{fork.namespace}/other:cpu", f"{fork.namespace}/other:cpu-dev"}
+    assert {DATED.sub("", name) for name in left if name not in moving} == moving - {base}
+    contents = sorted(path.name for path in (tmp_path / "machine/work/contents").iterdir())
+    assert contents == ["box-cpu-dev.md", "box-cpu.md", "other-cpu-dev.md", "other-cpu.md", "tools-cpu.md"]
+    assert "| Image | " in (tmp_path / "machine/summary.md").read_text()

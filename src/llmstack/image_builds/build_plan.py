@@ -21,7 +21,8 @@ class BuildRequest:
     """The requested recipes, and what replaces the values of their image.yaml.
 
     `bases` maps a build stage or a parent recipe to another image; the key "" is the base of the root recipe. `args`
-    may include Docker's proxy arguments. `files` are added to the build context. `wheels` are for pip-offline.
+    may include Docker's proxy arguments. `files` are added to the build context. `wheels` are for pip-offline. With a
+    `stamp`, each requested image gets one more tag, which ends in it.
     """
 
     names: tuple[str, ...]
@@ -31,6 +32,7 @@ class BuildRequest:
     args: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
     wheels: WheelRequest | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,13 @@ class ImagePlan:
         return f"{self.recipe.name}:{self.variant.name}"
 
 
-def image_names(recipe: Recipe, variant: Variant, namespace: str) -> tuple[str, ...]:
-    """Return the full names of a variant's image."""
+def image_names(recipe: Recipe, variant: Variant, namespace: str, stamp: str = "") -> tuple[str, ...]:
+    """Return the full names of a variant's image; with a `stamp`, also `cpu-STAMP`, or `STAMP` for `latest`."""
     prefix = f"{namespace.rstrip('/')}/" if namespace else ""
-    return tuple(f"{prefix}{recipe.name}:{tag}" for tag in variant.tags)
+    tags = variant.tags
+    if stamp:
+        tags += (stamp if tags[0] == "latest" else f"{tags[0]}-{stamp}",)
+    return tuple(f"{prefix}{recipe.name}:{tag}" for tag in tags)
 
 
 def plan_images(
@@ -100,12 +105,13 @@ def _plan_image(
     recipes: Mapping[str, Recipe], name: str, variant: Variant, request: BuildRequest, environment: BuildEnvironment
 ) -> ImagePlan:
     recipe, requested = recipes[name], name in request.names
+    names = image_names(recipe, variant, environment.namespace, request.stamp if requested else "")
     if recipe.parent is None:
         base = request.bases.get("") or variant.base or ""
     else:
         parent = recipes[recipe.parent]
-        names = image_names(parent, parent.variant(variant.parent), environment.namespace)
-        base = request.bases.get(parent.name) or names[0]
+        parents = image_names(parent, parent.variant(variant.parent), environment.namespace)
+        base = request.bases.get(parent.name) or parents[0]
     return ImagePlan(
         recipe=recipe,
         variant=variant,
@@ -117,7 +123,7 @@ def _plan_image(
         },
         args=request.args,
         files=request.files if requested else {},
-        tags=(request.tag,) if requested and request.tag else image_names(recipe, variant, environment.namespace),
+        tags=(request.tag,) if requested and request.tag else names,
         requested=requested,
     )
 

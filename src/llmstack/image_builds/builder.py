@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llmstack.engine.build_context import write_directory
@@ -25,6 +26,8 @@ from llmstack.oci.reference import DOCKER_HUB, Reference
 from llmstack.oci.spec import Platform
 from llmstack.reporting import Reporter, human_time
 
+# The time of the build, in the tag that never moves.
+STAMP = "%Y%m%d-%H%M%S"
 PIP_OFFLINE = "pip-offline"
 # The recipe whose image contains llmstack.
 HUB = "hub"
@@ -112,6 +115,9 @@ def build(
     _check_request(request, recipes)
     if options.squash:
         require_library()
+    if options.push:
+        # The other tags move with each push. This one stays, so that a deployment can name what it has tested.
+        request = replace(request, stamp=f"{datetime.now(UTC):{STAMP}}")
     # Render everything once before the first build: an error in the last recipe shows immediately.
     for image in plan_images(recipes, request, environment, lambda _: False):
         render(image)
