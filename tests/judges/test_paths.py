@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.judges.conftest import FILES, TOOL, Judge
+from tests.support.cli import run_llmstack
 from tests.support.ferry import Port
 from tests.support.process import Daemon
 from tests.support.serving import install
@@ -125,6 +126,10 @@ def test_containerd_mounts_both_and_estargz_keeps_both(judge: Judge, containerd:
         script = f"{' '.join(ctr)} images mount --platform=linux/amd64 {name} {target} && cp -a {target} {target}-copy"
         judge.run("sh", "-ec", script)
         check_root(Path(f"{target}-copy"))
+    judge.run(*ctr, "images", "push", "--plain-http", "--platform=linux/amd64", converted)
+    done = run_llmstack("extract", converted, shared / "extracted", "--json")
+    assert done.code == 0, done.stderr
+    assert files_of(shared / "extracted") == FILES
 
 
 def test_copies_of_skopeo_and_crane_unpack_to_both(judge: Judge, carried: str, shared: Path):

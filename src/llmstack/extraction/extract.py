@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any, Literal
 
 from llmstack.carried_image import annotation_keys
-from llmstack.carried_image.file_index import FORMAT_2, FileIndex
+from llmstack.carried_image.file_index import FORMAT_2, MODELS_ROOT, ROOT, FileIndex
 from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.carried_image.image_location import locate
 from llmstack.carried_image.naming import Namespace, tag_for
@@ -152,7 +152,10 @@ class _Extraction:
             )
         tars = self.image.layer_tars()
         with self._context(directory, sum(tar.size for tar in tars)) as context:
-            merged = merge_layers([self._layer(tar) for tar in tars], self.request.selection, context)
+            # Other images keep their files in /REPO, whatever they have in /models.
+            stored_in = MODELS_ROOT if labels.get(annotation_keys.REPO_TYPE) == "model" else ROOT
+            layers = [self._layer(tar) for tar in tars]
+            merged = merge_layers(layers, self.request.selection, context, stored_in)
             self._warn_of_case_conflicts(merged.paths, context.destination)
         if merged.dangling:
             self.reporter.warn(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from llmstack.carried_image.file_index import MODELS_ROOT, ROOT
+from llmstack.carried_image.file_index import ROOT
 from llmstack.carried_image.selection import Selection, select
 from llmstack.errors import IntegrityError, NotFoundError
 from llmstack.extraction.from_index import ExtractContext
@@ -37,24 +37,30 @@ class MergeResult:
     dangling: tuple[str, ...]
 
 
-def merge_layers(layers: Sequence[LayerSource], selection: Selection, context: ExtractContext) -> MergeResult:
+def merge_layers(
+    layers: Sequence[LayerSource], selection: Selection, context: ExtractContext, stored_in: str = ROOT
+) -> MergeResult:
     """Write the files that the merged image has under /REPO. `layers` start with the top one.
 
+    `stored_in` is the directory where the image is expected to store the files, if those in /REPO are hard links.
     Publishes files only after all layers are read and verified. Raises NotFoundError if there are no files,
     IntegrityError, UnavailableError.
     """
-    return _LayerMerge(layers, selection, context).run()
+    return _LayerMerge(layers, selection, context, stored_in).run()
 
 
 class _LayerMerge:
-    def __init__(self, layers: Sequence[LayerSource], selection: Selection, context: ExtractContext) -> None:
+    def __init__(
+        self, layers: Sequence[LayerSource], selection: Selection, context: ExtractContext, stored_in: str
+    ) -> None:
         self._layers = layers
         self._selection = selection
         self._context = context
+        self._stored_in = stored_in
         self._destination = context.destination
         self._rootfs = Rootfs(ROOT)
         self._sizes: dict[str, int] = {}
-        # Files outside /REPO with hard links in it, by layer and path.
+        # Files in `stored_in` with hard links in /REPO, by layer and path.
         self._targets: dict[tuple[int, str], PartialFile] = {}
 
     def run(self) -> MergeResult:
@@ -80,8 +86,8 @@ class _LayerMerge:
     def _read(self, number: int, layer: LayerSource, partials: dict[str, PartialFile]) -> None:
         """Write a layer's selected files, except those that a higher layer hides.
 
-        In a carried image of a model, they are hard links to files in /models. Those are written as well, or else the
-        layer would have to be read twice; they are discarded if no hard link follows.
+        Files in `stored_in` are written as well, or else the layer would have to be read again for the hard links to
+        them; they are discarded if none follows.
         """
         written: dict[str, PartialFile] = {}
         targets: set[str] = set()
@@ -154,9 +160,9 @@ class _LayerMerge:
                 partial.write(piece)
 
     def _may_be_target(self, entry: TarEntry) -> bool:
-        """Tell whether a file outside /REPO may have a hard link in it."""
+        """Tell whether an entry is a file outside /REPO that probably has a hard link in it."""
         root, _, path = entry.path.partition("/")
-        return entry.kind == "file" and root == MODELS_ROOT and self._is_selected(path)
+        return entry.kind == "file" and root == self._stored_in != ROOT and self._is_selected(path)
 
     def _is_selected(self, path: str) -> bool:
         return bool(select([path], self._selection, str))
