@@ -49,6 +49,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     carry(models, "org--sharded", SHARDS, repo_id="org/sharded")
     carry(models, "org--torch", {"model.safetensors": b"{}"}, repo_id="org/torch")
     carry(models, "org--bad", {"m-Q8_0.gguf": Q8, "params": b"temperature 0.5"}, repo_id="org/bad")
+    odd = (".gguf", "-Q6_K.gguf", "a b.gguf", "é.gguf", "plain.gguf", "x" * 130 + ".gguf", "mmproj.gguf")
+    carry(models, "org--odd", {name: name.encode() for name in odd}, repo_id="org/odd")
     carry(models, "org--old--v1.0", {"m-Q8_0.gguf": Q8}, repo_id="org/old", revision="v1.0")
     with serving(folder, f"oci:{folder}") as hub:
         yield hub
@@ -150,6 +152,19 @@ def test_llama_cpp_gets_the_files_to_download(hub: Serving, tag: str, name: str)
     assert value["ggufFile"]["size"] == len(FILES[name])
     assert value["mmprojFile"]["rfilename"] == "mmproj-f16.gguf"
     assert hub.get(f"/Org/Quantized-GGUF/resolve/main/{name}").body == FILES[name]
+
+
+def test_only_what_a_tag_can_be_is_listed(hub: Serving):
+    tags = json.loads(hub.get("/v2/org/odd/tags/list").body)["tags"]
+    assert tags == ["Q6_K", "latest", "main", "plain.gguf"]
+    for tag in tags:
+        assert hub.get(f"/v2/org/odd/manifests/{tag}").status == 200
+
+
+def test_llama_cpp_needs_no_params(hub: Serving):
+    headers = {"User-Agent": "llama-cpp", "Accept": "application/json"}
+    answer = hub.ask("GET", "/v2/org/bad/manifests/Q8_0", headers)
+    assert json.loads(answer.body)["ggufFile"]["rfilename"] == "m-Q8_0.gguf"
 
 
 def test_the_accept_header_selects_the_manifest(hub: Serving):

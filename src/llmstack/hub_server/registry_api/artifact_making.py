@@ -67,6 +67,15 @@ def make(reader: FactsReader, revision: Revision, models: list[GgufModel], kind:
     )
 
 
+def check_params(reader: FactsReader, revision: Revision) -> None:
+    """Raise AnswerError if ollama could not load a model of this revision because of the file `params`."""
+    data = reader.repo_index.read(revision, "params", _MAX_PARAMS)
+    try:
+        parse_object(data or b"{}", "params")
+    except IntegrityError as error:
+        raise no_ollama(f"{revision.repo_id}: {error}") from error
+
+
 def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufModel | None) -> Artifact:
     chosen = [file for file in files.in_order() if not model or not gguf_files.is_of_other(file, model)]
     too_many = unsupported(revision, f"{len(chosen):,} files are too many for one manifest")
@@ -80,25 +89,15 @@ def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufMode
 
 
 def _ollama(reader: FactsReader, revision: Revision, files: Files, model: GgufModel) -> Artifact:
-    if params := _small(files, "params", _MAX_PARAMS):
-        _check_params(revision, reader.repo_index.read(revision, params.path, _MAX_PARAMS) or b"")
     licenses = (_small(files, name) for name in _LICENSES)
     custom = Customization(
         template=_small(files, "template"),
-        params=params,
+        params=_small(files, "params", _MAX_PARAMS),
         system=_small(files, "system"),
         license=next(filter(None, licenses), None),
     )
     projector = gguf_files.projector(files.in_order())
     return ollama_artifact(model, projector, custom, reader.of_model(revision, model))
-
-
-def _check_params(revision: Revision, data: bytes) -> None:
-    """Raise AnswerError if ollama could not load the model because of its params."""
-    try:
-        parse_object(data, "params")
-    except IntegrityError as error:
-        raise no_ollama(f"{revision.repo_id}: {error}") from error
 
 
 def _small(files: Files, path: str, limit: int = _MAX_CUSTOM) -> IndexedFile | None:

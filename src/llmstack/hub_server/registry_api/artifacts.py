@@ -16,13 +16,13 @@ from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
-from llmstack.hub_server.registry_api.artifact_making import Kind, kinds_of, make, obstacle
+from llmstack.hub_server.registry_api.artifact_making import Kind, check_params, kinds_of, make, obstacle
 from llmstack.hub_server.registry_api.gguf_files import GgufModel
 from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.registry_errors import no_ollama, unknown_manifest, unknown_tag, unsupported
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Files, Found, Repo, Revision
-from llmstack.oci.reference import Digest
+from llmstack.oci.reference import Digest, is_tag
 
 LATEST = "latest"
 # Manifests and configs, in bytes; files by hash, as paths; and GGUF models with the digests of their artifacts.
@@ -69,9 +69,8 @@ class Artifacts:
         if (main := repo.revision(DEFAULT_REVISION)) and not obstacle(main):
             models = self._models(main)
             kinds = set(kinds_of(self._index.files(main), models))
-            named = gguf_files.labels(model for model in models if Kind(model.files[0].path) in kinds)
-            tags |= {LATEST, *map(_tag_of, named)}
-        return sorted(tags)
+            tags |= {LATEST, *gguf_files.labels(model for model in models if Kind(model.files[0].path) in kinds)}
+        return sorted(filter(is_tag, tags))
 
     def by_tag(self, repo: Repo, tag: str) -> Artifact:
         """Return the ModelPack artifact of a tag: of a revision, or of a quantization of main.
@@ -112,6 +111,8 @@ class Artifacts:
                 f"{repo.repo_id}: {model.name} is one of several files of a model, which ollama cannot pull: "
                 "join them with llama-gguf-split --merge, or use llama.cpp"
             )
+        if not is_llama_cpp:
+            check_params(self._reader, main)
         return self._get(main, Kind(model.files[0].path, is_ollama=True))
 
     def by_digest(self, repo: Repo, digest: Digest) -> Artifact:
