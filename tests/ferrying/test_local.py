@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmstack
+from llmstack.hf.snapshot import HubFile
 from tests.extraction.support import contents
 from tests.support.cli import run_llmstack
 from tests.support.disk import with_bad_sector
@@ -200,6 +201,14 @@ def test_a_socket_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.Mo
         made.bind("control")
         with pytest.raises(llmstack.UsageError, match="control: neither a file nor a directory"):
             ferry(small, tmp_path / "carried")
+
+
+def test_a_clone_without_its_large_files_is_refused(small: Path, tmp_path: Path):
+    pointer = HubFile("model.safetensors", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest()).pointer
+    write(small, {"model.safetensors": pointer})
+    with pytest.raises(llmstack.UsageError, match=r"model\.safetensors: a pointer of Git LFS") as refused:
+        ferry(small, tmp_path / "carried")
+    assert "git lfs pull" in str(refused.value.hint)
 
 
 def test_a_device_is_no_single_file(tmp_path: Path):

@@ -19,7 +19,7 @@ from llmstack.ferrying.local_files import (
     unreadable,
 )
 from llmstack.hf.front_matter import MAX_CARD, README, license_of, parse_card
-from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
+from llmstack.hf.snapshot import LFS_POINTER, HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net.cancel import Cancel
 from llmstack.net.parallel import run_all
 from llmstack.reporting import Reporter
@@ -29,6 +29,8 @@ NO_DATE = "1970-01-01T00:00:00Z"
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Small files are hashed together, so that threads do not compete for system calls.
 _SMALL = 4 * 1024 * 1024
+# The limit of git-lfs itself.
+_LARGEST_POINTER = 1024
 _SHOWN = 3
 
 
@@ -128,6 +130,12 @@ class LocalRepo:
             for file in files:
                 digest = hashlib.sha256()
                 for chunk in file.chunks(0, file.size, self._cancel):
+                    if file.size <= _LARGEST_POINTER and chunk.startswith(LFS_POINTER):
+                        raise UsageError(
+                            f"{file.path}: a pointer of Git LFS, not the file itself",
+                            hint="download the files with: git lfs pull",
+                            side="source",
+                        )
                     digest.update(chunk)
                     task.advance(len(chunk))
                 hashed[file.path] = digest.hexdigest()

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 RepoType = Literal["model", "dataset"]
 # The limit for a repo id, a revision and a license.
 MAX_STRING = 1024
+# The first line of a pointer (git-lfs docs/spec.md).
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 
 
@@ -40,8 +42,8 @@ class HubFile:
 
     @property
     def pointer(self) -> bytes:
-        """The pointer that git stores for an LFS file (git-lfs docs/spec.md)."""
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n".encode()
+        """The pointer that git stores for an LFS file."""
+        return LFS_POINTER + f"oid sha256:{self.oid}\nsize {self.size}\n".encode()
 
     @property
     def git_oid(self) -> str:
