@@ -11,7 +11,7 @@ from typing import Any
 
 from llmstack.bundles.document import FORMAT, Contents, Order, Piece, check_format, short_id
 from llmstack.bundles.volume_reader import OpenedVolume, StoredPiece
-from llmstack.errors import IntegrityError, NotFoundError
+from llmstack.errors import IntegrityError, NotFoundError, on_side
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import MANIFEST, Descriptor, Manifest, RawManifest, canonical_json, parse_object
 from llmstack.oci.store import BlobStore, read_verified, write_bytes
@@ -39,6 +39,7 @@ class LoadedTags:
     def __init__(self, store: BlobStore) -> None:
         self._store = store
 
+    @on_side("destination")
     def read(self) -> dict[str, TagRecord]:
         """Return the record, empty if nothing was loaded yet; raises LlmstackError."""
         what = f"{self._store.name}:{_LOADED_TAG}"
@@ -55,6 +56,7 @@ class LoadedTags:
         except (KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{what}: invalid record of loaded tags") from error
 
+    @on_side("destination")
     def add(self, contents: Contents, names: Mapping[str, Digest]) -> None:
         """Record that a bundle wrote these tags. Another load may have written in between, so the record is reread."""
         tags = self.read()
@@ -80,6 +82,7 @@ class Staging:
         self._contents = contents
         self._tag = short_id(contents.id)
 
+    @on_side("destination")
     def read(self) -> dict[int, list[StoredPiece]]:
         """Return the staged volumes with their pieces; raises LlmstackError."""
         found = _read_artifact(self._store, self._tag)
@@ -101,6 +104,7 @@ class Staging:
             raise IntegrityError(f"{what}: invalid record of a bundle") from error
         return volumes
 
+    @on_side("destination")
     def write(self, volumes: Mapping[int, Sequence[StoredPiece]]) -> None:
         """Record the volumes whose pieces the store has."""
         staged = {
@@ -111,6 +115,7 @@ class Staging:
         blobs = {part.blob.digest: part.blob for pieces in volumes.values() for part in pieces}
         _put_artifact(self._store, self._tag, _STAGED_TYPE, canonical_json(value), blobs.values())
 
+    @on_side("destination")
     def remove(self) -> bool:
         """Delete the record; return whether there was one."""
         try:
