@@ -53,6 +53,9 @@ DESCRIPTIONS = {
     "no_proxy": "Hosts that image builds reach without a proxy.",
     "ca_cert": "PEM file with certificate authorities that built images trust. Relative to llmstack.yaml.",
     "recipes": "Directories with recipes of your own. Relative to llmstack.yaml.",
+    "builder": "Builder of images: auto, classic or buildx. auto takes buildx if it is installed.",
+    "pip_config": "pip configuration with credentials, a secret of build steps. Needs buildx.",
+    "netrc": "netrc file with credentials, a secret of build steps. Needs buildx.",
     "build_network": "Docker network mode of build steps.",
 }
 

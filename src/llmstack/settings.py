@@ -28,6 +28,9 @@ _SIZE = re.compile(r"(\d{1,15}) ?([KMGT]?)(i?)B?")
 class BuildSettings:
     """How images are built.
 
+    `builder` is auto, classic or buildx. `pip_config` and `netrc` are files with credentials of private indexes; as
+    secrets of build steps, they need buildx.
+
     Package sources (URLs without credentials), the proxies of build steps, a PEM file with the certificate authorities
     to trust, Docker's network mode for build steps, and directories with recipes of your own. Paths in llmstack.yaml
     are relative to that file.
@@ -43,6 +46,9 @@ class BuildSettings:
     ca_cert: Path | None = None
     build_network: str = ""
     recipes: tuple[Path, ...] = ()
+    builder: str = "auto"
+    pip_config: Path | None = None
+    netrc: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,54 @@ def test_build_without_an_engine_exits_6():
     assert done.stderr.startswith(f"error: the Docker Engine at {engine} does not answer: No such file or directory\n")
 
 
+def test_missing_buildx_is_an_error_only_if_it_is_needed(tmp_path):
+    (tmp_path / "netrc").touch()
+    path = {**NO_ENGINE, "PATH": str(tmp_path)}
+    for arguments, variables, message in (
+        (["--builder", "buildx"], {}, "docker buildx: the command docker cannot be run"),
+        (["--push", "--attest", "sbom"], {"LLMSTACK_NAMESPACE": "registry.site/x"}, "--attest sbom: docker buildx: "),
+        ([], {"LLMSTACK_NETRC": str(tmp_path / "netrc")}, "netrc: docker buildx: "),
+    ):
+        done = run_llmstack("build", "hf", *arguments, env={**path, **variables})
+        assert done.code == 6
+        assert done.stderr.startswith(f"error: {message}"), done.stderr
+        assert "--builder classic" in done.stderr
+    assert "the Docker Engine at" in run_llmstack("build", "hf", env=path).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--builder", "classic"], {"LLMSTACK_NETRC": "/dev/null"}, "netrc: the classic builder cannot do that"),
+        (["--dry-run"], {"LLMSTACK_NETRC": "/dev/null"}, "netrc: a Dockerfile can only read it as a build secret"),
+        ([], {"LLMSTACK_PIP_CONFIG": "/nowhere"}, "pip_config /nowhere: cannot be read"),
+        ([], {"LLMSTACK_BUILDER": "kaniko"}, "builder: must be auto, classic or buildx, not 'kaniko'"),
+        (["--platform", "linux/amd64,linux/arm64"], {}, "--platform linux/amd64,linux/arm64: the result can only be"),
+        (
+            ["--attest", "signature", "--push"],
+            {},
+            "--attest signature: must be provenance, sbom or sbom=GENERATOR_IMAGE",
+        ),
+        (["--attest", "sbom", "--push", "--squash"], {}, "--attest sbom: cannot be combined with --squash"),
+        (
+            ["--attest", "sbom", "--push", "--builder", "classic"],
+            {},
+            "--attest sbom: the classic builder cannot do that",
+        ),
+        (
+            ["--builder", "buildx"],
+            {"LLMSTACK_HTTP_PROXY": "http://user:hush@proxy.site"},
+            "http_proxy: contains a password, which buildx would store",
+        ),
+    ],
+)
+def test_contradictory_builder_options_are_refused(arguments, variables, message):
+    done = run_llmstack("build", "hf", *arguments, env={**NO_ENGINE, **variables})
+    assert done.code == 2
+    assert done.stderr.startswith(f"error: {message}"), done.stderr
+    assert "hush" not in done.stderr
+
+
 def test_squash_without_its_library_fails_before_the_build(tmp_path):
     (tmp_path / "docker_squash.py").write_text("raise ImportError\n")
     done = run_llmstack("build", "hf", "--squash", env={**NO_ENGINE, "PYTHONPATH": str(tmp_path)})

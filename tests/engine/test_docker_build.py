@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from llmstack.engine.docker_build import build_image, push_image, tag_image
+from llmstack.engine.docker_build import ClassicBuilder, push_image, tag_image
 from llmstack.engine.docker_engine import Engine as Client
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError
 from llmstack.image_builds.build_environment import BuildEnvironment
@@ -18,6 +18,7 @@ from tests.support.listener import Listener
 from tests.support.recipes import write_recipe
 from tests.support.relay import Relay
 
+BUILDER = ClassicBuilder()
 ONE = "description: A test\nvariants:\n  cpu:\n    base: {base}\n"
 
 
@@ -26,7 +27,7 @@ def build(recipes, name, environment=None, args=None, **options):
     listener, request = Listener(), BuildRequest((name,), args=args or {})
     [plan] = plan_images(load_recipes(recipes), request, environment or BuildEnvironment(), lambda _: True)
     with Client() as client:
-        image = build_image(client, build_spec(plan, BuildOptions(**options)), listener)
+        image = BUILDER.build(client, build_spec(plan, BuildOptions(**options), BUILDER), listener)
     return image, listener
 
 

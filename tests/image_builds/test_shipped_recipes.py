@@ -27,10 +27,14 @@ BUILDKIT = re.compile(
 PLAIN_DEFAULT = "hgf" + "good"
 
 
-def rendered(name, variant, environment=None):
+# What differs between the two builders.
+MOUNTS = re.compile(r"--mount=\S+ |--no-cache-dir |-o Dir::Cache::archives=\S+ ")
+
+
+def rendered(name, variant, environment=None, *, buildkit=False):
     request = BuildRequest((name,), variant)
     [image] = plan_images(RECIPES, request, environment or BuildEnvironment(), lambda _: True)
-    return render(image)
+    return render(image, buildkit=buildkit)
 
 
 def full_environment(tmp_path):
@@ -64,9 +68,10 @@ def test_parents_come_first():
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_dockerfile_passes_hadolint(name, variant, tmp_path):
-    for environment in (BuildEnvironment(), full_environment(tmp_path)):
+    full = full_environment(tmp_path)
+    for environment, buildkit in ((BuildEnvironment(), False), (full, False), (full, True)):
         dockerfile = tmp_path / "Dockerfile"
-        dockerfile.write_text(rendered(name, variant, environment).dockerfile)
+        dockerfile.write_text(rendered(name, variant, environment, buildkit=buildkit).dockerfile)
         done = subprocess.run(
             [BIN / "hadolint", "--config", IMAGES / "hadolint.yaml", "--no-color", dockerfile],
             capture_output=True,
@@ -91,6 +96,22 @@ def test_dockerfile_works_without_buildkit_and_has_the_origin_of_each_instructio
     for origin, instruction in zip(result.origins, instructions, strict=True):
         line = (IMAGES.parent / origin.template).read_text().splitlines()[origin.line - 1]
         assert line.split()[0] == instruction.split()[0]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_builders_differ_in_caches_and_secrets_only(name, variant, tmp_path):
+    (tmp_path / "netrc").touch()
+    environment = BuildEnvironment(BuildSettings(netrc=tmp_path / "netrc", builder="buildx"))
+    classic, buildkit = rendered(name, variant), rendered(name, variant, environment, buildkit=True)
+    lines = [MOUNTS.sub("", each.dockerfile).splitlines()[2:] for each in (classic, buildkit)]
+    assert lines[0] == lines[1]
+    assert classic.origins == buildkit.origins
+    for run in re.split(r"^(?=[A-Z]+ )", buildkit.dockerfile, flags=re.MULTILINE):
+        if "apt-get install" in MOUNTS.sub("", run):
+            assert run.startswith("RUN --mount=type=cache,id=llmstack-apt,")
+        if "-m pip install" in run or "-m pip download" in run:
+            assert run.startswith(f"RUN --mount=type=cache,id=llmstack-pip-{name}-{variant},target=/root/.cache/pip ")
+            assert "--mount=type=secret,id=netrc,target=/root/.netrc " in run
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

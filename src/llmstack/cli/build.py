@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ import typer
 
 from llmstack.cli.options import DebugOption, JsonOption, ProgressOption, ProgressStyle, QuietOption
 from llmstack.errors import UsageError
+
+
+class BuilderChoice(StrEnum):
+    """The values of --builder."""
+
+    AUTO = "auto"
+    CLASSIC = "classic"
+    BUILDX = "buildx"
 
 
 def build(
@@ -34,8 +43,23 @@ def build(
         Path | None, typer.Option("--ca-cert", metavar="FILE", help="PEM file with certificate authorities to trust.")
     ] = None,
     platform: Annotated[
-        str | None, typer.Option("--platform", metavar="OS/ARCH", help="Target platform, such as linux/arm64.")
+        str | None,
+        typer.Option(
+            "--platform",
+            metavar="OS/ARCH",
+            help="Target platform, such as linux/arm64; several with commas and --push.",
+        ),
     ] = None,
+    builder: Annotated[
+        BuilderChoice | None,
+        typer.Option("--builder", help="Builder (default: auto, which takes docker buildx if it is installed)."),
+    ] = None,
+    attest: Annotated[
+        list[str],
+        typer.Option(
+            "--attest", metavar="provenance|sbom[=IMAGE]", help="Attestation to push with the image. Repeatable."
+        ),
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not use the build cache.")] = False,
     pull: Annotated[bool, typer.Option("--pull", help="Pull the newest base image.")] = False,
     squash: Annotated[bool, typer.Option("--squash", help="Squash the layers above the base into one.")] = False,
@@ -69,30 +93,39 @@ def build(
     Mirrors, proxies and certificate authorities are set in llmstack.yaml.
     """
     from llmstack.cli.build_output import parse_pairs, print_built, print_exported
-    from llmstack.image_builds import builder
+    from llmstack.image_builds import builder as builds
     from llmstack.image_builds.build_environment import BuildEnvironment
     from llmstack.image_builds.build_plan import BuildRequest
     from llmstack.image_builds.wheel_download import WheelRequest
     from llmstack.reporting import make_reporter
     from llmstack.settings import load_settings
 
-    environment = BuildEnvironment.from_settings(load_settings({"ca_cert": ca_cert}))
+    environment = BuildEnvironment.from_settings(
+        load_settings({"ca_cert": ca_cert, "builder": builder and builder.value})
+    )
     request = BuildRequest(tuple(names), variant, tag, parse_pairs(base, unnamed=True), parse_pairs(build_arg))
-    options = builder.BuildOptions(platform=platform, no_cache=no_cache, pull=pull, squash=squash, push=push)
+    options = builds.BuildOptions(
+        platforms=tuple(filter(None, (platform or "").split(","))),
+        no_cache=no_cache,
+        pull=pull,
+        squash=squash,
+        push=push,
+        attestations=tuple(attest),
+    )
     if (python or platform_tag) and not requirements:
         raise UsageError("--python and --platform-tag require --requirements")
     if dry_run:
-        sys.stdout.write(builder.dockerfiles(request, environment))
+        sys.stdout.write(builds.dockerfiles(request, environment))
         return
     if requirements:
         request = replace(request, wheels=WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)))
     if export:
         if push or squash:
             raise UsageError("--export-context builds nothing: it cannot be combined with --push or --squash")
-        exported = builder.export_context(request, environment, export, make_reporter(progress.value, quiet=quiet))
+        exported = builds.export_context(request, environment, export, make_reporter(progress.value, quiet=quiet))
         print_exported(exported, as_json=as_json)
         return
-    results = builder.build(request, environment, options, make_reporter(progress.value, quiet=quiet))
+    results = builds.build(request, environment, options, make_reporter(progress.value, quiet=quiet))
     print_built(results, as_json=as_json)
 
 

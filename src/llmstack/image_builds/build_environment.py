@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llmstack.engine.buildx import Buildx, choose_builder
+from llmstack.engine.docker_build import ClassicBuilder
 from llmstack.errors import UsageError
 from llmstack.settings import BuildSettings, Settings
 
 # The environment's files in the build context, and in the image during the build. The last root step removes them.
 CONTEXT_FOLDER = "site"
 IMAGE_FOLDER = "/opt/llmstack-site"
+
+# The files with credentials, by their setting, and where pip reads them in a build step. No layer contains them.
+SECRET_PATHS = {"pip_config": "/root/.config/pip/pip.conf", "netrc": "/root/.netrc"}
 
 # The host and path of Debian's and Ubuntu's archives, as any base image may name them.
 _ARCHIVE = r"https\?://[^/ ]*/\(debian-security\|debian\|ubuntu-ports\|ubuntu\)\b"
@@ -68,6 +73,26 @@ class BuildEnvironment:
         names = ("http_proxy", "https_proxy", "no_proxy")
         values = {name: getattr(self.settings, name) for name in names}
         return {name: value for key, value in values.items() if value for name in (key, key.upper())}
+
+    @property
+    def secret_files(self) -> dict[str, Path]:
+        """The files with credentials, by their setting; raises UsageError if one cannot be read."""
+        paths = {name: getattr(self.settings, name) for name in SECRET_PATHS}
+        found = {name: path for name, path in paths.items() if path}
+        for name, path in found.items():
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise UsageError(f"{name} {path}: cannot be read: {error.strerror}") from error
+        return found
+
+    def builder(self, needs: str = "") -> Buildx | ClassicBuilder:
+        """Return the builder of the settings; `needs` says what only buildx can do."""
+        secrets = " and ".join(self.secret_files)
+        with_password = [name for name, value in self.proxies.items() if proxy_credentials([value])]
+        # BuildKit stores build arguments in the engine's build history, where every user of the engine can read them.
+        excludes = f"{with_password[0]}: contains a password, which buildx would store" if with_password else ""
+        return choose_builder(self.settings.builder, needs or secrets, excludes)
 
     @property
     def uses_pip(self) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from llmstack.engine.build_context import write_directory
-from llmstack.engine.docker_build import BuildSpec, build_image, push_image, tag_image
+from llmstack.engine.build_steps import Builder, BuildSpec
+from llmstack.engine.buildx import Buildx
+from llmstack.engine.docker_build import push_image, tag_image
 from llmstack.engine.docker_engine import Engine
 from llmstack.engine.squash import require_library, squash_image
 from llmstack.errors import LlmstackError, UsageError
@@ -33,21 +35,46 @@ PIP_OFFLINE = "pip-offline"
 HUB = "hub"
 # The recipes that only `llmstack ferry --prepare` builds: they need a repo and a script.
 PREPARED = frozenset({"model", "dataset"})
+# The values of docker's option --attest. Without mode=min, a provenance would contain the build arguments.
+ATTESTATIONS = {"provenance": "type=provenance,mode=min", "sbom": "type=sbom"}
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build; raises UsageError for an invalid platform."""
+    """How to build; raises UsageError for invalid or contradictory options.
 
-    platform: str | None = None
+    Several `platforms`, and `attestations` (`provenance`, `sbom`, `sbom=GENERATOR`), are for a registry: with `push`.
+    """
+
+    platforms: tuple[str, ...] = ()
     no_cache: bool = False
     pull: bool = False
     squash: bool = False
     push: bool = False
+    attestations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.platform:
-            Platform.parse(self.platform)
+        for platform in self.platforms:
+            Platform.parse(platform)
+        for attestation in self.attestations:
+            if attestation.partition("=")[0] not in ATTESTATIONS or attestation.startswith("provenance="):
+                raise UsageError(f"--attest {attestation}: must be provenance, sbom or sbom=GENERATOR_IMAGE")
+        if self.needs_buildx and not self.push:
+            raise UsageError(f"{self.needs_buildx}: the result can only be pushed", hint="add --push")
+        if self.needs_buildx and self.squash:
+            raise UsageError(f"{self.needs_buildx}: cannot be combined with --squash")
+
+    @property
+    def platform(self) -> str | None:
+        """The only platform that was named."""
+        return self.platforms[0] if len(self.platforms) == 1 else None
+
+    @property
+    def needs_buildx(self) -> str:
+        """What only buildx can do; empty: nothing."""
+        if len(self.platforms) > 1:
+            return f"--platform {','.join(self.platforms)}"
+        return f"--attest {self.attestations[0]}" if self.attestations else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +87,7 @@ class BuildResult:
     tags: tuple[str, ...]
     pushed: Mapping[str, str]
     seconds: float
+    builder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +104,8 @@ class ExportResult:
 def dockerfiles(request: BuildRequest, environment: BuildEnvironment) -> str:
     """Return the Dockerfiles of the requested images, without a Docker Engine. Raises UsageError."""
     images = plan_images(all_recipes(environment.settings), request, environment, lambda _: True)
-    return "\n".join(render(image).dockerfile for image in images)
+    buildkit = _renders_for_buildkit(environment)
+    return "\n".join(render(image, buildkit=buildkit).dockerfile for image in images)
 
 
 def export_context(
@@ -97,7 +126,7 @@ def export_context(
         else:
             reporter.note(f"{image.title}: its base {image.base} must exist where the context is built")
         image = replace(image, stages={stage: _full_name(name) for stage, name in image.stages.items()})
-        rendered = render(image)
+        rendered = render(image, buildkit=_renders_for_buildkit(environment))
         write_directory(rendered.dockerfile, rendered.files, folder)
     reporter.note(f"{image.title}: build it with: docker buildx build --tag {image.tags[0]} {folder}")
     return ExportResult(image.recipe.name, image.variant.name, str(folder), image.tags, image.base)
@@ -118,21 +147,27 @@ def build(
     if options.push:
         # The other tags move with each push. This one stays, so that a deployment can name what it has tested.
         request = replace(request, stamp=f"{datetime.now(UTC):{STAMP}}")
+    builder = environment.builder(options.needs_buildx)
     # Render everything once before the first build: an error in the last recipe shows immediately.
     for image in plan_images(recipes, request, environment, lambda _: False):
-        render(image)
+        render(image, buildkit=builder.buildkit)
         if options.push and image.requested:
             _check_push_names(image)
+            _check_platforms(image, options)
     with Engine() as engine, _with_files(request, environment, reporter) as completed:
         images = plan_images(recipes, completed, environment, engine.has_image)
-        specs = [build_spec(image, options) for image in images]
-        results = [_build(engine, image, spec, options, reporter) for image, spec in zip(images, specs, strict=True)]
+        reporter.note(f"building with {builder.name}")
+        specs = [build_spec(image, options, builder) for image in images]
+        if isinstance(builder, Buildx) and options.needs_buildx:
+            _check_parents(images, options)
+            return [_publish(builder, *each, options, reporter) for each in zip(images, specs, strict=True)]
+        results = [_build(engine, builder, *each, options, reporter) for each in zip(images, specs, strict=True)]
     return [result for result, image in zip(results, images, strict=True) if image.requested]
 
 
-def build_spec(image: ImagePlan, options: BuildOptions, stage: str | None = None) -> BuildSpec:
-    """Render a planned image into the engine's build specification; `stage` is the last stage to build."""
-    rendered = render(image)
+def build_spec(image: ImagePlan, options: BuildOptions, builder: Builder, stage: str | None = None) -> BuildSpec:
+    """Render a planned image into the builder's specification; `stage` is the last stage to build."""
+    rendered = render(image, buildkit=builder.buildkit)
     proxies = {name: value for name, value in image.args.items() if name.lower() in PROXY_ARGS}
     build_args = {**image.environment.proxies, **proxies}
     return BuildSpec(
@@ -142,8 +177,9 @@ def build_spec(image: ImagePlan, options: BuildOptions, stage: str | None = None
         files=rendered.files,
         build_args=build_args,
         secrets=proxy_credentials(build_args.values()),
+        secret_files=image.environment.secret_files if builder.buildkit else {},
         stage=stage,
-        platform=options.platform,
+        platforms=options.platforms,
         network=image.environment.settings.build_network or None,
         no_cache=options.no_cache,
         # A parent is local: it was just built, or has a name without a registry. It cannot be pulled.
@@ -179,13 +215,33 @@ def _index_files(
     return {f"index/{name}": content for name, content in make_index(map(read_wheel, paths)).items()}
 
 
-def _build(engine: Engine, image: ImagePlan, spec: BuildSpec, options: BuildOptions, reporter: Reporter) -> BuildResult:
+def _publish(
+    builder: Buildx, image: ImagePlan, spec: BuildSpec, options: BuildOptions, reporter: Reporter
+) -> BuildResult:
+    """Build an image for a registry: the Docker Engine may not be able to store it."""
+    began = time.monotonic()
+    attestations = [
+        ATTESTATIONS[name] + (f",generator={value}" if value else "")
+        for name, _, value in (each.partition("=") for each in options.attestations)
+    ]
+    digest = builder.publish(spec, image.tags, attestations, reporter)
+    return _result(image, digest, dict.fromkeys(image.tags, digest), began, builder)
+
+
+def _result(image: ImagePlan, built: str, pushed: Mapping[str, str], began: float, builder: Builder) -> BuildResult:
+    seconds = round(time.monotonic() - began, 3)
+    return BuildResult(image.recipe.name, image.variant.name, built, image.tags, pushed, seconds, builder.name)
+
+
+def _build(
+    engine: Engine, builder: Builder, image: ImagePlan, spec: BuildSpec, options: BuildOptions, reporter: Reporter
+) -> BuildResult:
     began = time.monotonic()
     if options.platform and not spec.pull:
         for base in (image.base, *image.stages.values()):
             if engine.has_image(base):
                 _check_platform(engine, base, base, options.platform)
-    built = build_image(engine, spec, reporter)
+    built = builder.build(engine, spec, reporter)
     if options.platform:
         _check_platform(engine, built, image.title, options.platform)
     if options.squash and image.requested:
@@ -195,8 +251,35 @@ def _build(engine: Engine, image: ImagePlan, spec: BuildSpec, options: BuildOpti
     reporter.note(f"{image.title} is {', '.join(image.tags)} ({human_time(time.monotonic() - began)})")
     push = options.push and image.requested
     pushed = {name: push_image(engine, name, reporter) for name in image.tags} if push else {}
-    seconds = round(time.monotonic() - began, 3)
-    return BuildResult(image.recipe.name, image.variant.name, built, image.tags, pushed, seconds)
+    return _result(image, built, pushed, began, builder)
+
+
+def _renders_for_buildkit(environment: BuildEnvironment) -> bool:
+    """Tell whether a Dockerfile for other builders has BuildKit's mounts: only if buildx was named."""
+    if environment.secret_files and environment.settings.builder != "buildx":
+        names = " and ".join(environment.secret_files)
+        raise UsageError(f"{names}: a Dockerfile can only read it as a build secret", hint="use --builder buildx")
+    return environment.settings.builder == "buildx"
+
+
+def _check_platforms(image: ImagePlan, options: BuildOptions) -> None:
+    """Raise UsageError if a recipe does not support one of several platforms."""
+    known = image.variant.platforms
+    for platform in options.platforms if len(options.platforms) > 1 else ():
+        if platform not in known:
+            raise UsageError(
+                f"{image.title}: does not support {platform}", hint=f"supported platforms: {', '.join(known)}"
+            )
+
+
+def _check_parents(images: Sequence[ImagePlan], options: BuildOptions) -> None:
+    """Raise UsageError for a missing parent: the next image needs it in the registry."""
+    for image in images:
+        if not image.requested:
+            raise UsageError(
+                f"{image.title}: with {options.needs_buildx}, a parent must be in the registry",
+                hint=f"push it first, or name it too: llmstack build {image.recipe.name} …",
+            )
 
 
 def _check_platform(engine: Engine, image: str, name: str, requested: str) -> None:

@@ -14,7 +14,7 @@ import jinja2
 from llmstack import __version__
 from llmstack.disk import exists
 from llmstack.errors import UsageError
-from llmstack.image_builds.build_environment import CONTEXT_FOLDER, IMAGE_FOLDER
+from llmstack.image_builds.build_environment import CONTEXT_FOLDER, IMAGE_FOLDER, SECRET_PATHS
 from llmstack.image_builds.build_plan import ImagePlan
 from llmstack.image_builds.package_lock import pins, read_lock
 from llmstack.image_builds.recipe import TEMPLATE_FILE, images_folder
@@ -54,8 +54,11 @@ class RenderedImage:
     files: Mapping[str, bytes | Path]
 
 
-def render(image: ImagePlan) -> RenderedImage:
-    """Render a planned image; raises UsageError with the template and the line."""
+def render(image: ImagePlan, *, buildkit: bool = False) -> RenderedImage:
+    """Render a planned image, with cache and secret mounts if `buildkit`.
+
+    Raises UsageError with the template and the line.
+    """
     recipe, variant, environment = image.recipe, image.variant, image.environment
     args, local = _arguments(image)
     environment_files = environment.files()
@@ -81,6 +84,8 @@ def render(image: ImagePlan) -> RenderedImage:
         "has_ca_cert": bool(environment.settings.ca_cert),
         "apt_get": f"{IMAGE_FOLDER}/apt-get" if environment.uses_apt else "apt-get",
         "pip_config": f"PIP_CONFIG_FILE={IMAGE_FOLDER}/pip.conf " if environment.uses_pip else "",
+        "buildkit": buildkit,
+        "secrets": {name: SECRET_PATHS[name] for name in environment.secret_files} if buildkit else {},
         "version": __version__,
     }
     jinja = _jinja_environment((recipe.folder.parent, images_folder()))

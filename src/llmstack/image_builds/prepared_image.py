@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstack.engine.container_script import ScriptSpec, remove_image, run_script
-from llmstack.engine.docker_build import build_image, tag_image
+from llmstack.engine.docker_build import tag_image
 from llmstack.engine.docker_engine import Engine
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import repo_url
@@ -55,15 +55,17 @@ def build_prepared(request: PrepareRequest, environment: BuildEnvironment, repor
         script = request.script.read_bytes()
     except OSError as error:
         raise UsageError(f"script {request.script}: cannot be read: {error.strerror}") from error
-    stage = build_image(engine, build_spec(_plan(request, environment, script), BuildOptions(), STAGE), reporter)
+    builder, options = environment.builder(), BuildOptions()
+    first = build_spec(_plan(request, environment, script), options, builder, STAGE)
+    stage = builder.build(engine, first, reporter)
     name = f"llmstack-prepared:{uuid.uuid4().hex}"
     try:
         # The last build, with the stage's empty /x: what it needs is found missing before the script runs for hours.
         tag_image(engine, stage, [name])
-        last = build_spec(_plan(request, environment, script, name), BuildOptions())
-        remove_image(engine, build_image(engine, last, QuietReporter()), keep_parents=True)
+        last = build_spec(_plan(request, environment, script, name), options, builder)
+        remove_image(engine, builder.build(engine, last, QuietReporter()), keep_parents=True)
         tag_image(engine, run_script(engine, _script_spec(request, environment, stage), reporter), [name])
-        return build_image(engine, last, reporter)
+        return builder.build(engine, last, reporter)
     finally:
         # Keep the stage's own layers: the next repo's build reuses its tools.
         remove_image(engine, name, keep_parents=True)

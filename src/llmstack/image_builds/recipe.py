@@ -12,16 +12,41 @@ from typing import Any
 import llmstack
 from llmstack.errors import UsageError
 from llmstack.oci.reference import Reference, is_tag
+from llmstack.oci.spec import Platform
 from llmstack.safe_yaml import read_yaml
 from llmstack.settings import BuildSettings
 
 RECIPE_FILE = "image.yaml"
 TEMPLATE_FILE = "Dockerfile.j2"
 
+DEFAULT_PLATFORMS = ("linux/amd64",)
+
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-_RECIPE_KEYS = {"description", "parent", "ports", "files", "args", "packages", "labels", "local", "variants"}
-_VARIANT_KEYS = {"base", "stages", "parent", "args", "packages", "excluded", "python", "platform_tag", "tags"}
+_RECIPE_KEYS = {
+    "description",
+    "parent",
+    "ports",
+    "files",
+    "args",
+    "packages",
+    "labels",
+    "local",
+    "platforms",
+    "variants",
+}
+_VARIANT_KEYS = {
+    "base",
+    "stages",
+    "parent",
+    "args",
+    "packages",
+    "excluded",
+    "python",
+    "platform_tag",
+    "platforms",
+    "tags",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +56,7 @@ class Variant:
     `base` is the base image; None if the recipe has a parent. `stages` are the images of other build stages, by stage
     name. `parent` is the variant of the parent recipe. `packages` are pinned PyPI versions, in the order of image.yaml.
     They are installed for a `python` version on a `platform_tag`. The lock leaves out the packages that are `excluded`.
-    Child recipes use the image with the first of `tags`.
+    Child recipes use the image with the first of `tags`. `platforms` are those that one build can make together.
     """
 
     name: str
@@ -44,6 +69,7 @@ class Variant:
     python: str | None
     platform_tag: str | None
     tags: tuple[str, ...]
+    platforms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +126,9 @@ def _recipe(folder: Path, value: object) -> Recipe:
         raise _InvalidError(f"the directory name {folder.name!r} is not a valid image name")
     parent = _optional_string(fields, "parent")
     args, packages = _strings(fields, "args", _IDENTIFIER), _strings(fields, "packages")
+    platforms = _platforms(fields) or DEFAULT_PLATFORMS
     variants = {
-        name: _variant(name, item, parent, args, packages)
+        name: _variant(name, item, parent, _Defaults(args, packages, platforms))
         for name, item in _mapping(fields.get("variants"), "variants").items()
     }
     if not variants:
@@ -130,9 +157,16 @@ def _find_file(folder: Path, name: str) -> Path | None:
     return next((path for place in (folder, folder.parent, images_folder()) if (path := place / name).is_file()), None)
 
 
-def _variant(
-    name: str, value: object, parent: str | None, args: Mapping[str, str], packages: Mapping[str, str]
-) -> Variant:
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What a recipe says for all of its variants."""
+
+    args: Mapping[str, str]
+    packages: Mapping[str, str]
+    platforms: tuple[str, ...]
+
+
+def _variant(name: str, value: object, parent: str | None, defaults: _Defaults) -> Variant:
     fields = _mapping(value, f"variant {name}")
     _only(fields, _VARIANT_KEYS, f"variant {name}")
     base = _optional_string(fields, "base")
@@ -149,13 +183,24 @@ def _variant(
         base=base,
         stages=stages,
         parent=(_optional_string(fields, "parent") or name) if parent else None,
-        args={**args, **_strings(fields, "args", _IDENTIFIER)},
-        packages={**packages, **_strings(fields, "packages")},
+        args={**defaults.args, **_strings(fields, "args", _IDENTIFIER)},
+        packages={**defaults.packages, **_strings(fields, "packages")},
         excluded=tuple(map(str, _list(fields, "excluded"))),
         python=_optional_string(fields, "python"),
         platform_tag=_optional_string(fields, "platform_tag"),
         tags=tags,
+        platforms=_platforms(fields) or defaults.platforms,
     )
+
+
+def _platforms(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    platforms = tuple(str(platform) for platform in _list(fields, "platforms"))
+    for platform in platforms:
+        try:
+            Platform.parse(platform)
+        except UsageError as error:
+            raise _InvalidError(f"platforms: {error.message}") from error
+    return platforms
 
 
 def _check_reference(reference: str, variant: str) -> None:
