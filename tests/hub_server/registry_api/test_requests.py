@@ -17,7 +17,7 @@ from tests.hub_server.registry_api.test_model_pack import digest_of
 from tests.hub_server.test_routes import raw
 from tests.support.carried import carry
 from tests.support.ollama import ACCEPT
-from tests.support.serving import Serving, serving
+from tests.support.serving import Serving, serving, sparse_repo
 from tests.support.weight_files import gguf
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -109,3 +109,15 @@ def test_a_damaged_file_is_not_sent_completely(tmp_path: Path):
             response.read()
         hub.daemon.wait_until(lambda: "broken off" in hub.output)
         assert "does not match its sha256" in hub.output
+
+
+def test_the_length_of_a_huge_file_is_known(tmp_path: Path):
+    """ollama splits a download by it; below /resolve/, huggingface_hub must not see it."""
+    size = 60 * 1000**3
+    sparse_repo(Layout(tmp_path / "models"), "org--big", size, b"end")
+    target = f"/v2/org/big/blobs/sha256:{'cd' * 32}"
+    with serving(tmp_path, f"oci:{tmp_path}") as hub:
+        assert hub.ask("HEAD", target).headers["content-length"] == str(size)
+        assert hub.get(target, Range=f"bytes={size - 3}-{size - 1}").body == b"end"
+        [layer] = json.loads(hub.get("/v2/org/big/manifests/latest").body)["layers"]
+        assert layer["size"] == size
