@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from threading import BoundedSemaphore, Event
 
@@ -73,6 +73,12 @@ class FactsIndex:
         if missing:
             run_all(self.listed, missing, _PARALLEL, Event())
         return [repo for repo in found if accepts(self.listed(repo.shown))]
+
+    def select_weights(self, repos: Sequence[Repo], accepts: Callable[[Weights], bool]) -> list[Repo]:
+        """Return the repos whose weights are accepted, in order; none without a file index."""
+        indexed = [repo for repo in repos if repo.shown.files is not None]
+        weights = run_all(lambda repo: self.weights(repo.shown), indexed, _READERS, Event())
+        return [repo for repo, found in zip(indexed, weights, strict=True) if accepts(found)]
 
     def read_all(self) -> None:
         """Read the facts of all listed repos, so that lists need not; not those that cannot be read now."""

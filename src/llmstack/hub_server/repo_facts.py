@@ -81,6 +81,13 @@ class Weights:
     safetensors: Mapping[str, int] | None = None
     gguf: Gguf | None = None
 
+    @property
+    def total(self) -> int | None:
+        """The number of parameters; None if it is unknown."""
+        if self.safetensors is not None:
+            return sum(self.safetensors.values())
+        return self.gguf.total if self.gguf else None
+
 
 def facts_of(
     repo_type: RepoType, card: Json, config: Json, paths: Collection[str], declared_license: str | None

@@ -5,6 +5,8 @@ A parameter that is not known is an error: a client must not take all repos for 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from starlette.datastructures import QueryParams
 
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import AnswerError
-from llmstack.hub_server.repo_facts import Facts
+from llmstack.hub_server.repo_facts import Facts, Weights
 from llmstack.hub_server.repo_info import BASIC, DECLARED, FROM_WEIGHTS, SIBLINGS, expanded, hub_date
 from llmstack.hub_server.repos import Repo
 
@@ -43,6 +45,9 @@ _TAGS: Mapping[RepoType, Mapping[str, str]] = {
     },
 }
 _OTHERS = {"author", "cardData", "config", "cursor", "direction", "expand", "full", "gated", "limit", "search", "sort"}
+# `min:6B,max:128B`: how many parameters a model has.
+_RANGE = re.compile(r"(min|max):(\d{1,15}(?:\.\d{1,9})?)([KMBT]?)", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -65,7 +70,7 @@ _SORTS: Mapping[str, Callable[[Repo], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """What a client asks for: `tags` in lower case, `gated` None for any, `fields` None for the default ones."""
+    """What a client asks for: `tags` in lower case; the lowest and highest number of `parameters`; None for any."""
 
     repo_type: RepoType
     search: str
@@ -73,6 +78,7 @@ class ListQuery:
     tags: frozenset[str]
     task: str
     gated: bool | None
+    parameters: tuple[float, float] | None
     sort: str
     ascending: bool
     limit: int
@@ -83,7 +89,7 @@ class ListQuery:
     def parse(cls, repo_type: RepoType, query: QueryParams) -> ListQuery:
         """Read a query; raises AnswerError for unknown parameters and invalid values."""
         values = _values(query)
-        known = {*_OTHERS, *_TAGS[repo_type], *({"pipeline_tag"} if repo_type == "model" else ())}
+        known = {*_OTHERS, *_TAGS[repo_type], *({"pipeline_tag", "num_parameters"} if repo_type == "model" else ())}
         if unknown := sorted(values.keys() - known):
             names = ", ".join(sorted(known))
             raise _invalid(f"{unknown[0]!r} is not a parameter of a list of {repo_type}s; known are {names}")
@@ -102,6 +108,7 @@ class ListQuery:
             tags=frozenset(_wanted_tags(repo_type, values)),
             task=_one(values, "pipeline_tag"),
             gated=_flag(values, "gated"),
+            parameters=_parameters(_one(values, "num_parameters")),
             sort=sort,
             ascending=direction == "1" or (not direction and sort == "id"),
             limit=min(_number(values, "limit") or page, page),
@@ -120,6 +127,11 @@ class ListQuery:
         if self.gated is not None:
             found = [repo for repo in found if repo.shown.gated == self.gated]
         return sorted(found, key=_SORTS[self.sort], reverse=not self.ascending) if self.sort else found
+
+    def accepts_weights(self, weights: Weights) -> bool:
+        """Tell whether a model with these weights matches; one with an unknown number of parameters does not."""
+        low, high = self.parameters or (0.0, math.inf)
+        return (total := weights.total) is not None and low <= total <= high
 
     def accepts(self, facts: Facts) -> bool:
         """Tell whether a repo with these facts matches."""
@@ -186,6 +198,18 @@ def _number(values: Mapping[str, Sequence[str]], name: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
         raise _invalid(f"{name}: must be a number")
     return int(digits)
+
+
+def _parameters(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    found = {"min": 0.0, "max": math.inf}
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise _invalid("num_parameters: must be as in min:6B,max:128B")
+        found[match[1].lower()] = float(match[2]) * _UNITS[match[3].upper()]
+    return found["min"], found["max"]
 
 
 def _invalid(message: str) -> AnswerError:
