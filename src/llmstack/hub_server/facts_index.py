@@ -12,7 +12,6 @@ from llmstack.hf.front_matter import README, parse_card
 from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.image_files import read_range
 from llmstack.hub_server.lru_cache import Cache
-from llmstack.hub_server.model_card import MAX_README
 from llmstack.hub_server.repo_facts import Facts, Json, Weights, facts_of, gguf_files, safetensors_files
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Repo, Revision
@@ -31,6 +30,8 @@ from llmstack.oci.reference import Digest
 _MAX_FACTS = 32 * 1024 * 1024
 _MAX_HEADERS = 10_000
 _MAX_CONFIG = 1024 * 1024
+# A larger README is not shown, and not checked before its card is read.
+MAX_README = 1024 * 1024
 # A card is in the first bytes of a README.
 _CARD = 128 * 1024
 # Most headers of safetensors fit into the first read.
@@ -61,6 +62,13 @@ class FactsIndex:
     def facts(self, revision: Revision) -> Facts:
         """Return what the card and the config of a repo declare."""
         return self._facts.get(revision.digest, lambda: self._read_facts(revision))
+
+    def now(self, revision: Revision) -> Facts:
+        """Return the facts; those of no files if they cannot be read now."""
+        try:
+            return self.facts(revision)
+        except LlmstackError:
+            return _nothing(revision)
 
     def listed(self, revision: Revision) -> Facts:
         """Return the facts for a list. An image without a file index declares nothing: its layers would be read."""

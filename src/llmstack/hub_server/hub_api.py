@@ -19,7 +19,7 @@ from llmstack.hub_server.error_answers import AnswerError, entry_not_found, need
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.paths import Target, flag, path_of, quoted_path
 from llmstack.hub_server.public_url import endpoint_of
-from llmstack.hub_server.repo_facts import Facts, Json, facts_of
+from llmstack.hub_server.repo_facts import Json
 from llmstack.hub_server.repo_info import (
     ALWAYS,
     DECLARED,
@@ -88,7 +88,7 @@ def get_repo(hub: Hub, request: Request, target: Target) -> Response:
     files = hub.repo_index.files(revision)
     value = basic(revision)
     if fields & (DECLARED | FROM_CARD):
-        value |= declared(_facts_now(hub, revision))
+        value |= declared(hub.facts.now(revision))
     if fields & FROM_WEIGHTS:
         # Downloads begin with this request, and do not need the headers.
         with suppress(LlmstackError):
@@ -96,13 +96,6 @@ def get_repo(hub: Hub, request: Request, target: Target) -> Response:
     if fields & SIBLINGS:
         value |= siblings(files, blobs=flag(request, "blobs"))
     return json_response({name: item for name, item in value.items() if name in fields | ALWAYS})
-
-
-def _facts_now(hub: Hub, revision: Revision) -> Facts:
-    try:
-        return hub.facts.facts(revision)
-    except LlmstackError:
-        return facts_of(revision.repo_type, {}, {}, (), revision.license)
 
 
 def get_tree(hub: Hub, request: Request, target: Target) -> Response:

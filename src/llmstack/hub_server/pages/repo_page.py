@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 from starlette.requests import Request
@@ -13,13 +11,14 @@ from starlette.responses import RedirectResponse, Response
 from llmstack.errors import LlmstackError
 from llmstack.hf.front_matter import README, split_card
 from llmstack.hub_server.error_answers import entry_not_found
+from llmstack.hub_server.facts_index import MAX_README
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.model_card import MAX_README, card_of
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
 from llmstack.hub_server.paths import Target, file_url, folder_url
 from llmstack.hub_server.public_url import endpoint_of, prefix_of
+from llmstack.hub_server.repo_facts import Facts
 from llmstack.hub_server.repos import Files, Repo, Revision
 
 ENTRIES = 500
@@ -42,7 +41,7 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         raise entry_not_found(revision.repo_id, folder, revision.commit)
     last = max(1, -(-len(entries) // ENTRIES))
     number = min(page_number(request.query_params), last)
-    card = card_of(hub.repo_index, revision)
+    facts = hub.facts.now(revision)
     locked = is_locked(revision, files)
     token = "Authorization" in request.headers
     has_readme = not folder and README in files.files
@@ -51,7 +50,7 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         "revision": revision,
         "locked": locked,
         "is_former": revision not in repo.revisions,
-        "facts": _facts(card),
+        "facts": _shown(facts),
         "count": len(files.files) if files.files else revision.files,
         "folder": folder,
         "crumbs": crumbs(folder),
@@ -62,7 +61,13 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         "next_url": f"?page={number + 1}#files" if number < last else None,
         "snippets": []
         if folder
-        else snippets(revision, files, card, None if locked else endpoint_of(request), token=token),
+        else snippets(
+            revision,
+            files,
+            {**facts.card, "library_name": facts.library},
+            None if locked else endpoint_of(request),
+            token=token,
+        ),
         "has_readme": has_readme,
         "readme": _readme(hub, revision, files, prefix_of(request)) if has_readme else None,
         "owner": _owner(repo),
@@ -123,13 +128,9 @@ def crumbs(folder: str) -> list[tuple[str, str]]:
     return [(name, "/".join(parts[: number + 1])) for number, name in enumerate(parts)]
 
 
-def _facts(card: Mapping[str, Any]) -> dict[str, object]:
-    tags = card.get("tags")
-    return {
-        "task": card["pipeline_tag"] if isinstance(card.get("pipeline_tag"), str) else None,
-        "library": card["library_name"] if isinstance(card.get("library_name"), str) else None,
-        "tags": [str(tag) for tag in tags[:MAX_TAGS]] if isinstance(tags, list) else [],
-    }
+def _shown(facts: Facts) -> dict[str, object]:
+    others = [tag for tag in facts.tags if tag not in {facts.pipeline_tag, facts.library}]
+    return {"task": facts.pipeline_tag, "library": facts.library, "tags": others[:MAX_TAGS]}
 
 
 def _owner(repo: Repo) -> str:
