@@ -63,6 +63,7 @@ def test_all_formats_are_read_alike(tmp_path: Path, repo_type: RepoType, form: s
     assert {path: file.read_bytes() for path, file in found.items() if file.is_file()} == FIXED
     verified = run_llmstack("verify", *source, "--json")
     assert (verified.code, verified.json["files"]) == (0, len(FIXED)), verified.stdout
+    assert verified.json["format"] == form
     details = run_llmstack("inspect", *source)
     assert f"format:    {form}\n" in details.stdout
     [row] = run_llmstack("list", "--from", f"oci:{tmp_path}/carried", "--json").json

@@ -82,7 +82,8 @@ def verify(
     elif found.ok and not quiet:
         size = human_size(found.bytes_read)
         files = f"{found.files} files" if found.files else "no file index, so digests of layers only"
-        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {files}, {size} verified\n")
+        form = f", format {found.format}" if found.format else ""
+        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {files}, {size} verified{form}\n")
     if not found.ok:
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")

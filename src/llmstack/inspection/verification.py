@@ -18,13 +18,17 @@ from llmstack.reporting import Reporter
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What was verified, and what is wrong. `files` counts the files in the file index; 0 without one."""
+    """What was verified, and what is wrong.
+
+    `files` counts the files in the file index, 0 without one; `format` is its version, None without one.
+    """
 
     image: str
     layers: int
     files: int
     bytes_read: int
     problems: tuple[str, ...]
+    format: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -54,6 +58,7 @@ def verify(image: OpenedImage, reporter: Reporter, cancel: Event, jobs: int) -> 
         files=len(image.index.files) if image.index else 0,
         bytes_read=size,
         problems=tuple(sorted(chain(problems, *found))),
+        format=image.index.format if image.index else None,
     )
 
 
