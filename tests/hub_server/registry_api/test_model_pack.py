@@ -65,6 +65,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     carry(models, "org--parts", {"w.bin": WEIGHTS}, repo_id="org/parts", limits=IN_PARTS)
     carry(models, "org--quantized", QUANTIZED, repo_id="org/quantized")
     carry(models, "one", {"config.json": b"{}"}, repo_id="one")
+    carry(models, "old--name", {"config.json": b"{}"}, repo_id="old/name", renamed_to="New/Name")
     carry(models, "a--same", {"config.json": b"{}"}, repo_id="a/same")
     carry(models, "A--Same", {"config.json": b"{}"}, repo_id="A/Same")
     carry(datasets, "org--set", {"data/train.csv": b"a,b\n", "README.md": b"#"}, repo_id="org/set", repo_type="dataset")
@@ -324,7 +325,7 @@ def test_tags_and_names_are_listed_in_pages(hub: Serving):
     assert found == tags
     assert json.loads(hub.get("/v2/org/tiny/tags/list?n=0").body)["tags"] == []
     names = json.loads(hub.get("/v2/_catalog").body)["repositories"]
-    assert names == ["a/same", "datasets/org/set", "one", "org/parts", "org/quantized", "org/tiny"]
+    assert names == ["a/same", "datasets/org/set", "old/name", "one", "org/parts", "org/quantized", "org/tiny"]
     for tag in tags:
         assert hub.get(f"/v2/org/tiny/manifests/{tag}").status == 200
 
@@ -332,6 +333,8 @@ def test_tags_and_names_are_listed_in_pages(hub: Serving):
 def test_names_of_one_segment_and_of_any_case(hub: Serving):
     assert hub.get("/v2/one/manifests/latest").status == 200
     assert hub.get("/v2/ORG/tiny/manifests/latest").status == 200
+    # The Hub has renamed this one.
+    assert hub.get("/v2/new/name/manifests/latest").status == hub.get("/v2/old/name/manifests/latest").status == 200
     # Two repos differ by case only: each has its own name, and another spelling is ambiguous.
     assert hub.get("/v2/A/Same/manifests/latest").status == hub.get("/v2/a/same/manifests/latest").status == 200
     answer = hub.get("/v2/a/Same/manifests/latest")
