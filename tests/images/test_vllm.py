@@ -1,0 +1,76 @@
+"""vllm for CPUs: a chat completion from a tiny random model, through the wrapper and with a key."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.images.conftest import BUILD_TIMEOUT
+from tests.images.tiny_model import MAKE_MODEL
+from tests.support.cli import run_llmstack
+from tests.support.standin import running
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
+KEY = "key-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def vllm(build_environment, debian, torch_links):
+    """The name of the image for CPUs."""
+    links = ["--build-arg", f"torch_links={torch_links}"] if torch_links else []
+    arguments = ["build", "vllm", "--variant", "cpu", "--base", debian, *links]
+    done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)
+    assert done.code == 0, done.stderr[-4000:]
+    return "vllm:cpu"
+
+
+def ask(container, path, body=None, key=KEY):
+    """Return the status and the JSON body."""
+    request = urllib.request.Request(
+        f"http://{container.ip}:9000{path}",
+        data=json.dumps(body).encode() if body else None,
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=120) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, None
+
+
+def test_tiny_model_answers_a_chat_for_clients_with_the_key(shared_engine, network, vllm, tmp_path):
+    tmp_path.chmod(0o777)
+    volume = ("--volume", f"{tmp_path}:/models")
+    make = ("--rm", "--network", "none", *volume, "--env", "MODEL=/models/tiny", "--entrypoint", "python")
+    shared_engine.docker("run", *make, vllm, "-c", MAKE_MODEL)
+    options = (
+        *volume,
+        *("--env", "PORT=9000"),
+        *("--env", f"VLLM_API_KEY={KEY}"),
+        *("--env", "VLLM_CPU_KVCACHE_SPACE=1"),
+        *("--shm-size", "1g"),
+    )
+    flags = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--served-model-name", "tiny")
+    with running(shared_engine, network, vllm, "/models/tiny", *flags, options=options) as container:
+        container.wait_healthy()
+        assert "WARNING: every client can use the server" not in container.logs
+        assert container.exec("id", "-u").stdout == "2000\n"
+        started = container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+        assert "serve --host 0.0.0.0 --port 9000 --tensor-parallel-size 1 /models/tiny" in started
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 8, "temperature": 0}
+        status, answer = ask(container, "/v1/chat/completions", body)
+        assert status == 200
+        assert answer["usage"]["completion_tokens"] > 0
+        assert ask(container, "/v1/chat/completions", body, key="wrong")[0] == 401
+
+
+def test_invalid_flag_ends_the_container_with_vllms_error(shared_engine, network, vllm):
+    with running(shared_engine, network, vllm, "/REPO", "--no-such-flag") as container:
+        assert container.wait_ended() != 0
+        assert "WARNING: every client can use the server" in container.logs
+        assert "--no-such-flag" in container.logs
