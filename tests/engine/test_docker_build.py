@@ -147,11 +147,12 @@ def test_environment_files_are_available_to_steps_and_not_in_the_image(engine, b
     engine.docker("run", "--rm", "--network", "none", image, "test", "!", "-e", "/opt/llmstack-site")
 
 
-def test_the_apt_mirror_replaces_archive_urls_only(engine, busybox, recipes):
+def test_the_apt_mirror_replaces_the_urls_of_archives(engine, busybox, recipes):
     (recipes / "one").mkdir()
     deb822 = "Types: deb\nURIs: http://deb.example/debian\n\nURIs: http://deb.example/debian-security\n"
     lists = (
         "deb https://ubuntu.example/ubuntu/ noble main\ndeb https://nvidia.example/compute/cuda/repos/ubuntu2404 /\n"
+        "deb https://other.example/tools/ubuntu-tools /\n"
     )
     (recipes / "one" / "a.sources").write_text(deb822)
     (recipes / "one" / "b.list").write_text(lists)
@@ -170,9 +171,33 @@ def test_the_apt_mirror_replaces_archive_urls_only(engine, busybox, recipes):
     assert "URIs: http://apt.site/mirror/debian" in seen
     assert "URIs: http://apt.site/mirror/debian-security" in seen
     assert "deb http://apt.site/mirror/ubuntu/ noble main" in seen
-    assert "deb https://nvidia.example/compute/cuda/repos/ubuntu2404 /" in seen
+    assert "deb http://apt.site/mirror/compute/cuda/repos/ubuntu2404 /" in seen
+    assert "deb https://other.example/tools/ubuntu-tools /" in seen
     kept = engine.docker("run", "--rm", "--network", "none", image, "cat", "/etc/apt/sources.list.d/a.sources").stdout
     assert kept == deb822
+
+
+def test_a_mirror_without_nvidias_packages_is_used_without_them(engine, busybox, recipes):
+    """apt-get fails for a source that its server does not have."""
+    (recipes / "one").mkdir()
+    (recipes / "one" / "cuda.list").write_text("deb https://nvidia.example/compute/cuda/repos/ubuntu2404 /\n")
+    (recipes / "one" / "ubuntu.list").write_text("deb http://ubuntu.example/ubuntu noble main\n")
+    (recipes / "one" / "apt.sh").write_text(
+        '#!/bin/sh\nset -eu\ncd "${2#Dir::Etc=}/sources.list.d"\n'
+        'if cat cuda.list 2> /dev/null; then echo "E: no Release file"; exit 100; fi\nls; cat *.list\n'
+    )
+    (recipes / "one" / "image.yaml").write_text(ONE.format(base=busybox) + "files: [cuda.list, ubuntu.list, apt.sh]\n")
+    (recipes / "one" / "Dockerfile.j2").write_text(
+        '{% import "_shared/macros.j2" as steps with context %}\nFROM {{ base }}\n{{ steps.build_environment() }}\n'
+        "COPY cuda.list ubuntu.list /etc/apt/sources.list.d/\nCOPY apt.sh /bin/apt-get\n"
+        "RUN {{ apt_get }} update > /seen\n{{ steps.remove_build_environment() }}\n"
+    )
+    image, _ = build(recipes, "one", BuildEnvironment(BuildSettings(apt_mirror="http://apt.site/mirror")))
+    seen = engine.docker("run", "--rm", "--network", "none", image, "cat", "/seen").stdout.splitlines()
+    assert seen[0] == "deb http://apt.site/mirror/compute/cuda/repos/ubuntu2404 /"
+    assert seen[-2:] == ["ubuntu.list", "deb http://apt.site/mirror/ubuntu noble main"]
+    kept = engine.docker("run", "--rm", "--network", "none", image, "ls", "/etc/apt/sources.list.d").stdout
+    assert kept == "cuda.list\nubuntu.list\n"
 
 
 def test_a_push_reports_its_layers_and_returns_the_digest(engine, busybox, recipes, registry):

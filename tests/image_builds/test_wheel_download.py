@@ -15,7 +15,7 @@ import pytest
 from llmstack.errors import LlmstackError, UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.wheel_download import WheelRequest, download_wheels, platform_tags, target_markers
-from llmstack.image_builds.wheel_index import make_index, read_wheel
+from llmstack.image_builds.wheel_index import make_index, read_package
 from tests.image_builds.test_wheel_index import write_wheel
 from tests.support.listener import Listener
 
@@ -47,7 +47,7 @@ def requirements(tmp_path_factory):
 @contextlib.contextmanager
 def serve(folder, wheels):
     """Serve a package index of these wheels; yield its URL."""
-    for name, content in make_index(map(read_wheel, wheels)).items():
+    for name, content in make_index(map(read_package, wheels)).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))

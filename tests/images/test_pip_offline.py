@@ -10,10 +10,12 @@ import urllib.request
 import pytest
 
 from tests.support.cli import run_llmstack
+from tests.support.pythons import make_environment
 from tests.support.standin import running
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("images")]
 IMAGE = "llmstack-test-pip-offline:latest"
+PYTHONS = ("3.10", "3.11", "3.12")
 CLIENT = "llmstack-test-pip-client:latest"
 
 
@@ -22,7 +24,10 @@ def index(shared_engine, network, build_environment, busybox, tmp_path_factory):
     """A container that serves uv, and jinja2 with its dependencies for two Python versions."""
     requirements = tmp_path_factory.mktemp("requirements") / "requirements.txt"
     requirements.write_text("jinja2==3.1.6\nuv\n")
-    targets = ["--python", "3.11", "--python", "3.9", "--platform-tag", "manylinux_2_28_x86_64"]
+    targets = [word for python in PYTHONS for word in ("--python", python)] + [
+        "--platform-tag",
+        "manylinux_2_28_x86_64",
+    ]
     done = run_llmstack(
         *("build", "pip-offline", "--base", busybox, "--tag", IMAGE, "--requirements", requirements, *targets),
         env=build_environment,
@@ -37,7 +42,7 @@ def index(shared_engine, network, build_environment, busybox, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(shared_engine, debian):
     """The name of an image with Python and pip."""
-    install = "apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv"
+    install = "apt-get update -qq && apt-get install -qq -y --no-install-recommends ca-certificates python3-venv"
     dockerfile = f"FROM {debian}\nRUN {install} && python3 -m venv /venv\n"
     command = ["docker", "--host", shared_engine.host, "build", "--quiet", "--network", "host", "--tag", CLIENT, "-"]
     subprocess.run(command, input=dockerfile, text=True, check=True, capture_output=True)
@@ -65,6 +70,45 @@ def test_pip_and_uv_install_dependencies_from_this_index_only(index, client):
         assert container.logs == "pip &lt;\nuv 3.1.6\n"
 
 
+@pytest.mark.parametrize("python", ["3.10", "3.12"])
+def test_other_python_installs_its_wheels(index, client, python, started_with, tmp_path):
+    """The index was made with another Python."""
+    venv = make_environment(tmp_path / "venv", python, started_with)
+    prefix = (venv / "bin" / "python").resolve().parent.parent
+    script = (
+        f"set -e; {prefix}/bin/python{python} -m venv /other;"
+        "/other/bin/pip install -q --index-url http://127.0.0.1:8080/simple/ jinja2;"
+        "/other/bin/python -c 'import markupsafe._speedups, sys; print(sys.version_info[:2])'"
+    )
+    options = ("--volume", f"{prefix}:{prefix}:ro")
+    network = f"container:{index.name}"
+    with running(index.engine, network, client, "sh", "-c", script, options=options) as container:
+        assert container.wait_ended() == 0, container.logs
+        assert container.logs == f"(3, {python.partition('.')[2]})\n"
+
+
+@pytest.mark.images
+def test_recipe_builds_from_the_index_of_its_lock_alone(shared_engine, network, build_environment, busybox, client):
+    """The steps have only the network of the index. The base has Debian's packages already."""
+    tag = "llmstack-test-pip-offline:hub"
+    arguments = ("build", "pip-offline", "--base", busybox, "--tag", tag, "--for", "hub:cpu")
+    done = run_llmstack(*arguments, env=build_environment, timeout=600)
+    assert done.code == 0, done.stderr
+    with running(shared_engine, network, tag) as container:
+        container.wait_healthy()
+        settings = {
+            "DOCKER_HOST": shared_engine.host,
+            "LLMSTACK_BUILD_NETWORK": f"container:{container.name}",
+            "LLMSTACK_PIP_INDEX": "http://127.0.0.1:8080/simple/",
+        }
+        image = "llmstack-test-hub-behind-the-gap:latest"
+        arguments = ("build", "hub", "--base", client, "--tag", image, "--builder", "classic")
+        done = run_llmstack(*arguments, env=settings, timeout=600)
+        assert done.code == 0, done.stderr
+    run = ("run", "--rm", "--network", "none", "--entrypoint", "llmstack", image, "--version")
+    assert shared_engine.docker(*run).stdout.startswith("llmstack ")
+
+
 def test_container_stops_immediately(index):
     """As PID 1, busybox ignores SIGTERM."""
     assert index.engine.docker("image", "inspect", "--format", "{{.Config.StopSignal}}", IMAGE).stdout == "SIGKILL\n"
@@ -73,7 +117,7 @@ def test_container_stops_immediately(index):
 def test_pages_have_the_fields_that_clients_read(index):
     media_type, page = get(index, "/simple/markupsafe/")
     assert media_type.startswith("text/html")
-    assert {name for name in ("cp39-cp39", "cp311-cp311") if name in page.decode()} == {"cp39-cp39", "cp311-cp311"}
+    assert all(f"cp{python.replace('.', '')}-cp{python.replace('.', '')}" in page.decode() for python in PYTHONS)
     media_type, listed = get(index, "/simple/jinja2/index.v1_json")
     assert media_type == "application/vnd.pypi.simple.v1+json"
     [file] = json.loads(listed)["files"]

@@ -67,6 +67,14 @@ def build(
     requirements: Annotated[
         list[Path], typer.Option("--requirements", "-r", metavar="FILE", help="pip-offline: requirements. Repeatable.")
     ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    for_image: Annotated[
+        list[str],
+        typer.Option(
+            "--for",
+            metavar="RECIPE[:VARIANT]",
+            help="pip-offline: the locked packages of an image, so that it can be built from this index. Repeatable.",
+        ),
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     python: Annotated[
         list[str], typer.Option("--python", metavar="3.N", help="pip-offline: target Python version. Repeatable.")
     ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
@@ -117,8 +125,9 @@ def build(
     if dry_run:
         sys.stdout.write(builds.dockerfiles(request, environment))
         return
-    if requirements:
-        request = replace(request, wheels=WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag)))
+    if requirements or for_image:
+        wheels = WheelRequest(tuple(requirements), tuple(python), tuple(platform_tag), tuple(for_image))
+        request = replace(request, wheels=wheels)
     if export:
         if push or squash:
             raise UsageError("--export-context builds nothing: it cannot be combined with --push or --squash")

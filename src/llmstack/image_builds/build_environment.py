@@ -21,6 +21,8 @@ SECRET_PATHS = {"pip_config": "/root/.config/pip/pip.conf", "netrc": "/root/.net
 
 # The host and path of Debian's and Ubuntu's archives, as any base image may name them.
 _ARCHIVE = r"https\?://[^/ ]*/\(debian-security\|debian\|ubuntu-ports\|ubuntu\)\b"
+# NVIDIA's packages, in the sources of CUDA base images.
+_NVIDIA = r"https\?://[^/ ]*/compute/\([a-z-]*\)/repos/"
 _APT_GET = rf"""#!/bin/sh
 # apt-get with the configured mirror and certificates, on a copy of /etc/apt: the image keeps its own sources.
 set -eu
@@ -34,6 +36,11 @@ fi
 if [ -f {IMAGE_FOLDER}/ca.crt ]; then
   cat /etc/ssl/certs/ca-certificates.crt {IMAGE_FOLDER}/ca.crt > "$etc/ca.crt" 2>/dev/null || true
   echo "Acquire::https::CAInfo \"$etc/ca.crt\";" > "$etc/apt.conf.d/99llmstack-site"
+fi
+if [ -f {IMAGE_FOLDER}/mirror.sed ] && [ "$1" = update ]; then
+  if apt-get -o "Dir::Etc=$etc" "$@"; then exit; fi
+  # The mirror may not have NVIDIA's packages. No recipe needs them: the base image contains CUDA.
+  grep -rl '/compute/[a-z-]*/repos/' "$etc" | xargs -r rm
 fi
 apt-get -o "Dir::Etc=$etc" "$@"
 """
@@ -115,7 +122,8 @@ class BuildEnvironment:
             files["apt-get"] = _APT_GET.encode()
         if self.settings.apt_mirror:
             mirror = self.settings.apt_mirror.rstrip("/").replace("\\", r"\\").replace("#", r"\#").replace("&", r"\&")
-            files["mirror.sed"] = f"s#{_ARCHIVE}#{mirror}/\\1#\n".encode()
+            lines = f"s#{_ARCHIVE}#{mirror}/\\1#\ns#{_NVIDIA}#{mirror}/compute/\\1/repos/#\n"
+            files["mirror.sed"] = lines.encode()
         return files
 
     def _pip_conf(self) -> str:

@@ -20,10 +20,11 @@ from llmstack.errors import LlmstackError, UsageError
 from llmstack.image_builds.build_environment import BuildEnvironment, proxy_credentials
 from llmstack.image_builds.build_plan import PROXY_ARGS, BuildRequest, ImagePlan, plan_images
 from llmstack.image_builds.dockerfile import render
+from llmstack.image_builds.lock_download import download_locked, locked_packages
 from llmstack.image_builds.own_wheel import own_wheel
 from llmstack.image_builds.recipe import Recipe, all_recipes
 from llmstack.image_builds.wheel_download import WheelRequest, download_wheels
-from llmstack.image_builds.wheel_index import make_index, read_wheel
+from llmstack.image_builds.wheel_index import make_index, read_package
 from llmstack.oci.reference import DOCKER_HUB, Reference
 from llmstack.oci.spec import Platform
 from llmstack.reporting import Reporter, human_time
@@ -208,11 +209,19 @@ def _full_name(image: str) -> str:
 def _index_files(
     wheels: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter
 ) -> dict[str, bytes | Path]:
-    """Download the wheels into `folder` and return their package index as context files."""
-    paths = download_wheels(wheels, environment, folder, reporter)
+    """Download the packages into `folder` and return their package index as context files."""
+    recipes = all_recipes(environment.settings)
+    locks = [packages for image in wheels.images for packages in locked_packages(recipes, image)]
+    files, work = folder / "files", folder / "work"
+    files.mkdir()
+    work.mkdir()
+    download_wheels(wheels, environment, files, reporter)
+    for packages in locks:
+        download_locked(packages, environment, files, work, reporter)
+    paths = sorted(files.iterdir())
     if not paths:
         raise UsageError("--requirements: names no package", hint="add at least one package to the file")
-    return {f"index/{name}": content for name, content in make_index(map(read_wheel, paths)).items()}
+    return {f"index/{name}": content for name, content in make_index(map(read_package, paths)).items()}
 
 
 def _publish(
@@ -311,7 +320,10 @@ def _check_request(request: BuildRequest, recipes: Mapping[str, Recipe]) -> None
         )
     if request.wheels and PIP_OFFLINE not in request.names:
         raise UsageError(
-            f"--requirements: only for {PIP_OFFLINE}", hint=f"run llmstack build {PIP_OFFLINE} --requirements FILE"
+            f"--requirements and --for: only for {PIP_OFFLINE}",
+            hint=f"run llmstack build {PIP_OFFLINE} --requirements FILE",
         )
     if PIP_OFFLINE in request.names and PIP_OFFLINE in recipes and not request.wheels:
-        raise UsageError(f"{PIP_OFFLINE}: needs a list of packages", hint="add --requirements FILE")
+        raise UsageError(
+            f"{PIP_OFFLINE}: needs a list of packages", hint="add --requirements FILE or --for RECIPE:VARIANT"
+        )

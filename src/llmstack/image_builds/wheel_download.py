@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,14 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 class WheelRequest:
     """The requirements files, and the Python versions (`3.11`) and platform tags (`manylinux_2_28_x86_64`) to support.
 
-    Without versions or tags, those of the running Python. Raises UsageError.
+    Without versions or tags, those of the running Python. `images` are those whose locked packages are wanted, as
+    `vllm:cuda13`; their targets are those of the images. Raises UsageError.
     """
 
     requirements: tuple[Path, ...]
     pythons: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for python in self.pythons:
@@ -70,16 +72,15 @@ def download_wheels(
 
     The build settings take precedence over pip's configuration. Raises LlmstackError with pip's last lines.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise UnavailableError(
-            "pip-offline: cannot download wheels: this Python has no pip", hint=f"run {sys.executable} -m ensurepip"
-        )
+    if not request.requirements:
+        return []
     for python in request.pythons or ("",):
         for platform in request.platforms or ("",):
             target = " ".join(filter(None, (python and f"Python {python}", platform))) or "this machine"
             reporter.note(f"pip-offline: downloading wheels for {target}")
-            arguments = [*_selection(python, platform), *(f"--requirement={path}" for path in request.requirements)]
-            _run_pip(arguments, target_markers(python, platform), environment, folder, target, reporter)
+            arguments = ["download", "--only-binary=:all:", *selection(python, platform), f"--dest={folder}"]
+            arguments += (f"--requirement={path}" for path in request.requirements)
+            run_pip(arguments, environment, target, reporter, target_markers(python, platform))
     return sorted(folder.glob("*.whl"))
 
 
@@ -121,31 +122,44 @@ def platform_tags(platform: str) -> tuple[str, ...]:
     return tuple(tags)
 
 
-def _selection(python: str, platform: str) -> Iterator[str]:
+def selection(python: str, platform: str) -> Iterator[str]:
+    """Yield pip's options for a target; an empty string: that of the running Python."""
     if python:
         yield f"--python-version={python}"
     for tag in platform_tags(platform) if platform else ():
         yield f"--platform={tag}"
 
 
-def _run_pip(
-    arguments: list[str],
-    markers: Mapping[str, str],
+def run_pip(
+    arguments: Sequence[str],
     environment: BuildEnvironment,
-    folder: Path,
     target: str,
     reporter: Reporter,
+    markers: Mapping[str, str] | None = None,
 ) -> None:
-    command = [sys.executable, "-P", "-c", _PIP, json.dumps(markers), "download", "--only-binary=:all:"]
+    """Run pip with the build settings; with `markers`, it resolves dependencies for the target that has them.
+
+    `target` is for messages. Raises UnavailableError without pip, LlmstackError with pip's last lines.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise UnavailableError(
+            "pip-offline: cannot download wheels: this Python has no pip", hint=f"run {sys.executable} -m ensurepip"
+        )
+    pip = ["-m", "pip"] if markers is None else ["-c", _PIP, json.dumps(markers)]
+    command = [sys.executable, "-P", *pip, arguments[0]]
+    if arguments[0] == "download":
+        command.append("--progress-bar=off")
     last: deque[str] = deque(maxlen=_LAST_LINES)
-    with subprocess.Popen(  # noqa: S603 - this Python's own pip, with arguments that were checked
-        [*command, "--progress-bar=off", "--disable-pip-version-check", "--dest", str(folder), *arguments],
-        env={**os.environ, **_pip_variables(environment)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with (
+        subprocess.Popen(  # noqa: S603 - this Python's own pip, with arguments that were checked
+            [*command, "--disable-pip-version-check", *arguments[1:]],
+            env={**os.environ, **_pip_variables(environment)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process
+    ):
         for line in process.stdout or ():
             last.append(line.rstrip())
             if line.startswith(("Saved ", "  Downloading ")):
@@ -165,6 +179,8 @@ def _pip_variables(environment: BuildEnvironment) -> dict[str, str]:
         "PIP_EXTRA_INDEX_URL": " ".join(environment.settings.pip_extra_index),
         "PIP_TRUSTED_HOST": " ".join(environment.settings.pip_trusted_host),
         "PIP_CERT": str(environment.settings.ca_cert or ""),
+        "PIP_CONFIG_FILE": str(environment.settings.pip_config or ""),
+        "NETRC": str(environment.settings.netrc or ""),
         **environment.proxies,
     }
     return {name: value for name, value in values.items() if value}

@@ -16,7 +16,13 @@ from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 
 from llmstack.errors import IntegrityError
 
@@ -28,25 +34,46 @@ _META = {"api-version": "1.1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wheel:
-    """A wheel: its normalized project name, version, hash, size in bytes, and METADATA file."""
+class PackageFile:
+    """A wheel or a source distribution: its normalized project name, version, hash, and size in bytes.
+
+    `metadata` is the METADATA file of a wheel.
+    """
 
     path: Path
     project: str
     version: str
     sha256: str
     size: int
-    metadata: bytes
+    metadata: bytes | None
 
     @property
     def requires_python(self) -> str | None:
-        """The wheel's Requires-Python."""
+        """The Requires-Python of a wheel."""
+        if self.metadata is None:
+            return None
         headers = email.parser.BytesHeaderParser().parsebytes(self.metadata)
         value = headers["Requires-Python"]
         return str(value).strip() if value else None
 
 
-def read_wheel(path: Path) -> Wheel:
+def read_package(path: Path) -> PackageFile:
+    """Read a wheel or a source distribution; raises IntegrityError for an invalid one."""
+    if path.suffix == ".whl":
+        return read_wheel(path)
+    try:
+        name, version = parse_sdist_filename(path.name)
+    except InvalidSdistFilename as error:
+        raise IntegrityError(f"{path.name}: invalid source distribution: {error}") from error
+    return PackageFile(path, canonicalize_name(name), str(version), *_facts(path), None)
+
+
+def _facts(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+
+
+def read_wheel(path: Path) -> PackageFile:
     """Read a wheel's name, hash and metadata; raises IntegrityError for an invalid wheel."""
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
@@ -59,18 +86,17 @@ def read_wheel(path: Path) -> Wheel:
             metadata = archive.read(inner[0])
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
         raise IntegrityError(f"{path.name}: invalid wheel: {error}") from error
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Wheel(path, canonicalize_name(name), str(version), sha256, path.stat().st_size, metadata)
+    return PackageFile(path, canonicalize_name(name), str(version), *_facts(path), metadata)
 
 
-def make_index(wheels: Iterable[Wheel]) -> dict[str, bytes | Path]:
+def make_index(wheels: Iterable[PackageFile]) -> dict[str, bytes | Path]:
     """Return the index's files by their path on the web server; equal wheels give equal files."""
     ordered = sorted(wheels, key=lambda wheel: (wheel.project, wheel.path.name))
     files: dict[str, bytes | Path] = {}
     for wheel in ordered:
         files[f"{FILES}/{wheel.path.name}"] = wheel.path
-        files[f"{FILES}/{wheel.path.name}.metadata"] = wheel.metadata
+        if wheel.metadata is not None:
+            files[f"{FILES}/{wheel.path.name}.metadata"] = wheel.metadata
     projects = {name: list(group) for name, group in groupby(ordered, key=lambda wheel: wheel.project)}
     files[f"{SIMPLE}/index.html"] = _page("Simple index", [f'<a href="{name}/">{name}</a>' for name in projects])
     files[f"{SIMPLE}/{JSON_PAGE}"] = _json({"meta": _META, "projects": [{"name": name} for name in projects]})
@@ -80,21 +106,23 @@ def make_index(wheels: Iterable[Wheel]) -> dict[str, bytes | Path]:
     return files
 
 
-def _href(wheel: Wheel) -> str:
+def _href(wheel: PackageFile) -> str:
     return f"../../{FILES}/{quote(wheel.path.name)}"
 
 
-def _link(wheel: Wheel) -> str:
+def _link(wheel: PackageFile) -> str:
     # PEP 714's attribute only, not PEP 658's older one: with the older one, pip 22.3 to 23.1 reads the metadata and
     # then rejects each project whose name is not spelled in the normalized form. Without it, pip reads the wheel.
-    attributes = {"data-core-metadata": f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"}
+    attributes = {}
+    if wheel.metadata is not None:
+        attributes["data-core-metadata"] = f"sha256={hashlib.sha256(wheel.metadata).hexdigest()}"
     if wheel.requires_python:
         attributes["data-requires-python"] = wheel.requires_python
     markup = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
     return f'<a href="{_href(wheel)}#sha256={wheel.sha256}"{markup}>{html.escape(wheel.path.name)}</a>'
 
 
-def _project(name: str, group: list[Wheel]) -> dict[str, object]:
+def _project(name: str, group: list[PackageFile]) -> dict[str, object]:
     return {
         "meta": _META,
         "name": name,
@@ -103,14 +131,15 @@ def _project(name: str, group: list[Wheel]) -> dict[str, object]:
     }
 
 
-def _file(wheel: Wheel) -> dict[str, object]:
+def _file(wheel: PackageFile) -> dict[str, object]:
     value: dict[str, object] = {
         "filename": wheel.path.name,
         "url": _href(wheel),
         "hashes": {"sha256": wheel.sha256},
         "size": wheel.size,
-        "core-metadata": {"sha256": hashlib.sha256(wheel.metadata).hexdigest()},
     }
+    if wheel.metadata is not None:
+        value["core-metadata"] = {"sha256": hashlib.sha256(wheel.metadata).hexdigest()}
     return {**value, "requires-python": wheel.requires_python} if wheel.requires_python else value
 
 
