@@ -68,6 +68,13 @@ def test_a_directory_with_something_else_is_refused(gap: Gap, name):
         gap.save("b")
 
 
+def test_a_file_in_place_of_the_directory_is_refused(gap: Gap):
+    gap.carry()
+    (gap.folder / "b").touch()
+    with pytest.raises(UsageError, match="File exists"):
+        gap.save("b")
+
+
 def test_selected_images_and_revisions(gap: Gap):
     gap.carry("org/one")
     gap.carry("org/two", revision="v1", tag="org--two--v1")

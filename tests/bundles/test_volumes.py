@@ -143,6 +143,9 @@ def test_a_directory_without_a_bundle_is_an_error(gap: Gap):
         gap.load("empty")
     with pytest.raises(NotFoundError, match="not found"):
         gap.load("absent")
+    (gap.folder / "file").touch()
+    with pytest.raises(UsageError, match="is not a directory"):
+        gap.load("file")
     gap.carry()
     with pytest.raises(UsageError, match="OCI layout, not a bundle"):
         gap.load("near/models")

@@ -100,6 +100,8 @@ def find_volumes(paths: Sequence[Path]) -> tuple[list[OpenedVolume], list[Llmsta
 def _folders(path: Path) -> list[Path]:
     if not exists(path):
         raise NotFoundError(f"{path}: not found", hint="is the disk mounted?")
+    if not path.is_dir():
+        raise UsageError(f"{path}: is not a directory", hint="name the directory of a bundle or of a volume")
     found, level = list[Path](), [path]
     for _ in range(_DEPTH + 1):
         found += [folder for folder in level if exists(folder / FILE_NAME)]

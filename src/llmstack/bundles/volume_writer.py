@@ -14,8 +14,9 @@ from threading import Event
 from typing import IO
 
 from llmstack.bundles.document import FILE_NAME, Piece, Volume
-from llmstack.disk import disk_unavailable, is_disk_full, publish, replace_file
-from llmstack.errors import IntegrityError, LlmstackError, UsageError, on_side
+from llmstack.disk import disk_errors as writing_errors
+from llmstack.disk import is_disk_full, publish, replace_file
+from llmstack.errors import IntegrityError, LlmstackError, UnavailableError, UsageError, on_side
 from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.reference import Digest
 from llmstack.oci.store import CHUNK
@@ -200,12 +201,13 @@ def disk_errors(folder: Path) -> Generator[None, None, None]:
                 hint="split the bundle: --volume-size fat32",
                 side="destination",
             ) from error
-        hint = "move finished volumes to another disk or free some space, then rerun to resume"
-        unavailable = disk_unavailable(f"writing to {folder}", error, hint)
-        if not is_disk_full(error):
-            unavailable.hint = "is the disk still mounted and writable? Rerun to resume"
-        unavailable.side = "destination"
-        raise unavailable from error
+        try:
+            with writing_errors(folder):
+                raise
+        except UnavailableError as unavailable:
+            full = "move finished volumes to another disk or free some space, then rerun to resume"
+            unavailable.hint = full if is_disk_full(error) else "is the disk still mounted? Rerun to resume"
+            raise
 
 
 def _hash_file(path: Path, limit: int, count: Callable[[int], None]) -> tuple[hashlib._Hash, int]:
