@@ -37,7 +37,7 @@ from tests.extraction.support import (
 )
 from tests.support.carried import COMMIT, carry, put_image
 from tests.support.cli import run_llmstack
-from tests.support.layers import file, image, tar
+from tests.support.layers import file, folder, hardlink, image, symlink, tar
 
 LIMITS = Limits(large=64 * 1024, bundle=96 * 1024, layer_size=1_000_000, split_large=True)
 NOWHERE = Namespace.parse("oci:/nowhere")
@@ -225,6 +225,36 @@ def test_verify_finds_one_wrong_byte(carried, place):
     blob.write_bytes(data)
     result, _ = checked("org/model", f"oci:{carried}")
     assert not result.ok
+
+
+A, LINK = file("models/a", b"A"), hardlink("REPO/a", "models/a")
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([A, LINK, folder("REPO")], None),
+        ([A], "'a' is not where the file index says"),
+        ([A, hardlink("REPO/a", "models/b")], "'REPO/a' is not in the file index"),
+        ([A, file("REPO/a", b"B")], "'REPO/a' is not in the file index"),
+        ([A, LINK, file("REPO/a", b"B")], "'REPO/a' is not in the file index"),
+        ([A, LINK, LINK], "'REPO/a' is not in the file index"),
+        ([A, LINK, file("models/a", b"B")], "'models/a' is not in the file index"),
+        ([A, LINK, file("REPO/b", b"B")], "'REPO/b' is not in the file index"),
+        ([A, LINK, symlink("REPO/b", "a")], "'REPO/b' is not in the file index"),
+        ([A, LINK, file("REPO/.wh.a")], "'REPO/.wh.a' is not in the file index"),
+    ],
+)
+def test_what_users_of_the_image_see_is_verified(tmp_path, entries, problem):
+    """The file index describes models/a; a container may read REPO/a, and all else in the layer."""
+    layout = Layout(tmp_path / "models")
+    index = carry(layout, "org--model", {"a": b"A"})
+    digest, size = layout.write_blob(lambda: iter([tar(*entries)]))
+    [listed] = index.files
+    changed = replace(listed, ranges=(replace(listed.ranges[0], layer=digest),))
+    put_image(layout, "org--model", replace(index, files=(changed,)), [Descriptor(LAYER_TAR, digest, size)])
+    result, _ = checked("org/model", f"oci:{tmp_path}")
+    assert any(problem in found for found in result.problems) if problem else result.ok
 
 
 def test_the_other_platforms_base_is_verified_too(carried):

@@ -6,7 +6,7 @@ import platform as host
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class FileTar:
 
     `files` are the files that it holds, or one part of, by path in the tar. `open` takes a function that is called with
     the size of each chunk; it raises NotFoundError, and IntegrityError at the end if a layer's digest does not match.
-    `blob` is None if the tar has no digest.
+    `blob` is None if the tar has no digest. `links` are the hard links of a layer, by path, with their targets.
     """
 
     name: str
@@ -70,6 +70,7 @@ class FileTar:
     files: Mapping[str, Sequence[IndexedFile]]
     open: Callable[[Callable[[int], None]], AbstractContextManager[TarReader]]
     blob: Descriptor | None = None
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 class OpenedImage(Protocol):
@@ -236,7 +237,9 @@ class Image:
         for file in files:
             # Files with the same bytes share parts.
             held[file.entry_path(root, number)].append(file)
-        return self._tar(f"layer {blob.digest}", blob, held)
+        whole = (file for same in held.values() for file in same if root != ROOT and not file.is_split)
+        links = {file.entry_path(ROOT): file.entry_path(root) for file in whole}
+        return replace(self._tar(f"layer {blob.digest}", blob, held), links=links)
 
     def _tar(self, name: str, blob: Descriptor, files: Mapping[str, Sequence[IndexedFile]]) -> FileTar:
         return FileTar(name, blob.size, files, partial(open_layer, self.reader, blob), blob)

@@ -12,7 +12,7 @@ from llmstack.carried_image.image import FileTar, OpenedImage
 from llmstack.errors import IntegrityError, NotFoundError, on_side
 from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all, unless_cancelled
-from llmstack.oci.tar_reader import TarReader
+from llmstack.oci.tar_reader import TarEntry, TarReader, clean_path
 from llmstack.reporting import Reporter
 
 
@@ -92,8 +92,11 @@ class _Verification:
         return damaged or self._check_hashes()
 
     def _read(self, reader: TarReader, number: int, tar: FileTar) -> None:
-        """Hash the files in a tar, or their parts of this number, and check sizes and positions."""
-        missing = dict(tar.files)
+        """Hash the files in a tar, or their parts of this number; check sizes, positions and hard links.
+
+        Anything else in a layer would change or hide files for those who run or mount the image.
+        """
+        missing, links = dict(tar.files), dict(tar.links)
         for entry in reader:
             files = missing.pop(entry.path, ()) if entry.kind == "file" else ()
             for file in files:
@@ -104,7 +107,10 @@ class _Verification:
                     self._report(file, f"is at byte {reader.position} of its layer, not {part.offset}")
             if files:
                 self._hash(reader, files)
+            elif tar.blob and not _is_expected(entry, links):
+                self._problems.setdefault(tar.name, f"{tar.name}: {entry.name[:200]!r} is not in the file index")
         self._report_missing(missing.values())
+        self._report_missing(tar.files[target] for target in links.values() if target not in missing)
 
     def _hash(self, reader: TarReader, files: Sequence[IndexedFile]) -> None:
         for piece in reader.content():
@@ -125,3 +131,10 @@ class _Verification:
 
     def _report(self, file: IndexedFile, problem: str) -> None:
         self._problems.setdefault(file.path, f"{file.path!r} {problem}")
+
+
+def _is_expected(entry: TarEntry, links: dict[str, str]) -> bool:
+    """Tell whether an entry is a directory, or one of `links`, which is then removed from them."""
+    if entry.kind == "hardlink":
+        return links.pop(entry.path, None) == clean_path(entry.target)
+    return entry.kind == "directory"
