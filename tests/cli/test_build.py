@@ -89,6 +89,8 @@ def test_images_lists_recipes_variants_and_tags():
         (["hf", "--platform", "linux"], "'linux' is not a platform"),
         (["hf", "--platform", "linux", "--dry-run"], "'linux' is not a platform"),
         (["hf", "--push"], "hf:cuda11.8: cannot push hf:cuda11.8: the name has no registry"),
+        (["pip-offline", "--for", "nope"], "recipe 'nope': not found"),
+        (["pip-offline", "--for", "llama.cpp:cpu"], "--for llama.cpp:cpu: the recipe installs no Python packages"),
         (["pip-offline", "--python", "3.11"], "--python and --platform-tag require --requirements"),
         (
             ["hf", "--ca-cert", "~nobody-here/ca.pem"],
@@ -150,7 +152,7 @@ def test_missing_buildx_is_an_error_only_if_it_is_needed(tmp_path):
         done = run_llmstack("build", "hf", *arguments, env={**path, **variables})
         assert done.code == 6
         assert done.stderr.startswith(f"error: {message}"), done.stderr
-        assert "--builder classic" in done.stderr
+        assert ("--builder classic" in done.stderr) == ("--builder" in arguments)
     assert "the Docker Engine at" in run_llmstack("build", "hf", env=path).stderr
 
 

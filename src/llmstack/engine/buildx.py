@@ -32,6 +32,7 @@ _NETWORKS = frozenset({"default", "host", "none"})
 # Seconds that an interrupted build has to end.
 _GRACE = 10.0
 _PROBE_TIME = 30.0
+_INSTALL = "install Docker's buildx plugin, the package docker-buildx or docker-buildx-plugin"
 
 # The name of a vertex of BuildKit's build graph: `[build 2/5] RUN make`.
 _STEP = re.compile(r"\[((?:[^\]]+ )?\d+/\d+)\] (.*)", re.DOTALL)
@@ -108,11 +109,12 @@ def choose_builder(kind: str, needs: str = "", excludes: str = "") -> Buildx | C
     except UnavailableError as error:
         if kind == "auto" and not needs:
             return ClassicBuilder()
-        raise UnavailableError(f"{f'{needs}: ' if needs else ''}{error.message}", hint=error.hint) from error
+        if not needs:
+            raise UnavailableError(error.message, hint=f"{_INSTALL}, or use --builder classic") from error
+        raise UnavailableError(f"{needs}: {error.message}", hint=_INSTALL) from error
 
 
 def _find() -> Buildx:
-    hint = "install Docker's buildx plugin (package docker-buildx or docker-buildx-plugin), or use --builder classic"
     try:
         done = subprocess.run(
             ["docker", "buildx", "version"],  # noqa: S607 - the docker command of the user's PATH
@@ -123,12 +125,12 @@ def _find() -> Buildx:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError("docker buildx: the command docker cannot be run", hint=hint) from error
+        raise UnavailableError("docker buildx: the command docker cannot be run") from error
     version = _VERSION.search(done.stdout)
     if done.returncode or not version:
-        raise UnavailableError("docker buildx: not found", hint=hint)
+        raise UnavailableError("docker buildx: not found")
     if (int(version[1]), int(version[2])) < _MINIMUM:
-        raise UnavailableError(f"docker buildx {version[0]}: older than 0.13", hint=hint)
+        raise UnavailableError(f"docker buildx {version[0]}: older than 0.13")
     return Buildx(".".join(version.groups()))
 
 

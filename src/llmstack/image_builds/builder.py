@@ -323,6 +323,8 @@ def _check_request(request: BuildRequest, recipes: Mapping[str, Recipe]) -> None
             f"--requirements and --for: only for {PIP_OFFLINE}",
             hint=f"run llmstack build {PIP_OFFLINE} --requirements FILE",
         )
+    for image in request.wheels.images if request.wheels else ():
+        locked_packages(recipes, image)
     if PIP_OFFLINE in request.names and PIP_OFFLINE in recipes and not request.wheels:
         raise UsageError(
             f"{PIP_OFFLINE}: needs a list of packages", hint="add --requirements FILE or --for RECIPE:VARIANT"
