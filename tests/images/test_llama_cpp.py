@@ -16,8 +16,11 @@ from llmstack.image_builds.build_environment import BuildEnvironment
 from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.recipe import images_folder, load_recipes
+from llmstack.oci.layout import Layout
 from tests.images.conftest import BUILD_TIMEOUT
+from tests.support.carried import carry
 from tests.support.cli import run_llmstack
+from tests.support.process import free_port
 from tests.support.standin import CACHE, running
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
@@ -26,7 +29,7 @@ KEY = "key-of-the-tests"
 VARIANTS = ("cpu", "cpu-dev")
 
 
-# Run in the dev image: create a two-layer llama in Hugging Face's format, and print PyTorch's answer to a prompt.
+# Run in the dev image: create a two-layer llama in Hugging Face's format; print PyTorch's answers to prompt and chat.
 MAKE_MODEL = """
 import json, sentencepiece, torch, transformers
 words = ["".join(chr(97 + (7 * line + letter * letter) % 26) for letter in range(5)) for line in range(300)]
@@ -41,11 +44,19 @@ config = transformers.LlamaConfig(
     num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3,
 )
 model = transformers.LlamaForCausalLM(config).eval()
+# Never special tokens and bytes: llama.cpp does not list a byte that is no complete character.
+model.lm_head.weight.data[:259] = 0
 model.save_pretrained("model")
-transformers.LlamaTokenizer("tokenizer.model").save_pretrained("model")
+tokenizer = transformers.LlamaTokenizer("tokenizer.model")
+tokenizer.chat_template = "{{ bos_token }}{% for each in messages %}{{ each['content'] }}{% endfor %}"
+tokenizer.save_pretrained("model")
 prompt = [1, 270, 280, 290]
-answer = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
-print("tokens:", json.dumps({"prompt": prompt, "answer": answer[0, len(prompt) :].tolist()}))
+def answer(prompt):
+    made = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return made[0, len(prompt) :].tolist()
+chat = tokenizer.apply_chat_template([{"role": "user", "content": words[0]}], tokenize=False)
+chat = tokenizer(chat, add_special_tokens=False).input_ids
+print("tokens:", json.dumps({"prompt": prompt, "answer": answer(prompt), "asked": words[0], "chat": answer(chat)}))
 """
 CONVERT = """
 set -e
@@ -139,6 +150,46 @@ def test_tiny_model_completes_a_prompt_for_clients_with_the_key(shared_engine, n
         # Greedy decoding: the same prompt gives the same completion.
         assert ask(container, "/completion", body)[1]["content"] == answer["content"]
         assert ask(container, "/completion", body, key="wrong")[0] == 401
+
+
+def test_a_carried_model_answers_a_chat_as_transformers_does(
+    shared_engine, server_images, busybox_base, tmp_path, monkeypatch
+):
+    """`llmstack serve` from a layout: the same tokens as PyTorch's."""
+    work = tmp_path / "work"
+    work.mkdir()
+    work.chmod(0o777)
+    options = ("--volume", f"{work}:/work", "--network", "none", "--env", f"MAKE_MODEL={MAKE_MODEL}")
+    done = shared_engine.docker("run", "--rm", *options, server_images[1], "sh", "-c", CONVERT)
+    expected = json.loads(re.search("^tokens: (.*)$", done.stdout, re.MULTILINE)[1])
+    content = {"tiny-F32.gguf": (work / "model.gguf").read_bytes()}
+    base = f"oci:{busybox_base}:latest"
+    carry(Layout(tmp_path / "models"), "org--tiny", content, repo_id="org/tiny", base=base)
+    monkeypatch.setenv("DOCKER_HOST", shared_engine.host)
+    port = free_port()
+    options = ("--from", f"oci:{tmp_path}", "--server-image", server_images[0], "--network", "host", "--rm")
+    running = ("serve", "org/tiny", *options, "--detach", "--port", str(port), "--context-length", "128")
+    done = run_llmstack(*running)
+    assert done.code == 0, done.stderr
+    try:
+        body = {
+            "model": "org/tiny",
+            "messages": [{"role": "user", "content": expected["asked"]}],
+            "max_tokens": 8,
+            "temperature": 0,
+            "ignore_eos": True,
+            "logprobs": True,
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            [choice] = json.loads(response.read())["choices"]
+        assert [token["id"] for token in choice["logprobs"]["content"]] == expected["chat"]
+    finally:
+        run_llmstack("serve", "--stop", "--rm", "org/tiny")
 
 
 def test_model_is_converted_quantized_and_served(shared_engine, network, server_images, tmp_path):

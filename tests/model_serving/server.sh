@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
     --alias | --served-model-name) MODEL=$2; shift ;;
     --port) port=$2; shift ;;
     --host) shift ;;
-    --die-with) echo "loading $file"; echo "error: not enough memory" >&2; exit "$2" ;;
+    --die-with) echo "loading $file" >&2; echo "error: not enough memory" >&2; exit "$2" ;;
     --die-when-asked) DIE=1 ;;
     --load-forever) sleep 1000000 & wait ;;
     --ctx-size | --max-model-len) echo "context of $2" ; shift ;;

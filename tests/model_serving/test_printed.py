@@ -20,6 +20,7 @@ from llmstack.model_serving.kserve import kserve_objects
 from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServePlan, ServeRequest, make_plan
 from llmstack.model_serving.servers import SERVERS, ServerOptions, environment
+from tests.model_serving.test_model_files import files
 
 EXAMPLE = Path(__file__).parents[2] / "example" / "serve"
 CRDS = {
@@ -31,8 +32,8 @@ VERSIONS = ("1.31", "1.33", str(kubernetes_validate.latest_version()))
 NAMESPACE = Namespace.parse("registry.local:5000/llm")
 HUB = "http://hub.llm:8080"
 FILES = {
-    "Qwen/Qwen3-8B": ("config.json", "model.safetensors", "tokenizer.json"),
-    "Qwen/Qwen3-8B-GGUF": ("README.md", "a b/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"),
+    "Qwen/Qwen3-8B": files("config.json", "model.safetensors", "tokenizer.json"),
+    "Qwen/Qwen3-8B-GGUF": files("README.md", "a b/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"),
 }
 
 
@@ -94,7 +95,10 @@ def test_the_pod_has_what_a_server_needs():
     pod = deployment["spec"]["template"]["spec"]
     [server] = pod["containers"]
     assert server["image"] == "registry.local:5000/llm/vllm:cuda13"
-    assert server["args"] == ["/model", "--served-model-name", "Qwen/Qwen3-8B", "--tensor-parallel-size", "2"]
+    assert server["args"] == [
+        *("/model", "--served-model-name", "Qwen/Qwen3-8B", "--tensor-parallel-size", "2"),
+        *("--host", "0.0.0.0", "--port", "8000"),
+    ]
     assert server["resources"] == {"limits": {"nvidia.com/gpu": 2}}
     probe = server["startupProbe"]
     assert (probe["httpGet"]["path"], probe["periodSeconds"] * probe["failureThreshold"]) == ("/health", 600)
@@ -153,7 +157,8 @@ def test_compose_mounts_the_image_and_publishes_on_localhost():
     [service] = yaml.safe_load(compose_file(plan("Qwen/Qwen3-8B-GGUF", context_length=512)))["services"].values()
     assert service["ports"] == ["127.0.0.1:8000:8080"]
     assert service["command"] == [
-        *("--model", "/model/a b/Qwen3-8B-Q4_K_M.gguf", "--alias", "Qwen/Qwen3-8B-GGUF", "--ctx-size", "512")
+        *("--model", "/model/a b/Qwen3-8B-Q4_K_M.gguf", "--alias", "Qwen/Qwen3-8B-GGUF", "--ctx-size", "512"),
+        *("--host", "0.0.0.0", "--port", "8080"),
     ]
     [volume] = service["volumes"]
     assert (volume["type"], volume["image"]) == ("image", {"subpath": "REPO"})
@@ -173,7 +178,7 @@ def test_an_image_that_nobody_can_pull_is_refused():
     ("name", "expected"), [("0org/A.b_c", "model-0org-a-b-c"), ("org/" + "x" * 90, "org-" + "x" * 46)]
 )
 def test_object_names_are_dns_labels(name: str, expected: str):
-    model = ServedModel(name, "main", ("config.json", "a.safetensors"), image="a/b")
+    model = ServedModel(name, "main", files("config.json", "a.safetensors"), image="a/b")
     assert make_plan(model, ServeRequest(), [], gpus=0).object_name == expected
 
 
@@ -184,17 +189,17 @@ def test_the_servers_are_those_of_the_recipes():
         assert recipe.ports == (server.port,)
         for variant in (*server.cpu_variants, *server.gpu_variants):
             assert recipe.variants[variant].tags == (variant,)
-        options = ServerOptions("a/b", "main", plan().files if name == "vllm" else PLANS[-1].files, listen=("::1", 9))
+        options = ServerOptions("a/b", "main", plan().files if name == "vllm" else PLANS[-1].files, ("::1", 9))
         assert set(environment(options)) - {server.port_variable} <= {"VLLM_CPU_KVCACHE_SPACE"}
         assert server.port_variable in (recipe.folder / "Dockerfile.j2").read_text()
 
 
 def test_a_file_in_parts_is_refused():
     name = "Qwen/Qwen3-8B-GGUF"
-    for parts, served in ((FILES[name][1], False), (FILES[name][2], True)):
+    for parts, served in ((FILES[name][1].path, False), (FILES[name][2].path, True)):
         model = ServedModel(name, "main", FILES[name], in_parts=frozenset({parts}), image="a/b")
         if served:
-            assert make_plan(model, ServeRequest(), [], gpus=0).files.weights == FILES[name][1]
+            assert make_plan(model, ServeRequest(), [], gpus=0).files.weights == FILES[name][1].path
             continue
         with pytest.raises(UsageError, match="in the image in parts"):
             make_plan(model, ServeRequest(), [], gpus=0)

@@ -203,6 +203,8 @@ def _run(
     with Engine() as engine:
         gpus = 1 if request.gpus is None and has_gpus(engine) else 0
         plan = _plan(session, found, source, request, gpus)
+        if plan.files.weights:
+            reporter.note(f"{plan.server.name} loads {plan.files.weights}")
         secured = bool(os.environ.get(plan.server.key_variable))
         if plan.exposed and not secured:
             reporter.warn(

@@ -204,7 +204,7 @@ def remove_container(engine: Engine, name: str) -> None:
 
     It is renamed first: who waits for it under its name learns that it was removed, not that it has failed.
     """
-    with contextlib.suppress(NotFoundError), engine_errors(f"stopping {name}"):
+    with contextlib.suppress(LlmstackError), engine_errors(f"stopping {name}"):
         stopping = f"{name}-stopping"
         engine.client.api.rename(name, stopping)
         name = stopping

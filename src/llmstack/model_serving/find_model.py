@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from llmstack.carried_image.file_index import ROOT, FileIndex
+from llmstack.carried_image.file_index import ROOT
 from llmstack.carried_image.image import OpenedImage
 from llmstack.carried_image.image_in_engine import ImageInEngine
 from llmstack.carried_image.image_location import EngineLocation, Location, RegistryLocation, locate
 from llmstack.carried_image.naming import Namespace, parse_repo
 from llmstack.carried_image.open_location import open_requested
 from llmstack.errors import UsageError
-from llmstack.model_serving.serve_plan import MODELS_ROOT, ServedModel
+from llmstack.model_serving.serve_plan import ServedModel
 from llmstack.net import Client
 from llmstack.oci.repository import Registries
 
@@ -67,7 +67,7 @@ def find_in_hub(argument: str, url: str, client: Client) -> FoundModel:
 
     hub = HubClient(client, url)
     files = hub.snapshot(hub.info(repo_id, "model", revision)).files
-    return FoundModel(ServedModel(repo_id, revision, tuple(file.path for file in files), hub=url.rstrip("/")))
+    return FoundModel(ServedModel(repo_id, revision, files, hub=url.rstrip("/")))
 
 
 def _model(opened: OpenedImage, repo_id: str | None, image: str | None) -> ServedModel:
@@ -81,12 +81,8 @@ def _model(opened: OpenedImage, repo_id: str | None, image: str | None) -> Serve
     return ServedModel(
         name=name,
         revision=revision,
-        paths=tuple(file.path for file in index.files),
+        files=index.files,
         in_parts=frozenset(file.path for file in index.files if file.is_split),
         image=image,
-        roots=_roots(index),
+        roots=tuple({ROOT, index.root}),
     )
-
-
-def _roots(index: FileIndex) -> tuple[str, ...]:
-    return (ROOT,) if index.format in {"1", "2"} else (ROOT, MODELS_ROOT)

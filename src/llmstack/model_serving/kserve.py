@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from llmstack.carried_image.file_index import MODELS_ROOT
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import UsageError
 from llmstack.model_serving.compose import model_image
 from llmstack.model_serving.kubernetes import RESTRICTED, USER, probes, resources, variables, volume_mounts, volumes
-from llmstack.model_serving.serve_plan import MODELS_ROOT, ServePlan
+from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.safe_yaml import write_yaml
 
 # Where KServe mounts what storageUri names.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from llmstack.carried_image.file_index import ROOT
+from llmstack.carried_image.gguf_files import RepoFile
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace, tag_of
 from llmstack.errors import UsageError
 from llmstack.model_serving.model_files import ModelFiles, ServerName, choose_files
@@ -17,10 +18,9 @@ from llmstack.model_serving.servers import SERVERS, Server, ServerOptions, argum
 from llmstack.settings import parse_size
 
 LOCALHOST = "127.0.0.1"
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - in the container, or what the user has asked for
 DEFAULT_PORT = 8000
 DEFAULT_SHM_SIZE = "16GiB"
-# Where KServe looks for the files. ROOT is in every carried image.
-MODELS_ROOT = "models"
 
 _NOT_IN_NAME = re.compile(r"[^a-z0-9]+")
 # Of a Kubernetes Service; what Kubernetes adds to the names of pods still fits.
@@ -50,14 +50,14 @@ class ServeRequest:
 class ServedModel:
     """A model to serve: its files, and its image or the hub that has it.
 
-    `paths` is None if the files are not known. `in_parts` are the files that the image has in parts only. `image` is
+    `files` is None if they are not known. `in_parts` are the files that the image has in parts only. `image` is
     what Docker and Kubernetes call the image; None if they cannot pull it. `roots` are the directories of the image
     with the files.
     """
 
     name: str
     revision: str = DEFAULT_REVISION
-    paths: tuple[str, ...] | None = field(default=None, repr=False)
+    files: tuple[RepoFile, ...] | None = field(default=None, repr=False)
     in_parts: frozenset[str] = frozenset()
     image: str | None = None
     hub: str | None = None
@@ -131,7 +131,7 @@ class ServePlan:
 
     def url(self, host: str | None = None) -> str:
         """Return the URL of the server, at `host` if it listens on all addresses."""
-        name = (host or LOCALHOST) if self.address in {"0.0.0.0", "::"} else self.address  # noqa: S104 - compared
+        name = (host or LOCALHOST) if self.address in {ALL_ADDRESSES, "::"} else self.address
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
 
     def curl(self, url: str, *, with_key: bool = False) -> str:
@@ -157,10 +157,10 @@ def make_plan(model: ServedModel, request: ServeRequest, namespaces: Sequence[Na
         repo_id=model.name,
         revision=model.revision,
         files=files,
+        listen=(address, port) if on_host else (ALL_ADDRESSES, server.port),
         hub=model.hub,
         gpus=count,
         context_length=request.context_length,
-        listen=(address, port) if on_host else None,
     )
     return ServePlan(
         model=model,
@@ -175,7 +175,7 @@ def make_plan(model: ServedModel, request: ServeRequest, namespaces: Sequence[Na
 
 
 def _choose_files(model: ServedModel, request: ServeRequest) -> ModelFiles:
-    if model.paths is None:
+    if model.files is None:
         if request.server == "vllm":
             return ModelFiles("vllm")
         if request.server == "llama.cpp" and request.file:
@@ -184,8 +184,8 @@ def _choose_files(model: ServedModel, request: ServeRequest) -> ModelFiles:
             f"{model.name}: has no file index, so its files are not known",
             hint="add --engine vllm, or --engine llama.cpp --file PATH",
         )
-    files = choose_files(model.name, model.paths, request.server, request.file)
-    in_parts = sorted(model.in_parts.intersection(files.needed or model.paths))
+    files = choose_files(model.name, model.files, request.server, request.file)
+    in_parts = sorted(model.in_parts.intersection(files.needed) if files.needed else model.in_parts)
     if in_parts:
         raise UsageError(
             f"{model.name}: {in_parts[0]} is in the image in parts, which no server can load",

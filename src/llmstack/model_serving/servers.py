@@ -52,27 +52,26 @@ SERVERS: Mapping[ServerName, Server] = {
 class ServerOptions:
     """How a server loads its model.
 
-    `hub` is the URL of the hub to load it from; None if it is in MODEL_ROOT. `listen` is the address and the port to
-    listen on; None for those of the image.
+    `hub` is the URL of the hub to load it from; None if it is in `root`. `listen` is the address and the port in the
+    container.
     """
 
     repo_id: str
     revision: str
     files: ModelFiles
+    listen: tuple[str, int]
     root: str = MODEL_ROOT
     hub: str | None = None
     gpus: int = 0
     context_length: int | None = None
-    listen: tuple[str, int] | None = None
 
 
 def arguments(options: ServerOptions) -> list[str]:
     """Return the arguments of the server's image."""
     made = _llama_arguments(options) if options.files.server == "llama.cpp" else _vllm_arguments(options)
-    if options.listen:
-        address, port = options.listen
-        made += ["--host", address, "--port", str(port)]
-    return made
+    address, port = options.listen
+    # Not every image of a server has the same defaults.
+    return [*made, "--host", address, "--port", str(port)]
 
 
 def environment(options: ServerOptions) -> dict[str, str]:
@@ -84,9 +83,10 @@ def environment(options: ServerOptions) -> dict[str, str]:
     if options.files.server == "vllm" and not options.gpus:
         # In GB. vLLM's own default is half of the memory of the machine.
         made["VLLM_CPU_KVCACHE_SPACE"] = "4"
-    if options.listen:
+    server, (_, port) = SERVERS[options.files.server], options.listen
+    if port != server.port:
         # For the health check of the image.
-        made[SERVERS[options.files.server].port_variable] = str(options.listen[1])
+        made[server.port_variable] = str(port)
     return made
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from llmstack.carried_image.gguf_files import gguf_models
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
 from llmstack.errors import LlmstackError, UsageError
-from llmstack.hub_server.registry_api.gguf_files import gguf_models
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServeRequest, make_plan
@@ -85,7 +85,7 @@ def _serving(revision: Revision, files: Files) -> list[Snippet]:
     model = ServedModel(
         name=revision.repo_id,
         revision=revision.name,
-        paths=tuple(files.paths),
+        files=tuple(files.in_order()),
         in_parts=frozenset(path for path, file in files.files.items() if file.is_split),
         image=revision.image,
     )

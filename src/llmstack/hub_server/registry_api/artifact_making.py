@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmstack.carried_image import gguf_files
 from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.gguf_files import GgufModel
 from llmstack.errors import IntegrityError
-from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
-from llmstack.hub_server.registry_api.gguf_files import GgufModel
 from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.model_pack import model_pack
 from llmstack.hub_server.registry_api.ollama import Customization, ollama_artifact
@@ -46,7 +46,7 @@ def obstacle(revision: Revision) -> str | None:
     return None if revision.files else "it has no files"
 
 
-def kinds_of(files: Files, models: list[GgufModel]) -> list[Kind]:
+def kinds_of(files: Files, models: list[GgufModel[IndexedFile]]) -> list[Kind]:
     """Return the artifacts that a revision has."""
     found = [Kind()]
     for model in models:
@@ -56,7 +56,7 @@ def kinds_of(files: Files, models: list[GgufModel]) -> list[Kind]:
     return found
 
 
-def make(reader: FactsReader, revision: Revision, models: list[GgufModel], kind: Kind) -> Artifact:
+def make(reader: FactsReader, revision: Revision, models: list[GgufModel[IndexedFile]], kind: Kind) -> Artifact:
     """Return an artifact; raises AnswerError if it cannot be made, and what reading raises."""
     files = reader.repo_index.files(revision)
     if kind not in kinds_of(files, models):
@@ -76,7 +76,7 @@ def check_params(reader: FactsReader, revision: Revision) -> None:
         raise no_ollama(f"{revision.repo_id}: {error}") from error
 
 
-def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufModel | None) -> Artifact:
+def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufModel[IndexedFile] | None) -> Artifact:
     chosen = [file for file in files.in_order() if not model or not gguf_files.is_of_other(file, model)]
     too_many = unsupported(revision, f"{len(chosen):,} files are too many for one manifest")
     if len(chosen) * _SMALLEST_LAYER > MAX_MANIFEST_SIZE:
@@ -88,7 +88,7 @@ def _pack(reader: FactsReader, revision: Revision, files: Files, model: GgufMode
     return artifact
 
 
-def _ollama(reader: FactsReader, revision: Revision, files: Files, model: GgufModel) -> Artifact:
+def _ollama(reader: FactsReader, revision: Revision, files: Files, model: GgufModel[IndexedFile]) -> Artifact:
     licenses = (_small(files, name) for name in _LICENSES)
     custom = Customization(
         template=_small(files, "template"),

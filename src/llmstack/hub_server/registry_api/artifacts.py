@@ -9,15 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from llmstack.carried_image import gguf_files
+from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.gguf_files import GgufModel
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import AnswerError, MovedError
 from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.lru_cache import Cache
-from llmstack.hub_server.registry_api import gguf_files
 from llmstack.hub_server.registry_api.artifact import Artifact
 from llmstack.hub_server.registry_api.artifact_making import Kind, check_params, kinds_of, make, obstacle
-from llmstack.hub_server.registry_api.gguf_files import GgufModel
 from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.registry_errors import no_ollama, unknown_manifest, unknown_tag, unsupported
 from llmstack.hub_server.repo_index import RepoIndex
@@ -41,7 +42,7 @@ class _Known:
     `is_complete` means that all artifacts have been made once, here or by another request.
     """
 
-    models: list[GgufModel]
+    models: list[GgufModel[IndexedFile]]
     digests: dict[Digest, Kind] = field(default_factory=dict)
     is_complete: bool = False
 
@@ -172,7 +173,7 @@ class Artifacts:
         known.digests |= dict.fromkeys([artifact.digest, *artifact.blobs], kind)
         return artifact
 
-    def _models(self, revision: Revision) -> list[GgufModel]:
+    def _models(self, revision: Revision) -> list[GgufModel[IndexedFile]]:
         return self._of(revision).models
 
     def _of(self, revision: Revision) -> _Known:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.gguf_files import GgufModel
 from llmstack.errors import IntegrityError
 from llmstack.hub_server.facts_index import FactsIndex
-from llmstack.hub_server.registry_api.gguf_files import GgufModel
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Revision
 from llmstack.oci.spec import parse_object
@@ -60,7 +61,7 @@ class FactsReader:
             return replace(facts, parameters=sum(weights.safetensors.values()))
         return facts
 
-    def of_model(self, revision: Revision, model: GgufModel) -> ModelFacts:
+    def of_model(self, revision: Revision, model: GgufModel[IndexedFile]) -> ModelFacts:
         """Return the facts of one GGUF model of a repo."""
         headers = [self.facts_index.gguf(revision, file.path) for file in model.files]
         found = [header for header in headers if header]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmstack.carried_image.file_index import IndexedFile
+from llmstack.carried_image.gguf_files import GgufModel
 from llmstack.hf.snapshot import HubFile
 from llmstack.hub_server.registry_api.artifact import Artifact, make_artifact
 from llmstack.hub_server.registry_api.chat_templates import go_template
-from llmstack.hub_server.registry_api.gguf_files import GgufModel
 from llmstack.hub_server.registry_api.model_facts import ModelFacts, short_number
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, RawManifest, canonical_json
@@ -28,7 +28,7 @@ class Customization:
 
 
 def ollama_artifact(
-    model: GgufModel, projector: IndexedFile | None, custom: Customization, facts: ModelFacts
+    model: GgufModel[IndexedFile], projector: IndexedFile | None, custom: Customization, facts: ModelFacts
 ) -> Artifact:
     """Return the artifact of a model; the bytes depend on the arguments only. All files must have a known hash.
 

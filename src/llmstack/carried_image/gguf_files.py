@@ -7,9 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from llmstack.carried_image.file_index import IndexedFile
-
+LATEST = "latest"
 _SUFFIX = ".gguf"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 # llama.cpp's names of file types, and those of Unsloth.
@@ -24,12 +24,27 @@ _PREFERRED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GgufModel:
+class RepoFile(Protocol):
+    """A file of a repo: in a file index, or on a hub."""
+
+    @property
+    def path(self) -> str:
+        """The path in the repo."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+
+F = TypeVar("F", bound=RepoFile)
+
+
+@dataclass(frozen=True)
+class GgufModel(Generic[F]):
     """A model as one GGUF file, or in shards. `label` is the quantization in its name; "" if it has none."""
 
     label: str
-    files: tuple[IndexedFile, ...]
+    files: tuple[F, ...]
 
     @property
     def name(self) -> str:
@@ -42,15 +57,25 @@ class GgufModel:
         return sum(file.size for file in self.files)
 
     @property
+    def missing(self) -> list[str]:
+        """The paths of the shards that were not carried."""
+        shard = _SHARD.fullmatch(self.files[0].path)
+        if shard is None:
+            return []
+        numbers = range(1, int(shard["count"]) + 1)
+        expected = [f"{shard['name']}-{number:05}-of-{shard['count']}{_SUFFIX}" for number in numbers]
+        return sorted(set(expected) - {file.path for file in self.files})
+
+    @property
     def is_sharded(self) -> bool:
         """Tell whether the model is in several files, all carried or not."""
         shard = _SHARD.fullmatch(self.files[0].path)
         return shard is not None and int(shard["count"]) > 1
 
 
-def gguf_models(files: Iterable[IndexedFile]) -> list[GgufModel]:
+def gguf_models(files: Iterable[F]) -> list[GgufModel[F]]:
     """Return the models, sorted by path; projectors and importance matrices are none."""
-    groups: dict[str, list[IndexedFile]] = defaultdict(list)
+    groups: dict[str, list[F]] = defaultdict(list)
     for file in files:
         if _is_gguf(file) and not _is_projector(file) and "imatrix" not in posixpath.basename(file.path).lower():
             shard = _SHARD.fullmatch(file.path)
@@ -59,22 +84,22 @@ def gguf_models(files: Iterable[IndexedFile]) -> list[GgufModel]:
     return sorted(models, key=lambda model: (model.files[0].path.count("/"), model.files[0].path))
 
 
-def projector(files: Iterable[IndexedFile]) -> IndexedFile | None:
+def projector(files: Iterable[F]) -> F | None:
     """Return the multimodal projector; of several, the one in 16 bits."""
     found = _by_path(file for file in files if _is_gguf(file) and _is_projector(file))
     order = {"F16": 0, "FP16": 0, "BF16": 1}
     return min(found, key=lambda file: order.get(_label(file.path), 2), default=None)
 
 
-def is_of_other(file: IndexedFile, model: GgufModel) -> bool:
+def is_of_other(file: F, model: GgufModel[F]) -> bool:
     """Tell whether a file is a GGUF file of another model."""
     return _is_gguf(file) and not _is_projector(file) and file not in model.files
 
 
-def find_model(models: Iterable[GgufModel], tag: str) -> GgufModel | None:
+def find_model(models: Iterable[GgufModel[F]], tag: str) -> GgufModel[F] | None:
     """Return the model with this quantization or file name, ignoring case; `latest` is the preferred one."""
     found = list(models)
-    if tag == "latest":
+    if tag == LATEST:
         return min(found, key=_preference, default=None)
     wanted = tag.casefold()
     named = (model for model in found if model.name.casefold() == wanted)
@@ -82,12 +107,12 @@ def find_model(models: Iterable[GgufModel], tag: str) -> GgufModel | None:
     return next(named, None) or next(labeled, None)
 
 
-def labels(models: Iterable[GgufModel]) -> list[str]:
+def labels(models: Iterable[GgufModel[F]]) -> list[str]:
     """Return the tags that name the models: quantizations, else file names."""
     return sorted({model.label or model.name for model in models})
 
 
-def _preference(model: GgufModel) -> tuple[int, int]:
+def _preference(model: GgufModel[F]) -> tuple[int, int]:
     known = model.label in _PREFERRED
     return (_PREFERRED.index(model.label) if known else len(_PREFERRED), model.size)
 
@@ -102,13 +127,13 @@ def _label(path: str) -> str:
     return ""
 
 
-def _by_path(files: Iterable[IndexedFile]) -> list[IndexedFile]:
+def _by_path(files: Iterable[F]) -> list[F]:
     return sorted(files, key=lambda file: file.path)
 
 
-def _is_gguf(file: IndexedFile) -> bool:
+def _is_gguf(file: RepoFile) -> bool:
     return file.path.lower().endswith(_SUFFIX)
 
 
-def _is_projector(file: IndexedFile) -> bool:
+def _is_projector(file: RepoFile) -> bool:
     return "mmproj" in posixpath.basename(file.path).lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmstack.carried_image.file_index import IndexedFile
-from llmstack.hub_server.registry_api.gguf_files import find_model, gguf_models, is_of_other, labels, projector
+from llmstack.carried_image.gguf_files import find_model, gguf_models, is_of_other, labels, projector
 
 
 def files(*paths: str) -> list[IndexedFile]:
