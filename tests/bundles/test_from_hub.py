@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.bundles.support import FILES, checksums_are_right
 from tests.support.cli import run_llmstack
 from tests.support.hub import Hub
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_repo_goes_from_the_hub_to_the_disk(hub: Hub, tmp_path: Path):

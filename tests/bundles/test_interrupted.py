@@ -13,6 +13,8 @@ from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, Usa
 from llmstack.oci.layout import Layout
 from tests.bundles.support import FILES, Gap, checksums_are_right
 
+pytestmark = pytest.mark.slow
+
 # Saves until `limit` bytes of blobs were read from the source.
 BROKEN = """
 import sys

@@ -107,6 +107,7 @@ def test_too_many_images_for_the_volumes(gap: Gap):
         gap.save("b", volume_size="900kB")
 
 
+@pytest.mark.slow
 def test_volumes_can_be_moved_away_while_the_save_goes_on(gap: Gap):
     """A disk that holds one volume only: the save fails there, and the next run writes the next volume."""
     gap.carry()
