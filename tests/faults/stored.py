@@ -85,7 +85,7 @@ def _files(top: str, read: Callable[[str], bytes]) -> dict[str, bytes]:
         document(manifest["config"]["digest"])
         for layer in manifest["layers"]:
             with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as archive:
-                members = [member for member in archive if member.name.startswith("REPO/")]
+                members = [member for member in archive if member.name.startswith("REPO/") and not member.isdir()]
                 files |= {member.name.removeprefix("REPO/"): archive.extractfile(member).read() for member in members}
         found.append(files)
     assert found
