@@ -376,6 +376,28 @@ def test_any_card_gives_tags_that_are_strings(repo_type: Any, card: dict[str, An
     json.dumps(facts.config, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("card", "paths", "relation"),
+    [
+        ({"base_model": ["a/one", "a/two"]}, [], "merge"),
+        ({"base_model": ["a/one", "a/one"]}, [], "finetune"),
+        ({"base_model": "a/one"}, [], "finetune"),
+        ({"base_model": "a/one", "tags": ["merge"]}, [], "merge"),
+        ({"base_model": ["a/one", "a/two"], "base_model_relation": "finetune"}, [], "finetune"),
+        ({"base_model": ["a/one", "a/two"]}, ["a.gguf"], "quantized"),
+        ({"base_model": ["a/one", "a/two"]}, ["adapter_config.json"], "adapter"),
+    ],
+)
+def test_the_relation_to_the_base_models(card: dict[str, Any], paths: list[str], relation: str):
+    tags = facts_of("model", card, {}, paths, None).tags
+    assert f"base_model:{relation}:a/one" in tags
+    assert sum(tag.startswith("base_model:") for tag in tags) == 2 * len(set(_listed(card["base_model"])))
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
 def test_the_weight_files_that_describe_a_repo():
     assert safetensors_files(["a/model.safetensors", "b.safetensors", "model.safetensors"]) == ["model.safetensors"]
     assert safetensors_files(["adapter_model.safetensors"]) == ["adapter_model.safetensors"]

@@ -148,6 +148,7 @@ def _task(library: str | None, config: Json) -> str | None:
 
 
 def _base_models(card: Json, library: str | None, formats: Collection[str], config: Json) -> Iterator[str]:
+    names = list(dict.fromkeys(base_models(card)))
     relation = _string(card.get("base_model_relation"))
     if relation is None:
         if library == "peft":
@@ -155,8 +156,8 @@ def _base_models(card: Json, library: str | None, formats: Collection[str], conf
         elif "gguf" in formats or "quantization_config" in config:
             relation = "quantized"
         else:
-            relation = "merge" if "merge" in _strings(card.get("tags")) else "finetune"
-    for name in base_models(card):
+            relation = "merge" if len(names) > 1 or "merge" in _strings(card.get("tags")) else "finetune"
+    for name in names:
         yield f"base_model:{name}"
         yield f"base_model:{relation}:{name}"
 
