@@ -148,6 +148,23 @@ def seen(client: str, headers: Mapping[str, str], *trusted: str, base_url: str |
         ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/"}, ("http://hub", "")),
         ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": '//evil/"><b>'}, ("http://hub", "")),
         ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "//evil.example"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Proto": "https, http"}, ("https://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Proto": "http,https"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Proto": "HTTPS"}, ("https://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Proto": "ftp, https"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/a/, /b"}, ("http://hub/a/b", "/a/b")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/a, b"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/p/../q"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/p/.."}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/./p"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Prefix": "/.p/..q/r."}, ("http://hub/.p/..q/r.", "/.p/..q/r.")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Port": "8443, 80"}, ("http://hub:8443", "")),
+        ("10.1.2.3", {"Host": "[::1]", "X-Forwarded-Port": "8443"}, ("http://[::1]:8443", "")),
+        ("10.1.2.3", {"Host": "hub:8080", "X-Forwarded-Port": "8443"}, ("http://hub:8080", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "80"}, ("https://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Port": "65536"}, ("http://hub", "")),
+        ("10.1.2.3", {"Host": "hub", "X-Forwarded-Port": "1@evil"}, ("http://hub", "")),
+        ("192.0.2.1", {"Host": "hub", "X-Forwarded-Port": "8443"}, ("http://hub", "")),
         ("10.1.2.3", {"Host": "hub", "X-Forwarded-Host": "a/b"}, ("http://HOST:PORT", "")),
         ("192.0.2.1", {"Host": "hub", "X-Forwarded-Host": "evil", "X-Forwarded-Prefix": "/a"}, ("http://hub", "")),
         ("fe80::1%eth0", {"Host": "hub", "X-Forwarded-Host": "evil"}, ("http://hub", "")),
@@ -158,8 +175,16 @@ def test_the_url_of_a_request(client: str, headers: Mapping[str, str], expected:
     assert seen(client, headers, "10.0.0.0/8", "2001:db8::7") == expected
 
 
+def test_each_proxy_may_add_its_own_header():
+    headers = [(b"host", b"hub"), (b"x-forwarded-prefix", b"/a"), (b"x-forwarded-prefix", b"/b")]
+    request = HTTPConnection({"type": "http", "scheme": "http", "client": ("10.1.2.3", 1), "headers": headers})
+    PublicUrl.parse(None, ["10.1.2.3"]).note(request)
+    assert prefix_of(request) == "/a/b"
+
+
 @pytest.mark.parametrize(
-    "url", ["hub.lab", "ftp://a", "http://", "http://a:0", "http://a/?b", "http://a/b c", "http://a#b"]
+    "url",
+    ["hub.lab", "ftp://a", "http://", "http://a:0", "http://a/?b", "http://a/b c", "http://a#b", "http://a/b/../c"],
 )
 def test_an_invalid_base_url_is_refused(url: str):
     with pytest.raises(UsageError, match="--base-url"):

@@ -13,8 +13,11 @@ from starlette.requests import HTTPConnection
 from llmstack.errors import UsageError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", re.ASCII)
-# A path in a URL, without characters that need escapes.
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
+# A path in a URL, without `.` and `..` and characters that need escapes.
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*", re.ASCII)
+_PORT = re.compile(r"[1-9]\d{0,4}", re.ASCII)
+# Behind several proxies, these name the port of one and the scheme of another.
+_DEFAULT_PORTS = {"80", "443"}
 # Where a request's URL is kept in its ASGI scope.
 _KEY = "llmstack.url"
 
@@ -46,14 +49,23 @@ class PublicUrl:
         request.scope[_KEY] = self.base_url or self._of(request)
 
     def _of(self, request: HTTPConnection) -> str:
-        headers = request.headers if self._is_trusted(request.client.host if request.client else "") else {}
-        forwarded = headers.get("X-Forwarded-Proto", "")
-        scheme = forwarded if forwarded in {"http", "https"} else str(request.scope["scheme"])
-        host = headers.get("X-Forwarded-Host", "").partition(",")[0].strip() or request.headers.get("Host", "")
-        prefix = headers.get("X-Forwarded-Prefix", "").rstrip("/")
+        is_trusted = self._is_trusted(request.client.host if request.client else "")
+
+        def forwarded(name: str) -> list[str]:
+            """Return what each proxy said, that next to the client first."""
+            values = request.headers.getlist(f"X-Forwarded-{name}") if is_trusted else []
+            return [value.strip() for value in ",".join(values).split(",")]
+
+        scheme = forwarded("Proto")[0].lower()
+        host = forwarded("Host")[0] or request.headers.get("Host", "")
+        port = forwarded("Port")[0]
+        # Each proxy removes a path from what the one before it left.
+        prefixes = [part.rstrip("/") for part in forwarded("Prefix")]
+        prefix = "".join(prefixes) if all(map(_PREFIX.fullmatch, prefixes)) else ""
         # Invalid values are left out.
-        host = host if _HOST.fullmatch(host) else "HOST:PORT"
-        return f"{scheme}://{host}{prefix if _PREFIX.fullmatch(prefix) else ''}"
+        scheme = scheme if scheme in {"http", "https"} else str(request.scope["scheme"])
+        host = _with_port(host, port) if _HOST.fullmatch(host) else "HOST:PORT"
+        return f"{scheme}://{host}{prefix}"
 
     def _is_trusted(self, client: str) -> bool:
         try:
@@ -73,6 +85,12 @@ def endpoint_of(request: HTTPConnection) -> str:
 def prefix_of(request: HTTPConnection) -> str:
     """Return the path of the hub's URL: empty, or one that begins with a slash."""
     return urlsplit(endpoint_of(request)).path
+
+
+def _with_port(host: str, port: str) -> str:
+    """Return a host with a port, unless it has one or the port is invalid or a default."""
+    is_needed = not re.search(r":\d+\Z", host.rpartition("]")[2]) and port not in _DEFAULT_PORTS
+    return f"{host}:{port}" if is_needed and _PORT.fullmatch(port) and int(port) < 65536 else host
 
 
 def _checked(url: str) -> str:
