@@ -44,6 +44,7 @@ def fill(models: BlobStore, datasets: BlobStore) -> None:
     carry(models, "org--model--v1.0", {"config.json": b"{}"}, revision="v1.0", commit=OLD)
     carry(models, "org--parts", {"w.bin": WEIGHTS}, repo_id="org/parts", limits=IN_PARTS)
     carry(models, "gpt2", {"config.json": b'{"n": 2}'}, repo_id="gpt2")
+    carry(models, "gpt2--refs_pr_1", {"config.json": b"{}"}, repo_id="gpt2", revision="refs/pr/1", commit=OLD)
     carry(datasets, "org--set", {"data/train.csv": b"a,b\n1,2\n"}, repo_id="org/set", repo_type="dataset")
 
 

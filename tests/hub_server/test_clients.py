@@ -52,6 +52,7 @@ print(json.dumps({
     "tree": [entry.path for entry in api.list_repo_tree("org/model", "sub dir")],
     "paths": [entry.path for entry in api.get_paths_info("org/model", ["sub dir", "config.json", "nothing"])],
     "tags": [tag.name for tag in api.list_repo_refs("org/model").tags],
+    "pulls": [(pull.name, pull.ref) for pull in api.list_repo_refs("gpt2", include_pull_requests=True).pull_requests],
     "exists": [api.file_exists("org/model", "config.json"), api.file_exists("org/model", "other.json"),
                api.repo_exists("org/other"), api.revision_exists("org/model", "v2")],
     "refused": [
@@ -99,6 +100,7 @@ def test_everything_a_client_does(
         "tree": ["sub dir/a+b%2Fé.json", "sub dir/deep"],
         "paths": ["sub dir", "config.json"],
         "tags": ["v1.0"],
+        "pulls": [["1", "refs/pr/1"]],
         "exists": [True, False, False, False],
         "expanded": COMMIT,
         "commits": [COMMIT],

@@ -44,14 +44,33 @@ def test_paths_of_a_json_body(served_layout: Serving):
         assert [item["lastCommit"]["id"] for item in found] == [COMMIT, COMMIT]
     form = served_layout.ask("POST", INFO, {}, b"paths=config.json&expand=True")
     assert json.loads(form.body)[0] == found[0]
+    # The Python client sends this for an empty list.
+    assert json.loads(served_layout.ask("POST", INFO, {}, b"expand=False").body) == []
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_json_is_known_by_its_content(served_layout: Serving, content_type: str | None):
+    headers = {"Content-Type": content_type} if content_type else {}
+    answer = served_layout.ask("POST", INFO, headers, b' {"paths": ["config.json"]}')
+    assert [item["path"] for item in json.loads(answer.body)] == ["config.json"]
+
+
+MULTIPART = b'--x\r\nContent-Disposition: form-data; name="paths"\r\n\r\nconfig.json\r\n--x--\r\n'
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"paths": [1]}', b'{"paths": {"a": 1}}', b"[" * 100_000, b"\xff", b'{"paths": null}']
+    "body",
+    [
+        *(b"", b"[]", b"{}", b'{"paths": [1]}', b'{"paths": {"a": 1}}', b"[" * 100_000, b"\xff", b'{"paths": null}'),
+        *(b'{"paths": ["a"], "expand": "true"}', b'{"paths": ["a"], "path": "b"}', MULTIPART),
+        *(b"paths[]=config.json", b"path=config.json", b"paths=config.json&expand=yes", b"paths=config.json&other=1"),
+    ],
 )
-def test_a_json_body_without_paths_gets_400(served_layout: Serving, body: bytes):
-    answer = served_layout.ask("POST", INFO, JSON, body)
-    assert (answer.status, answer.headers["x-error-code"]) == (400, "BadRequest")
+def test_a_body_without_paths_gets_400(served_layout: Serving, body: bytes):
+    for headers in (JSON, {}, {"Content-Type": "multipart/form-data; boundary=x"}):
+        answer = served_layout.ask("POST", INFO, headers, body)
+        assert (answer.status, answer.headers["x-error-code"]) == (400, "BadRequest")
+        assert "paths" in answer.headers["x-error-message"]
 
 
 def test_the_revision_head_is_main(served_layout: Serving):
@@ -94,6 +113,13 @@ def test_a_repo_has_one_commit_and_no_discussions(served_layout: Serving):
     found = json.loads(served_layout.get("/api/datasets/org/set/discussions?p=0").body)
     assert (found["discussions"], found["count"]) == ([], 0)
     assert served_layout.get("/api/models/org/other/discussions").status == 404
+
+
+def test_refs_have_pull_requests_if_asked_for(served_layout: Serving):
+    pull = {"name": "1", "ref": "refs/pr/1", "targetCommit": OLD}
+    assert json.loads(served_layout.get("/api/models/gpt2/refs?include_prs=1").body)["pullRequests"] == [pull]
+    assert json.loads(served_layout.get("/api/models/org/model/refs?include_prs=True").body)["pullRequests"] == []
+    assert "pullRequests" not in json.loads(served_layout.get("/api/models/gpt2/refs").body)
 
 
 @pytest.mark.parametrize(

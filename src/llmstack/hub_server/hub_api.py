@@ -41,6 +41,7 @@ from llmstack.hub_server.repos import Files, Repo, Revision
 T = TypeVar("T")
 
 _MAX_PATHS = 20_000
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 async def get_whoami(_hub: Hub, request: Request, _target: Target) -> Response:
@@ -108,13 +109,13 @@ def get_tree(hub: Hub, request: Request, target: Target) -> Response:
 
 async def post_paths_info(hub: Hub, request: Request, target: Target) -> Response:
     """Describe the paths in a form or in a JSON object."""
-    is_json = request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
     async with hub.forms.read(request) as body:
-        return await hub.threads.run(_paths_info, hub, target, _json_paths if is_json else _form_paths, body)
+        return await hub.threads.run(_paths_info, hub, target, body)
 
 
-def _paths_info(hub: Hub, target: Target, parse: Callable[[bytes], tuple[list[str], bool]], body: bytes) -> Response:
-    paths, expand = parse(body)
+def _paths_info(hub: Hub, target: Target, body: bytes) -> Response:
+    # The content decides, not its type: curl and others send JSON as a form.
+    paths, expand = _json_paths(body) if body.lstrip().startswith((b"{", b"[")) else _form_paths(body)
     revision = _revision(hub, target)
     found = paths_info(hub.repo_index.files(revision), paths)
     return json_response(list(_expanded(revision, found)) if expand else found)
@@ -122,24 +123,37 @@ def _paths_info(hub: Hub, target: Target, parse: Callable[[bytes], tuple[list[st
 
 def _form_paths(body: bytes) -> tuple[list[str], bool]:
     try:
-        fields = parse_qs(body.decode("utf-8", "surrogateescape"), max_num_fields=_MAX_PATHS)
+        text = body.decode("utf-8", "surrogateescape")
+        fields = parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_PATHS)
     except ValueError as error:
         raise AnswerError(413, "TooLarge", f"the form has more than {_MAX_PATHS} fields") from error
-    return fields.get("paths", []), fields.get("expand", [""])[-1].lower() in {"true", "1"}
+    expand = fields.get("expand", ["false"])[-1].lower()
+    # The Python client sends an empty list as a form with `expand` only.
+    if not fields or fields.keys() - {"paths", "expand"} or expand not in _FLAGS:
+        raise _no_paths()
+    return fields.get("paths", []), _FLAGS[expand]
 
 
 def _json_paths(body: bytes) -> tuple[list[str], bool]:
     try:
         value = json.loads(body)
-        paths = [value["paths"]] if isinstance(value["paths"], str) else value["paths"]
-        valid = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+        paths, expand = value["paths"], value.get("expand", False)
+        paths = [paths] if isinstance(paths, str) else paths
+        is_list = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+        valid = is_list and isinstance(expand, bool) and value.keys() <= {"paths", "expand"}
     except (ValueError, TypeError, KeyError, RecursionError):
         valid = False
     if not valid:
-        raise AnswerError(400, "BadRequest", 'the body must be a JSON object with a list of strings "paths"')
+        raise _no_paths()
     if len(paths) > _MAX_PATHS:
         raise AnswerError(413, "TooLarge", f"the list has more than {_MAX_PATHS} paths")
-    return paths, value.get("expand") is True
+    return paths, expand
+
+
+def _no_paths() -> AnswerError:
+    example = '{"paths": ["a", "b"], "expand": false}'
+    message = f"the body must be a URL-encoded form with `paths` and `expand`, or JSON as in {example}"
+    return AnswerError(400, "BadRequest", message)
 
 
 def get_commits(hub: Hub, request: Request, target: Target) -> Response:
@@ -155,9 +169,9 @@ def get_discussions(hub: Hub, _request: Request, target: Target) -> Response:
     return json_response({"discussions": [], "count": 0, "start": 0, "numClosedDiscussions": 0})
 
 
-def get_refs(hub: Hub, _request: Request, target: Target) -> Response:
-    """List the branches and tags of a repo."""
-    return json_response(refs(_repo(hub, target)))
+def get_refs(hub: Hub, request: Request, target: Target) -> Response:
+    """List the branches and tags of a repo, and its pull requests if asked to."""
+    return json_response(refs(_repo(hub, target), pull_requests=flag(request, "include_prs")))
 
 
 def get_auth_check(hub: Hub, _request: Request, target: Target) -> Response:
@@ -202,9 +216,11 @@ def _number(digits: str | None, default: int) -> int:
     return int(digits) if digits and digits.isascii() and digits.isdigit() and len(digits) < 10 else default
 
 
-def refs(repo: Repo) -> Json:
+def refs(repo: Repo, *, pull_requests: bool) -> Json:
     """Return a repo's branches and tags: every carried revision but main is a tag."""
     value: dict[str, list[Json]] = {"branches": [], "converts": [], "tags": []}
+    if pull_requests:
+        value["pullRequests"] = []
     for revision in repo.revisions:
         name, commit = revision.name, revision.commit
         if name == commit:
@@ -212,6 +228,10 @@ def refs(repo: Repo) -> Json:
         if name.startswith("refs/convert/"):
             short = name.removeprefix("refs/convert/")
             value["converts"].append({"name": short, "ref": name, "targetCommit": commit})
+        elif name.startswith("refs/pr/"):
+            if pull_requests:
+                number = name.removeprefix("refs/pr/")
+                value["pullRequests"].append({"name": number, "ref": name, "targetCommit": commit})
         elif name == DEFAULT_REVISION:
             value["branches"].append({"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit})
         elif not name.startswith("refs/"):
