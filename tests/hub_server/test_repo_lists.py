@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
 from llmstack.hub_server.error_answers import AnswerError
-from llmstack.hub_server.repo_facts import facts_of, gguf_files, safetensors_files
 from llmstack.hub_server.repo_info import ALWAYS, EXPANDABLE, basic
 from llmstack.hub_server.repo_lists import ListQuery
 from llmstack.hub_server.repos import make_repo
@@ -71,6 +70,11 @@ def served_cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             "q4-00001-of-00002.gguf": gguf(LLAMA, {"a": (4, 8)}),
             "q4-00002-of-00002.gguf": gguf({}, {"b": (5,)}),
         },
+        "art/paint": {
+            "README.md": b"See https://arxiv.org/abs/2112.10752\n",
+            "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
+            "tokenizer_config.json": b'{"chat_template": "{{ x }}"}',
+        },
         "bad/cards": {"README.md": b"---\n{\n---\n", "config.json": b"[" * 100_000, "model.safetensors": b"\xff" * 99},
         "bad/deep": {"README.md": b"---\ntags: {a: [b]}\nlanguage: 7\n---\n", "config.json": deep, "a.gguf": b"GGUF"},
     }
@@ -95,7 +99,7 @@ def ids(hub: Serving, repo_type: str = "models", *pairs: tuple[str, str], **quer
     return [item["id"] for item in listed(hub, repo_type, *pairs, **query)]
 
 
-ALL = ["bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/tuned"]
+ALL = ["art/paint", "bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/tuned"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,9 @@ ALL = ["bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/tuned"]
         ({"sort": "mainSize", "author": "org"}, ["org/tuned", "org/base"]),
         ({"sort": "mainSize", "author": "org", "direction": "1"}, ["org/base", "org/tuned"]),
         ({"limit": "2"}, ALL[:2]),
-        ({"limit": "2", "cursor": "4"}, ALL[4:]),
+        ({"limit": "2", "cursor": "5"}, ALL[5:]),
+        ({"filter": "arxiv:2112.10752,conversational"}, ["art/paint"]),
+        ({"pipeline_tag": "text-to-image", "filter": "diffusers:StableDiffusionPipeline"}, ["art/paint"]),
         ({"search": "", "filter": ""}, ALL),
     ],
 )
@@ -292,7 +298,7 @@ except Exception as error:
 """
 NOT_IN_ALL = {
     "author": "lab/chat-GGUF",
-    "direction": "bad/cards bad/deep",
+    "direction": "art/paint bad/cards",
     "gated": "",
     "language": "org/tuned",
     "library": "org/tuned",
@@ -355,56 +361,3 @@ def test_a_query_is_parsed_or_refused(pairs: list[tuple[str, str]]):
         query = ListQuery.parse("model", QueryParams(pairs))
         assert 1 <= query.limit <= 1000
         assert query.fields <= EXPANDABLE["model"] | ALWAYS
-
-
-JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-FIELDS = ["tags", "language", "license", "datasets", "base_model", "library_name", "pipeline_tag", "task_ids"]
-
-
-@given(
-    st.sampled_from(["model", "dataset"]),
-    st.dictionaries(st.sampled_from(FIELDS), JSON),
-    st.dictionaries(st.sampled_from(["architectures", "model_type", "quantization_config", "auto_map"]), JSON),
-)
-def test_any_card_gives_tags_that_are_strings(repo_type: Any, card: dict[str, Any], config: dict[str, Any]):
-    facts = facts_of(repo_type, card, config, ["config.json", "a.gguf"], None)
-    assert all(isinstance(tag, str) and tag for tag in facts.tags)
-    json.dumps(facts.config, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("card", "paths", "relation"),
-    [
-        ({"base_model": ["a/one", "a/two"]}, [], "merge"),
-        ({"base_model": ["a/one", "a/one"]}, [], "finetune"),
-        ({"base_model": "a/one"}, [], "finetune"),
-        ({"base_model": "a/one", "tags": ["merge"]}, [], "merge"),
-        ({"base_model": ["a/one", "a/two"], "base_model_relation": "finetune"}, [], "finetune"),
-        ({"base_model": ["a/one", "a/two"]}, ["a.gguf"], "quantized"),
-        ({"base_model": ["a/one", "a/two"]}, ["adapter_config.json"], "adapter"),
-    ],
-)
-def test_the_relation_to_the_base_models(card: dict[str, Any], paths: list[str], relation: str):
-    tags = facts_of("model", card, {}, paths, None).tags
-    assert f"base_model:{relation}:a/one" in tags
-    assert sum(tag.startswith("base_model:") for tag in tags) == 2 * len(set(_listed(card["base_model"])))
-
-
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value]
-
-
-def test_the_weight_files_that_describe_a_repo():
-    assert safetensors_files(["a/model.safetensors", "b.safetensors", "model.safetensors"]) == ["model.safetensors"]
-    assert safetensors_files(["adapter_model.safetensors"]) == ["adapter_model.safetensors"]
-    assert safetensors_files(["a.safetensors", "b.safetensors"]) == []
-    assert gguf_files(["Q8_0.gguf", "BF16/a.gguf", "mmproj-a.gguf"]) == ["Q8_0.gguf"]
-    assert gguf_files(["BF16/a-00002-of-00002.gguf", "BF16/a-00001-of-00002.gguf", "Q4/b.gguf"]) == [
-        "BF16/a-00001-of-00002.gguf",
-        "BF16/a-00002-of-00002.gguf",
-    ]
-    assert gguf_files(["mmproj.gguf", "model.bin"]) == []

@@ -12,7 +12,7 @@ from llmstack.hf.front_matter import README, parse_card
 from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.image_files import read_range
 from llmstack.hub_server.lru_cache import Cache
-from llmstack.hub_server.repo_facts import Facts, Json, Weights, facts_of, gguf_files, safetensors_files
+from llmstack.hub_server.repo_facts import CONFIGS, Facts, Json, Weights, facts_of, gguf_files, safetensors_files
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Repo, Revision
 from llmstack.hub_server.tensor_headers import (
@@ -122,9 +122,10 @@ class FactsIndex:
         except (AnswerError, IntegrityError, NotFoundError):
             return _nothing(revision)
         readme = self._start(revision, README, _CARD, MAX_README)
-        config = self._start(revision, "config.json", 0, _MAX_CONFIG) if revision.repo_type == "model" else b""
-        card = parse_card(readme.decode(errors="replace"))
-        return facts_of(revision.repo_type, card, _parse_config(config), paths, revision.license)
+        names = [name for name in CONFIGS if name in paths] if revision.repo_type == "model" else []
+        configs = {name: _parse_config(self._start(revision, name, 0, _MAX_CONFIG)) for name in names}
+        text = readme.decode(errors="replace")
+        return facts_of(revision.repo_type, parse_card(text), configs, paths, revision.license, text)
 
     def _start(self, revision: Revision, path: str, start: int, limit: int) -> bytes:
         """Return a file of up to `limit` bytes, the first `start` bytes of a larger one, nothing of a missing one."""
