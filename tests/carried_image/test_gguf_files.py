@@ -37,6 +37,13 @@ def test_the_quantization_in_a_name(path: str, label: str):
     assert model.label == label
 
 
+def test_models_of_the_same_quantization_are_listed_by_their_file_names():
+    models = gguf_models(files("a-Q8_0.gguf", "b-q8_0.gguf", "c.gguf", "deep/a-Q8_0.gguf", "deep/d-Q8_0.gguf"))
+    assert labels(models) == ["Q8_0", "b-q8_0.gguf", "c.gguf", "d-Q8_0.gguf"]
+    found = [find_model(models, tag) for tag in labels(models)]
+    assert [model and model.name for model in found] == ["a-Q8_0.gguf", "b-q8_0.gguf", "c.gguf", "d-Q8_0.gguf"]
+
+
 def test_a_tag_is_a_quantization_or_a_file_name_in_any_case():
     models = gguf_models(files("m-Q8_0.gguf", "m-IQ3_M.gguf", "deep/m-Q8_0.gguf", "other.gguf", "README.md"))
     assert labels(models) == ["IQ3_M", "Q8_0", "other.gguf"]

@@ -108,8 +108,17 @@ def find_model(models: Iterable[GgufModel[F]], tag: str) -> GgufModel[F] | None:
 
 
 def labels(models: Iterable[GgufModel[F]]) -> list[str]:
-    """Return the tags that name the models: quantizations, else file names."""
-    return sorted({model.label or model.name for model in models})
+    """Return the tags that name the models: quantizations, and the file names of models without one of their own.
+
+    A model in a directory has no tag if another model has the same file name.
+    """
+    found = list(models)
+    first: dict[str, GgufModel[F]] = {}
+    for model in found:
+        for tag in (model.label, model.name):
+            first.setdefault(tag.casefold(), model)
+    own = ([tag for tag in (model.label, model.name) if tag and first[tag.casefold()] is model] for model in found)
+    return sorted(tags[0] for tags in own if tags)
 
 
 def _preference(model: GgufModel[F]) -> tuple[int, int]:
