@@ -49,6 +49,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     carry(models, "org--sharded", SHARDS, repo_id="org/sharded")
     carry(models, "org--torch", {"model.safetensors": b"{}"}, repo_id="org/torch")
     carry(models, "org--bad", {"m-Q8_0.gguf": Q8, "params": b"temperature 0.5"}, repo_id="org/bad")
+    for name in ("template", "system", "params"):
+        carry(models, f"org--{name}", {"m-Q8_0.gguf": Q8, name: b"{}" + b" " * 1024**2}, repo_id=f"org/{name}")
     odd = (".gguf", "-Q6_K.gguf", "a b.gguf", "é.gguf", "plain.gguf", "x" * 130 + ".gguf", "mmproj.gguf")
     carry(models, "org--odd", {name: name.encode() for name in odd}, repo_id="org/odd")
     carry(models, "org--old--v1.0", {"m-Q8_0.gguf": Q8}, repo_id="org/old", revision="v1.0")
@@ -127,6 +129,9 @@ def test_a_family_of_templates_is_known_by_its_tokens(jinja: str, start: str | N
         ("org/sharded", "latest", "several files"),
         ("org/torch", "latest", "no GGUF files"),
         ("org/bad", "Q8_0", "params: invalid JSON"),
+        ("org/template", "Q8_0", "template has 1,048,578 bytes, more than the 1,048,576"),
+        ("org/system", "Q8_0", "system has 1,048,578 bytes, more than the 1,048,576"),
+        ("org/params", "Q8_0", "params has 1,048,578 bytes, more than the 65,536"),
         ("org/old", "Q8_0", "revision main not found"),
     ],
 )

@@ -67,8 +67,14 @@ def make(reader: FactsReader, revision: Revision, models: list[GgufModel[Indexed
     )
 
 
-def check_params(reader: FactsReader, revision: Revision) -> None:
-    """Raise AnswerError if ollama could not load a model of this revision because of the file `params`."""
+def check_custom(reader: FactsReader, revision: Revision) -> None:
+    """Raise AnswerError if ollama cannot have a file that configures the models of this revision."""
+    files = reader.repo_index.files(revision).files
+    for path, limit in (("template", _MAX_CUSTOM), ("system", _MAX_CUSTOM), ("params", _MAX_PARAMS)):
+        if (file := files.get(path)) and file.size > limit:
+            raise no_ollama(
+                f"{revision.repo_id}: {path} has {file.size:,} bytes, more than the {limit:,} that ollama gets"
+            )
     data = reader.repo_index.read(revision, "params", _MAX_PARAMS)
     try:
         parse_object(data or b"{}", "params")

@@ -18,7 +18,7 @@ from llmstack.hub_server.error_answers import AnswerError, MovedError
 from llmstack.hub_server.facts_index import FactsIndex
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.registry_api.artifact import Artifact
-from llmstack.hub_server.registry_api.artifact_making import Kind, check_params, kinds_of, make, obstacle
+from llmstack.hub_server.registry_api.artifact_making import Kind, check_custom, kinds_of, make, obstacle
 from llmstack.hub_server.registry_api.model_facts import FactsReader
 from llmstack.hub_server.registry_api.registry_errors import no_ollama, unknown_manifest, unknown_tag, unsupported
 from llmstack.hub_server.repo_index import RepoIndex
@@ -113,7 +113,7 @@ class Artifacts:
                 "join them with llama-gguf-split --merge, or use llama.cpp"
             )
         if not is_llama_cpp:
-            check_params(self._reader, main)
+            check_custom(self._reader, main)
         return self._get(main, Kind(model.files[0].path, is_ollama=True))
 
     def by_digest(self, repo: Repo, digest: Digest) -> Artifact:
