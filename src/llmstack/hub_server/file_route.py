@@ -53,7 +53,7 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
     Raises AnswerError, and what reading the first bytes raises.
     """
     size = found.file.size
-    if _matches(request.headers.get("If-None-Match", ""), headers["ETag"]):
+    if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     asked = asked_range(request.headers, headers["ETag"], size)
     start, stop = asked or (0, size)
@@ -90,7 +90,7 @@ async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
     in_git = IndexedFile(file.path, len(pointer), known.git_oid, "", ())
     headers = file_headers(Found(found.revision, found.files, in_git), is_download=flag(request, "download"))
     headers["Content-Type"] = "text/plain; charset=utf-8"
-    if _matches(request.headers.get("If-None-Match", ""), headers["ETag"]):
+    if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     asked = asked_range(request.headers, headers["ETag"], len(pointer))
     start, stop = asked or (0, len(pointer))
@@ -162,6 +162,7 @@ def asked_range(request: Headers, etag: str, size: int) -> tuple[int, int] | Non
     return start, stop
 
 
-def _matches(if_none_match: str, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+def is_unchanged(request: Headers, etag: str) -> bool:
+    """Tell whether the client has the file with this ETag (If-None-Match)."""
+    tags = [tag.strip().removeprefix("W/") for tag in request.get("If-None-Match", "").split(",")]
     return etag in tags or tags == ["*"]

@@ -68,6 +68,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     carry(models, "old--name", {"config.json": b"{}"}, repo_id="old/name", renamed_to="New/Name")
     carry(models, "a--same", {"config.json": b"{}"}, repo_id="a/same")
     carry(models, "A--Same", {"config.json": b"{}"}, repo_id="A/Same")
+    carry(models, "B--Case", {"config.json": b"{}"}, repo_id="B/Case")
+    carry(models, "b--CASE", {"config.json": b"{}"}, repo_id="b/CASE")
+    carry(models, "org--tagged", {"a": b"main"}, repo_id="org/tagged")
+    carry(models, "org--tagged--latest", {"a": b"old"}, repo_id="org/tagged", revision="latest", commit=OLD)
     carry(datasets, "org--set", {"data/train.csv": b"a,b\n", "README.md": b"#"}, repo_id="org/set", repo_type="dataset")
     with serving(folder, f"oci:{folder}") as hub:
         yield hub
@@ -325,7 +329,10 @@ def test_tags_and_names_are_listed_in_pages(hub: Serving):
     assert found == tags
     assert json.loads(hub.get("/v2/org/tiny/tags/list?n=0").body)["tags"] == []
     names = json.loads(hub.get("/v2/_catalog").body)["repositories"]
-    assert names == ["a/same", "datasets/org/set", "old/name", "one", "org/parts", "org/quantized", "org/tiny"]
+    models = ["org/parts", "org/quantized", "org/tagged", "org/tiny"]
+    # B/Case and b/CASE have no name in lower case.
+    assert names == ["a/same", "datasets/org/set", "old/name", "one", *models]
+    assert {hub.get(f"/v2/{name}/tags/list").status for name in names} == {200}
     for tag in tags:
         assert hub.get(f"/v2/org/tiny/manifests/{tag}").status == 200
 
@@ -340,6 +347,28 @@ def test_names_of_one_segment_and_of_any_case(hub: Serving):
     answer = hub.get("/v2/a/Same/manifests/latest")
     assert (answer.status, errors(answer)) == (404, ["NAME_UNKNOWN"])
     assert b"A/Same, a/same" in answer.body
+
+
+def test_a_revision_named_latest_is_the_tag_latest(hub: Serving):
+    assert pulled(hub, "org/tagged", manifest(hub, "org/tagged", "latest")) == {"a": b"old"}
+    assert pulled(hub, "org/tagged", manifest(hub, "org/tagged", "main")) == {"a": b"main"}
+    assert json.loads(hub.get("/v2/org/tagged/tags/list").body)["tags"] == ["latest", "main"]
+
+
+@pytest.mark.parametrize("query", ["n=abc", "n=-1", "n=1.5", "n=%D9%A3"])
+def test_an_invalid_number_of_names_is_refused(hub: Serving, query: str):
+    for target in ("/v2/_catalog", "/v2/org/tiny/tags/list"):
+        answer = hub.get(f"{target}?{query}")
+        assert (answer.status, errors(answer)) == (400, ["PAGINATION_NUMBER_INVALID"])
+
+
+def test_an_unchanged_blob_is_not_sent_again(hub: Serving):
+    value = manifest(hub, "org/tiny")
+    for digest in (value["config"]["digest"], value["layers"][0]["digest"]):
+        target = f"/v2/org/tiny/blobs/{digest}"
+        answer = hub.get(target, If_None_Match=f'"{digest}"')
+        assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", f'"{digest}"')
+        assert hub.get(target, If_None_Match='"other"').status == 200
 
 
 def test_nothing_refers_to_a_manifest(hub: Serving):

@@ -13,6 +13,7 @@ from llmstack.carried_image import gguf_files
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.gguf_files import GgufModel
 from llmstack.carried_image.naming import DEFAULT_REVISION
+from llmstack.hf.hub_urls import repo_path
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import AnswerError, MovedError
 from llmstack.hub_server.facts_index import FactsIndex
@@ -64,8 +65,18 @@ class Artifacts:
         except MovedError as moved:
             return self._index.find(repo_type, moved.repo_id)
 
+    def names(self) -> list[str]:
+        """Return the names of all repos in lower case, sorted; without those that `find` would not find by it."""
+        repos = {(repo.repo_type, repo.repo_id) for repo in self._index.repos()}
+        names = {
+            repo_path(repo_id.lower(), repo_type)
+            for repo_type, repo_id in repos
+            if (repo_type, self._index.spelled(repo_type, repo_id.lower())) in repos
+        }
+        return sorted(names)
+
     def tags(self, repo: Repo) -> list[str]:
-        """Return the tags of a repo: its revisions, `latest` for main, and the quantizations of main; sorted."""
+        """Return the tags of a repo: its revisions, `latest` (main), and the GGUF models of main; sorted."""
         tags = {_tag_of(revision.name) for revision in repo.revisions if not obstacle(revision)}
         if (main := repo.revision(DEFAULT_REVISION)) and not obstacle(main):
             models = self._models(main)
@@ -139,9 +150,12 @@ class Artifacts:
         return artifact.blobs.get(digest) if artifact else None
 
     def _named(self, repo: Repo, tag: str) -> Revision | None:
-        """Return the revision with this tag, name or commit; also a former commit of a tag."""
+        """Return the revision with this tag, name or commit; also a former commit of a tag.
+
+        `latest` is main, unless a revision has this name.
+        """
         if tag == LATEST:
-            return repo.revision(DEFAULT_REVISION)
+            return repo.revision(LATEST) or repo.revision(DEFAULT_REVISION)
         revisions = self._index.revisions(repo)
         matches = (item for item in revisions if tag in {_tag_of(item.name), item.commit})
         return repo.revision(tag) or next(matches, None)

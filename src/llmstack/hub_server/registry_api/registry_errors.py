@@ -49,6 +49,11 @@ def invalid_digest(text: str) -> AnswerError:
     return AnswerError(400, "DIGEST_INVALID", f"{text} is not a digest: write sha256: and 64 hex digits")
 
 
+def invalid_number(text: str) -> AnswerError:
+    """Return the answer for an invalid number of names in a page; the code is Docker's."""
+    return AnswerError(400, "PAGINATION_NUMBER_INVALID", f"n={text}: must be a number of names, 0 or more")
+
+
 def unsupported(revision: Revision, reason: str) -> AnswerError:
     """Return the answer for an image whose files cannot be blobs."""
     message = f"{revision.repo_id}: {reason}: run llmstack extract {revision.image}"

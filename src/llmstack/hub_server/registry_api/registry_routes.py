@@ -13,11 +13,11 @@ from starlette.responses import Response
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import repo_path
 from llmstack.hub_server.error_answers import no_route
-from llmstack.hub_server.file_route import asked_range, send_file
+from llmstack.hub_server.file_route import asked_range, is_unchanged, send_file
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable
 from llmstack.hub_server.paths import Target
-from llmstack.hub_server.registry_api.registry_errors import API_VERSION, invalid_digest, unknown_blob
+from llmstack.hub_server.registry_api.registry_errors import API_VERSION, invalid_digest, invalid_number, unknown_blob
 from llmstack.hub_server.repos import Found, Repo
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import DOCKER_MANIFEST, INDEX, MANIFEST
@@ -32,8 +32,7 @@ async def get_base(_hub: Hub, _request: Request, _target: Target) -> Response:
 
 def get_catalog(hub: Hub, request: Request, _target: Target) -> Response:
     """List the names of all repos, in lower case: clients of registries take no other."""
-    names = sorted({repo_path(repo.repo_id, repo.repo_type).lower() for repo in hub.repo_index.repos()})
-    return _paged(request, "/v2/_catalog", "repositories", names, {})
+    return _paged(request, "/v2/_catalog", "repositories", hub.artifacts.names(), {})
 
 
 def get_tags(hub: Hub, request: Request, target: Target) -> Response:
@@ -80,6 +79,8 @@ async def get_blob(hub: Hub, request: Request, target: Target) -> Response:
     }
     if isinstance(found, Found):
         return await send_file(hub, request, found, headers)
+    if is_unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
     asked = asked_range(request.headers, headers["ETag"], len(found))
     start, stop = asked or (0, len(found))
     if asked:
@@ -88,7 +89,7 @@ async def get_blob(hub: Hub, request: Request, target: Target) -> Response:
 
 
 def get_referrers(hub: Hub, _request: Request, target: Target) -> Response:
-    """List what refers to a manifest: nothing."""
+    """List what refers to a manifest: nothing. An unknown one gets no 404: it would mean that this API is missing."""
     _repo(hub, target)
     _digest(target.revision)
     return _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}, {"Content-Type": INDEX})
@@ -132,10 +133,15 @@ def _accepts_docker_only(request: Request) -> bool:
 
 
 def _paged(request: Request, path: str, member: str, names: Sequence[str], head: Mapping[str, str]) -> Response:
-    """Return a sorted list, or the part of it that `n` and `last` ask for (distribution-spec, "Listing Tags")."""
+    """Return a sorted list, or the part of it that `n` and `last` ask for (distribution-spec, "Listing Tags").
+
+    Raises AnswerError for an invalid `n`.
+    """
     digits, last = request.query_params.get("n", ""), request.query_params.get("last", "")
     names = names[bisect_right(names, last) :] if last else names
-    limit = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else len(names)
+    if digits and not (digits.isascii() and digits.isdigit()):
+        raise invalid_number(digits[:100])
+    limit = int(digits) if digits and len(digits) < 10 else len(names)
     page = names[:limit]
     following = urlencode({"n": limit, "last": page[-1]}) if 0 < len(page) < len(names) else ""
     link = {"Link": f'<{path}?{following}>; rel="next"'} if following else {}
