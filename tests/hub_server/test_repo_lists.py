@@ -182,6 +182,20 @@ def test_several_filters_must_all_match(served_cards: Serving):
         ("models", "limit=-1", "limit"),
         ("models", "cursor=a", "cursor"),
         ("models", "gated=maybe", "gated"),
+        ("models", "gated=", "gated"),
+        ("models", "filter=,", "filter"),
+        ("datasets", "license=,", "license"),
+        ("models", "limit=", "limit"),
+        ("models/org/base", "blobs=maybe", "blobs"),
+        ("models/org/base/refs", "include_prs=maybe", "include_prs"),
+        ("models/org/base/commits/main", "p=x", "p:"),
+        ("models/org/base/commits/main", "limit=x", "limit"),
+        ("models/org/base/tree/main", "cursor=abc", "cursor"),
+        ("models/org/base/tree/main", "cursor=99999999999", "cursor"),
+        ("models/org/base/tree/main", "limit=abc", "limit"),
+        ("models/org/base/tree/main", "limit=-5", "limit"),
+        ("models/org/base/tree/main", "recursive=yes", "recursive"),
+        ("models/org/base/tree/main", "expand=all", "expand"),
         ("models", "num_parameters=many", "num_parameters"),
         ("datasets", "num_parameters=min:1", "'num_parameters'"),
         ("models", "full=maybe", "full"),
@@ -195,6 +209,12 @@ def test_what_is_unknown_is_refused_by_name(served_cards: Serving, repo_type: st
     answer = served_cards.get(f"/api/{repo_type}?{query}")
     assert (answer.status, answer.headers["x-error-code"]) == (400, "BadRequest")
     assert word in json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("target", ["models", "datasets", "models/org/base/tree/main", "models/org/base/commits/main"])
+def test_a_limit_of_0_gives_an_empty_list(served_cards: Serving, target: str):
+    answer = served_cards.get(f"/api/{target}?limit=0")
+    assert (answer.status, json.loads(answer.body), "link" in answer.headers) == (200, [], False)
 
 
 def test_pages_have_links_that_keep_the_query(served_cards: Serving):

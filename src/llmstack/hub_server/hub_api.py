@@ -17,8 +17,9 @@ from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import IntegrityError, LlmstackError, NotFoundError
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract, not_authorized
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.paths import Target, flag, path_of, quoted_path
+from llmstack.hub_server.paths import Target, path_of, quoted_path
 from llmstack.hub_server.public_url import endpoint_of
+from llmstack.hub_server.query_values import FLAGS, page_limit, read_flag, read_number, values_of
 from llmstack.hub_server.repo_facts import Json
 from llmstack.hub_server.repo_info import (
     ALWAYS,
@@ -41,7 +42,6 @@ from llmstack.hub_server.repos import Files, Repo, Revision
 T = TypeVar("T")
 
 _MAX_PATHS = 20_000
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 async def get_whoami(_hub: Hub, request: Request, _target: Target) -> Response:
@@ -84,6 +84,7 @@ def get_repo(hub: Hub, request: Request, target: Target) -> Response:
     names = [name for value in query.getlist("expand") + query.getlist("expand[]") for name in value.split(",") if name]
     repo_type = target.repo_type or "model"
     fields = expanded(repo_type, names) or EXPANDABLE[repo_type]
+    blobs = bool(read_flag(values_of(query), "blobs"))
     # dfget names the revision in the query.
     revision = _revision(hub, replace(target, revision=target.revision or query.get("revision", "")))
     files = hub.repo_index.files(revision)
@@ -95,16 +96,19 @@ def get_repo(hub: Hub, request: Request, target: Target) -> Response:
         with suppress(LlmstackError):
             value |= weighed(hub.facts.weights(revision))
     if fields & SIBLINGS:
-        value |= siblings(files, blobs=flag(request, "blobs"))
+        value |= siblings(files, blobs=blobs)
     return json_response({name: item for name, item in value.items() if name in fields | ALWAYS})
 
 
 def get_tree(hub: Hub, request: Request, target: Target) -> Response:
     """List a folder, or everything below it."""
+    values = values_of(request.query_params)
+    recursive, expand = (bool(read_flag(values, name)) for name in ("recursive", "expand"))
+    limit, cursor = page_limit(values, PAGE), read_number(values, "cursor") or 0
     revision = _revision(hub, target)
-    files = hub.repo_index.files(revision)
-    entries = tree(revision, files, target.path.rstrip("/"), recursive=flag(request, "recursive"))
-    return _paged(request, _expanded(revision, entries) if flag(request, "expand") else entries)
+    entries = tree(revision, hub.repo_index.files(revision), target.path.rstrip("/"), recursive=recursive)
+    shown = _expanded(revision, entries) if expand else entries
+    return _page(request, shown, limit, cursor, lambda item: item)
 
 
 async def post_paths_info(hub: Hub, request: Request, target: Target) -> Response:
@@ -129,9 +133,9 @@ def _form_paths(body: bytes) -> tuple[list[str], bool]:
         raise AnswerError(413, "TooLarge", f"the form has more than {_MAX_PATHS} fields") from error
     expand = fields.get("expand", ["false"])[-1].lower()
     # The Python client sends an empty list as a form with `expand` only.
-    if not fields or fields.keys() - {"paths", "expand"} or expand not in _FLAGS:
+    if not fields or fields.keys() - {"paths", "expand"} or expand not in FLAGS:
         raise _no_paths()
-    return fields.get("paths", []), _FLAGS[expand]
+    return fields.get("paths", []), FLAGS[expand]
 
 
 def _json_paths(body: bytes) -> tuple[list[str], bool]:
@@ -158,9 +162,10 @@ def _no_paths() -> AnswerError:
 
 def get_commits(hub: Hub, request: Request, target: Target) -> Response:
     """List the one known commit, on the first page."""
+    values = values_of(request.query_params)
+    page, limit = read_number(values, "p") or 0, page_limit(values, PAGE)
     found = commits(_revision(hub, target))
-    page = found if not _number(request.query_params.get("p"), 0) else []
-    return json_response(page, headers={"X-Total-Count": str(len(found))})
+    return json_response([] if page else found[:limit], headers={"X-Total-Count": str(len(found))})
 
 
 def get_discussions(hub: Hub, _request: Request, target: Target) -> Response:
@@ -171,7 +176,8 @@ def get_discussions(hub: Hub, _request: Request, target: Target) -> Response:
 
 def get_refs(hub: Hub, request: Request, target: Target) -> Response:
     """List the branches and tags of a repo, and its pull requests if asked to."""
-    return json_response(refs(_repo(hub, target), pull_requests=flag(request, "include_prs")))
+    pull_requests = bool(read_flag(values_of(request.query_params), "include_prs"))
+    return json_response(refs(_repo(hub, target), pull_requests=pull_requests))
 
 
 def get_auth_check(hub: Hub, _request: Request, target: Target) -> Response:
@@ -194,26 +200,16 @@ def _revision(hub: Hub, target: Target) -> Revision:
     return hub.repo_index.revision(target.repo_type or "model", target.repo_id, target.revision or DEFAULT_REVISION)
 
 
-def _paged(request: Request, items: Iterator[Json]) -> Response:
-    query = request.query_params
-    limit = min(_number(query.get("limit"), PAGE) or PAGE, PAGE)
-    return _page(request, items, limit, _number(query.get("cursor"), 0), lambda item: item)
-
-
 def _page(request: Request, items: Iterator[T], limit: int, cursor: int, show: Callable[[T], Json]) -> Response:
-    """Return a page of items, with a link to the next one."""
+    """Return a page of items, with a link to the next one; a page of none has no link, which would lead to itself."""
     found = list(islice(items, cursor, cursor + limit + 1))
     shown = list(map(show, found[:limit]))
-    if len(found) <= limit:
+    if len(found) <= limit or not limit:
         return json_response(shown)
     pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
     following = urlencode([*pairs, ("cursor", str(cursor + limit))], errors="replace")
     url = f"{endpoint_of(request)}{quoted_path(path_of(request))}?{following}"
     return json_response(shown, headers={"Link": f'<{url}>; rel="next"'})
-
-
-def _number(digits: str | None, default: int) -> int:
-    return int(digits) if digits and digits.isascii() and digits.isdigit() and len(digits) < 10 else default
 
 
 def refs(repo: Repo, *, pull_requests: bool) -> Json:

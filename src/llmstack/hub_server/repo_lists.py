@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import QueryParams
 
 from llmstack.hf.snapshot import RepoType
-from llmstack.hub_server.error_answers import AnswerError
+from llmstack.hub_server.query_values import (
+    Values,
+    invalid,
+    page_limit,
+    read_flag,
+    read_number,
+    read_one,
+    values_of,
+)
 from llmstack.hub_server.repo_facts import Facts, Weights
 from llmstack.hub_server.repo_info import BASIC, DECLARED, FROM_WEIGHTS, SIBLINGS, expanded, hub_date
 from llmstack.hub_server.repos import Repo
@@ -48,7 +56,6 @@ _OTHERS = {"author", "cardData", "config", "cursor", "direction", "expand", "ful
 # `min:6B,max:128B`: how many parameters a model has.
 _RANGE = re.compile(r"(min|max):(\d{1,15}(?:\.\d{1,9})?)([KMBT]?)", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _nothing(_: Repo) -> str:
@@ -88,31 +95,31 @@ class ListQuery:
     @classmethod
     def parse(cls, repo_type: RepoType, query: QueryParams) -> ListQuery:
         """Read a query; raises AnswerError for unknown parameters and invalid values."""
-        values = _values(query)
+        values = values_of(query)
         known = {*_OTHERS, *_TAGS[repo_type], *({"pipeline_tag", "num_parameters"} if repo_type == "model" else ())}
         if unknown := sorted(values.keys() - known):
             names = ", ".join(sorted(known))
-            raise _invalid(f"{unknown[0]!r} is not a parameter of a list of {repo_type}s; known are {names}")
-        sort = _one(values, "sort")
+            raise invalid(f"{unknown[0]!r} is not a parameter of a list of {repo_type}s; known are {names}")
+        sort = read_one(values, "sort") or ""
         if sort and sort not in _SORTS:
-            raise _invalid(f"sort: {sort!r} is unknown; known are {', '.join(sorted(_SORTS))}")
-        direction = _one(values, "direction")
+            raise invalid(f"sort: {sort!r} is unknown; known are {', '.join(sorted(_SORTS))}")
+        direction = read_one(values, "direction") or ""
         if direction not in {"", "1", "-1"}:
-            raise _invalid("direction: must be 1 or -1")
+            raise invalid("direction: must be 1 or -1")
         fields = _fields(repo_type, values)
         page = EXPENSIVE_PAGE if fields & (FROM_WEIGHTS | SIBLINGS) else PAGE
         return cls(
             repo_type=repo_type,
             search=" ".join(values.get("search", [])),
-            author=_one(values, "author"),
+            author=read_one(values, "author") or "",
             tags=frozenset(_wanted_tags(repo_type, values)),
-            task=_one(values, "pipeline_tag"),
-            gated=_flag(values, "gated"),
-            parameters=_parameters(_one(values, "num_parameters")),
+            task=read_one(values, "pipeline_tag") or "",
+            gated=read_flag(values, "gated"),
+            parameters=_parameters(read_one(values, "num_parameters")),
             sort=sort,
             ascending=direction == "1" or (not direction and sort == "id"),
-            limit=min(_number(values, "limit") or page, page),
-            cursor=_number(values, "cursor"),
+            limit=page_limit(values, page),
+            cursor=read_number(values, "cursor") or 0,
             fields=fields,
         )
 
@@ -150,67 +157,36 @@ def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
     ]
 
 
-def _values(query: QueryParams) -> dict[str, list[str]]:
-    """Return the values of each parameter; empty ones are not given, and `expand[]` is `expand`."""
-    values: dict[str, list[str]] = {}
-    for name, value in query.multi_items():
-        if value:
-            values.setdefault(name.removesuffix("[]"), []).append(value)
-    return values
-
-
-def _fields(repo_type: RepoType, values: Mapping[str, Sequence[str]]) -> frozenset[str]:
+def _fields(repo_type: RepoType, values: Values) -> frozenset[str]:
     if names := [name for value in values.get("expand", []) for name in value.split(",") if name]:
         return expanded(repo_type, names)
     found = {*BASIC, *DECLARED}
-    if _flag(values, "full"):
+    if read_flag(values, "full"):
         found |= SIBLINGS | {"cardData"}
-    if _flag(values, "cardData"):
+    if read_flag(values, "cardData"):
         found.add("cardData")
-    if _flag(values, "config"):
+    if read_flag(values, "config"):
         found.add("config")
     return frozenset(found)
 
 
-def _wanted_tags(repo_type: RepoType, values: Mapping[str, Sequence[str]]) -> Iterable[str]:
+def _wanted_tags(repo_type: RepoType, values: Values) -> Iterable[str]:
     for name, start in _TAGS[repo_type].items():
         for value in values.get(name, []):
-            for tag in filter(None, (part.strip().lower() for part in value.split(","))):
+            tags = [tag for part in value.split(",") if (tag := part.strip().lower())]
+            if value and not tags:
+                raise invalid(f"{name}: {value!r} names no tag")
+            for tag in tags:
                 yield tag if tag.startswith(start) else start + tag
 
 
-def _one(values: Mapping[str, Sequence[str]], name: str) -> str:
-    given = values.get(name, [""])
-    if len(given) > 1:
-        raise _invalid(f"{name}: is given {len(given)} times")
-    return given[0]
-
-
-def _flag(values: Mapping[str, Sequence[str]], name: str) -> bool | None:
-    text = _one(values, name).lower()
-    if text and text not in _FLAGS:
-        raise _invalid(f"{name}: must be true or false")
-    return _FLAGS.get(text)
-
-
-def _number(values: Mapping[str, Sequence[str]], name: str) -> int:
-    digits = _one(values, name) or "0"
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
-        raise _invalid(f"{name}: must be a number")
-    return int(digits)
-
-
-def _parameters(text: str) -> tuple[float, float] | None:
+def _parameters(text: str | None) -> tuple[float, float] | None:
     if not text:
         return None
     found = {"min": 0.0, "max": math.inf}
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            raise _invalid("num_parameters: must be as in min:6B,max:128B")
+            raise invalid("num_parameters: must be as in min:6B,max:128B")
         found[match[1].lower()] = float(match[2]) * _UNITS[match[3].upper()]
     return found["min"], found["max"]
-
-
-def _invalid(message: str) -> AnswerError:
-    return AnswerError(400, "BadRequest", message)
