@@ -33,15 +33,16 @@ NAMESPACE = Namespace.parse("registry.local:5000/llm")
 HUB = "http://hub.llm:8080"
 FILES = {
     "Qwen/Qwen3-8B": files("config.json", "model.safetensors", "tokenizer.json"),
-    "Qwen/Qwen3-8B-GGUF": files("README.md", "a b/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"),
+    "Qwen/Qwen3-8B-GGUF": files("README.md", "Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q8_0.gguf"),
 }
+ODD_FILES = {"org/odd": files("a b/$HOME-$(HOME)-Q4_K_M.gguf", "README.md")}
 
 
 def plan(
     name: str = "Qwen/Qwen3-8B", *, hub: str | None = None, roots: tuple[str, ...] = ("REPO", "models"), **asked: Any
 ) -> ServePlan:
     image = None if hub else f"{NAMESPACE}/models:{name.replace('/', '--')}"
-    model = ServedModel(name, "main", FILES[name], image=image, hub=hub, roots=roots)
+    model = ServedModel(name, "main", (FILES | ODD_FILES)[name], image=image, hub=hub, roots=roots)
     return make_plan(model, ServeRequest(**asked), [NAMESPACE], gpus=1)
 
 
@@ -120,11 +121,12 @@ def test_the_pod_has_what_a_server_needs():
 def test_an_init_container_copies_the_needed_files_only():
     [pod] = [
         item["spec"]["template"]["spec"]
-        for item in yaml.safe_load_all(kubernetes_objects(plan("Qwen/Qwen3-8B-GGUF"), init_container=True))
+        for item in yaml.safe_load_all(kubernetes_objects(plan("org/odd"), init_container=True))
         if item["kind"] == "Deployment"
     ]
     [copy] = pod["initContainers"]
-    path = "a b/Qwen3-8B-Q4_K_M.gguf"
+    # Kubernetes replaces $(HOME), and makes $$ a $.
+    path = "a b/$$HOME-$$(HOME)-Q4_K_M.gguf"
     assert copy["command"][2] == f"mkdir -p '/model/a b' && cp '/REPO/{path}' '/model/{path}'"
     assert {"name": "model", "emptyDir": {}} in pod["volumes"]
 
@@ -157,7 +159,7 @@ def test_compose_mounts_the_image_and_publishes_on_localhost():
     [service] = yaml.safe_load(compose_file(plan("Qwen/Qwen3-8B-GGUF", context_length=512)))["services"].values()
     assert service["ports"] == ["127.0.0.1:8000:8080"]
     assert service["command"] == [
-        *("--model", "/model/a b/Qwen3-8B-Q4_K_M.gguf", "--alias", "Qwen/Qwen3-8B-GGUF", "--ctx-size", "512"),
+        *("--model", "/model/Qwen3-8B-Q4_K_M.gguf", "--alias", "Qwen/Qwen3-8B-GGUF", "--ctx-size", "512"),
         *("--host", "0.0.0.0", "--port", "8080"),
     ]
     [volume] = service["volumes"]
@@ -166,6 +168,22 @@ def test_compose_mounts_the_image_and_publishes_on_localhost():
     [server] = yaml.safe_load(compose_file(plan(hub=HUB)))["services"].values()
     assert server["environment"] == {"HF_ENDPOINT": HUB, "HF_HUB_OFFLINE": "0", "VLLM_API_KEY": None}
     assert "volumes" not in server
+
+
+def test_no_tool_replaces_variables_in_arguments():
+    """Docker Compose replaces $X and ${X}, Kubernetes $(X); for both, $$ is a $."""
+    odd = plan("org/odd", extra=("--prompt", "$HOME ${X} $(X) $$"))
+    [compose] = yaml.safe_load(compose_file(odd))["services"].values()
+    deployment, _ = yaml.safe_load_all(kubernetes_objects(odd))
+    [pod] = deployment["spec"]["template"]["spec"]["containers"]
+    runtime, _ = yaml.safe_load_all(kserve_objects(odd))
+    [kserve] = runtime["spec"]["containers"]
+    for arguments in (compose["command"], pod["args"], kserve["args"]):
+        assert arguments[1].endswith("/a b/$$HOME-$$(HOME)-Q4_K_M.gguf")
+        assert arguments[-1] == "$$HOME $${X} $$(X) $$$$"
+    hub = plan("org/odd", hub="http://hub.llm:8080/$(X)")
+    [compose] = yaml.safe_load(compose_file(hub))["services"].values()
+    assert compose["environment"]["HF_ENDPOINT"] == "http://hub.llm:8080/$$(X)"
 
 
 def test_an_image_that_nobody_can_pull_is_refused():

@@ -31,9 +31,12 @@ def compose_file(plan: ServePlan) -> str:
     )
     service: dict[str, Any] = {
         "image": plan.server_images[0],
-        "command": plan.arguments,
+        "command": [literal(each) for each in plan.arguments],
         # Without a value: that of the environment, if it is set.
-        "environment": {**plan.environment, plan.server.key_variable: None},
+        "environment": {
+            **{name: literal(value) for name, value in plan.environment.items()},
+            plan.server.key_variable: None,
+        },
     }
     if plan.on_host_network:
         service["network_mode"] = "host"
@@ -64,6 +67,11 @@ def model_image(plan: ServePlan) -> str:
             hint="copy it to a registry, and name that: --from registry.local:5000/llm",
         )
     return plan.model.image
+
+
+def literal(value: str) -> str:
+    """Return a value that Docker Compose and Kubernetes pass on as it is: both replace variables, `$$` is a `$`."""
+    return value.replace("$", "$$")
 
 
 def _bracketed(address: str) -> str:

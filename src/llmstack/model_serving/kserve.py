@@ -8,7 +8,7 @@ from typing import Any
 from llmstack.carried_image.file_index import MODELS_ROOT
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import UsageError
-from llmstack.model_serving.compose import model_image
+from llmstack.model_serving.compose import literal, model_image
 from llmstack.model_serving.kubernetes import RESTRICTED, USER, probes, resources, variables, volume_mounts, volumes
 from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.safe_yaml import write_yaml
@@ -80,7 +80,7 @@ def _runtime(plan: ServePlan) -> dict[str, Any]:
     container = {
         "name": "kserve-container",
         "image": plan.server_images[0],
-        "args": plan.arguments,
+        "args": [literal(each) for each in plan.arguments],
         "env": variables(plan),
         "ports": [{"containerPort": plan.server.port, "protocol": "TCP"}],
         **probes(plan.server.port),
@@ -113,7 +113,7 @@ def _storage_container(name: str, hub: str) -> dict[str, Any]:
             "container": {
                 "name": "storage-initializer",
                 "image": _INITIALIZER,
-                "env": [{"name": "HF_ENDPOINT", "value": hub}],
+                "env": [{"name": "HF_ENDPOINT", "value": literal(hub)}],
                 "resources": {"requests": {"cpu": "100m", "memory": "100Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
             },
             "supportedUriFormats": [{"prefix": "hf://"}],

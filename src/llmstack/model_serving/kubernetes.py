@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from llmstack.carried_image.file_index import ROOT
-from llmstack.model_serving.compose import model_image
+from llmstack.model_serving.compose import literal, model_image
 from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.model_serving.servers import HEALTH_PATH, MODEL_ROOT
 from llmstack.safe_yaml import write_yaml
@@ -116,7 +116,7 @@ def _container(plan: ServePlan, *, init_container: bool) -> dict[str, Any]:
     return {
         "name": "server",
         "image": plan.server_images[0],
-        "args": plan.arguments,
+        "args": [literal(each) for each in plan.arguments],
         "env": variables(plan),
         "ports": [{"name": "http", "containerPort": plan.server.port}],
         **probes("http"),
@@ -131,7 +131,7 @@ def _copy(plan: ServePlan) -> dict[str, Any]:
     return {
         "name": "copy",
         "image": model_image(plan),
-        "command": ["sh", "-c", _copy_command(plan.files.needed)],
+        "command": ["sh", "-c", literal(_copy_command(plan.files.needed))],
         "securityContext": RESTRICTED,
         "volumeMounts": [{"name": "model", "mountPath": MODEL_ROOT}],
     }
@@ -149,7 +149,7 @@ def _copy_command(paths: tuple[str, ...]) -> str:
 def variables(plan: ServePlan) -> list[dict[str, Any]]:
     """Return the variables of the server's container; the API key comes from an optional Secret."""
     writable = {"HOME": _TMP, "HF_HOME": f"{_TMP}/huggingface"}
-    values = [{"name": name, "value": value} for name, value in (writable | plan.environment).items()]
+    values = [{"name": name, "value": literal(value)} for name, value in (writable | plan.environment).items()]
     key = {"name": f"{plan.object_name}-key", "key": "api-key", "optional": True}
     return [*values, {"name": plan.server.key_variable, "valueFrom": {"secretKeyRef": key}}]
 
