@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -47,11 +48,42 @@ MODEL = {
 }
 
 
+def _packed(quantization: dict[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, bytes]:
+    config = json.dumps({"model_type": "llama", "quantization_config": quantization}).encode()
+    return {"config.json": config, "model.safetensors": safetensors({**tensors, "norm.weight": ("F16", (7,))})}
+
+
+# Models whose weights are packed.
+PACKED = {
+    "gptq": _packed(
+        {"quant_method": "gptq", "bits": 4},
+        {"a.qweight": ("I32", (8, 16)), "a.qzeros": ("I32", (1, 2)), "a.scales": ("F16", (1, 16))},
+    ),
+    "awq": _packed({"quant_method": "awq", "bits": 8}, {"a.qweight": ("I32", (8, 16)), "a.scales": ("F16", (1, 4))}),
+    "bitsandbytes": _packed(
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"a.weight": ("U8", (10, 1)), "a.weight.absmax": ("F32", (5,)), "a.weight.quant_map": ("F32", (16,))},
+    ),
+    "compressed-tensors": _packed(
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8}}},
+        },
+        {"a.weight_packed": ("I32", (3, 5)), "a.weight_shape": ("I32", (2,)), "a.weight_scale": ("F16", (3, 1))},
+    ),
+    "mxfp4": _packed({"quant_method": "mxfp4"}, {"a_blocks": ("U8", (4, 4)), "a_scales": ("U8", (4,))}),
+    "fp8": _packed({"quant_method": "fp8"}, {"a.weight": ("U8", (4, 4)), "a.weight_scale_inv": ("F32", (1, 1))}),
+}
+
+
 @pytest.fixture(scope="module")
 def served_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A hub with a model that JavaScript can use."""
     folder = tmp_path_factory.mktemp("tiny")
     carry(Layout(folder / "models"), "lab--tiny", MODEL, repo_id="lab/tiny")
+    for method, files in PACKED.items():
+        carry(Layout(folder / "models"), f"lab--{method}", files, repo_id=f"lab/{method}")
     with serving(folder / "logs", f"oci:{folder}") as hub:
         yield hub
 
@@ -146,6 +178,27 @@ def test_the_headers_that_javascript_reads_are_those_of_the_info(served_tiny: Se
     found = json.loads(run_node(install_npm("hub", *HUB), HEADERS, tmp_path, served_tiny.url))
     counts = {"F16": 60_000, "F32": 7}
     assert found == [counts, [300, 200], "bert", [8, 4], 32, counts, 32]
+
+
+COUNTS = """
+import { parseSafetensorsMetadata } from "@huggingface/hub";
+const [hubUrl, ...names] = process.argv.slice(1);
+const found = {};
+for (const name of names) {
+  const repo = "lab/" + name;
+  const { parameterCount } = await parseSafetensorsMetadata({ repo, hubUrl, computeParametersCount: true });
+  const info = await (await fetch(hubUrl + "/api/models/" + repo)).json();
+  found[name] = [parameterCount, info.safetensors.parameters];
+}
+console.log(JSON.stringify(found));
+"""
+
+
+def test_packed_weights_are_counted_as_javascript_does(served_tiny: Serving, tmp_path: Path):
+    found = json.loads(run_node(install_npm("hub", *HUB), COUNTS, tmp_path, served_tiny.url, *PACKED))
+    assert found["gptq"] == [{"I32": 1024, "F16": 7}] * 2
+    for theirs, ours in found.values():
+        assert theirs == ours
 
 
 IN_NODE = """

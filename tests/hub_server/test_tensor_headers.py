@@ -8,12 +8,14 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstack.errors import IntegrityError
+from llmstack.hub_server.packed_weights import Quantization
 from llmstack.hub_server.tensor_headers import (
     MAX_SAFETENSORS,
     Gguf,
@@ -45,6 +47,47 @@ def test_parameters_are_counted_by_data_type():
     file = safetensors({"a": ("F16", (4, 8)), "b": ("F16", (3,)), "c": ("I32", ()), "d": ("F32", (5, 0))})
     stop = 8 + safetensors_length(file[:8])
     assert safetensors_parameters(file[8:stop]) == {"F16": 35, "I32": 1, "F32": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "expected"),
+    [
+        (
+            {"quant_method": "gptq", "bits": 4},
+            {
+                "a.qweight": ("I32", (8, 16)),
+                "a.qzeros": ("I32", (1, 2)),
+                "a.scales": ("F16", (1, 16)),
+                "b": ("F16", (3,)),
+            },
+            {"I32": 8 * 8 * 16, "F16": 3},
+        ),
+        ({"quant_method": "awq", "bits": 8}, {"a.qweight": ("I32", (8, 16))}, {"I32": 4 * 8 * 16}),
+        ({"quant_method": "AWQ"}, {"a.qweight": ("I32", (2, 2))}, {"I32": 32}),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            {"a.weight": ("U8", (10, 1)), "a.weight.absmax": ("F32", (5,))},
+            {"U8": 20},
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"a": {"weights": {"num_bits": 8}}},
+            },
+            {"a.weight_packed": ("I32", (3, 5)), "a.weight_shape": ("I32", (2,)), "a.weight_scale": ("F16", (3,))},
+            {"I32": 60},
+        ),
+        ({"quant_method": "mxfp4"}, {"a_blocks": ("U8", (4, 4)), "a_scales": ("U8", (4,))}, {"U8": 32}),
+        ({"quant_method": "fp8"}, {"a.weight": ("F16", (4, 4)), "a.weight_scale_inv": ("F32", (4,))}, {"F16": 16}),
+        ({"bits": True, "quant_method": 5, "config_groups": {"a": [1]}}, {"a.weight": ("U8", (4,))}, {"U8": 4}),
+        ([], {"a.qweight": ("I32", (4,))}, {"I32": 4}),
+    ],
+)
+def test_packed_parameters_are_counted_each(config: Any, tensors: Any, expected: dict[str, int]):
+    file = safetensors(tensors)
+    header = file[8 : 8 + safetensors_length(file[:8])]
+    assert safetensors_parameters(header, Quantization.parse({"quantization_config": config})) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ application  one request: token, route, log line
 routes       the table of routes, with urls for their paths; the handlers are in hub_api, file_route and pages
 public_url   the URL that clients know, also behind proxies
 repo_index   the repos as values (repos), refreshed by refresher
-facts_index  what their files declare (repo_facts, tensor_headers), shown by repo_info, selected by repo_lists
+facts_index  what their files declare (repo_facts, tensor_headers, packed_weights); shown by repo_info, and
+             selected by repo_lists
 image_files  from an image to its revision, files and bytes
 streaming    blocking reads in threads, streamed to clients
 """

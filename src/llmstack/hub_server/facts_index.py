@@ -12,7 +12,17 @@ from llmstack.hf.front_matter import README, parse_card
 from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.image_files import read_range
 from llmstack.hub_server.lru_cache import Cache
-from llmstack.hub_server.repo_facts import CONFIGS, Facts, Json, Weights, facts_of, gguf_files, safetensors_files
+from llmstack.hub_server.packed_weights import Quantization
+from llmstack.hub_server.repo_facts import (
+    CONFIG,
+    CONFIGS,
+    Facts,
+    Json,
+    Weights,
+    facts_of,
+    gguf_files,
+    safetensors_files,
+)
 from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.repos import Repo, Revision
 from llmstack.hub_server.tensor_headers import (
@@ -151,12 +161,13 @@ class FactsIndex:
         left = _MAX_SHARDS_HEADERS
         with _Turn(self._readers):
             try:
+                quantization = Quantization.parse(_parse_config(self._start(revision, CONFIG, 0, _MAX_CONFIG)))
                 for path in paths:
                     header = self._safetensors_header(revision, path)
                     left -= len(header)
                     if left < 0:
                         return None
-                    for name, count in safetensors_parameters(header).items():
+                    for name, count in safetensors_parameters(header, quantization).items():
                         found[name] = found.get(name, 0) + count
             except (AnswerError, IntegrityError, NotFoundError):
                 return None

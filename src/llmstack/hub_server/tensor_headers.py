@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from llmstack.errors import IntegrityError
+from llmstack.hub_server.packed_weights import Quantization, parameters
 
 # The first bytes of a safetensors file are the length of its header.
 LENGTH = 8
@@ -52,16 +53,16 @@ def safetensors_length(start: bytes) -> int:
     return length
 
 
-def safetensors_parameters(header: bytes) -> dict[str, int]:
-    """Return the number of parameters by data type; raises IntegrityError."""
+def safetensors_parameters(header: bytes, quantization: Quantization | None = None) -> dict[str, int]:
+    """Return the number of parameters by data type; packed numbers are counted each. Raises IntegrityError."""
     try:
         # Tensors become counts while the header is parsed: it may have half a million.
         value = json.loads(header, object_pairs_hook=_tensor)
         found: Counter[str] = Counter()
-        for item in value:
-            if isinstance(item, tuple):
-                found[item[0]] += item[1]
-    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        for name, (dtype, count) in value.items():
+            if (number := parameters(name, dtype, count, quantization)) is not None:
+                found[dtype] += number
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise IntegrityError("safetensors: invalid header") from error
     if sum(found.values()) > _MAX_COUNT:
         raise IntegrityError("safetensors: invalid shapes")
@@ -76,7 +77,7 @@ def _tensor(pairs: list[tuple[str, object]]) -> object:
         if len(shape) > 64 or not all(type(size) is int and 0 <= size <= _MAX_COUNT for size in shape):
             raise ValueError("shape")
         return dtype[:32], math.prod(shape)
-    return [value for _, value in pairs if isinstance(value, tuple)]
+    return {name: value for name, value in pairs if isinstance(value, tuple)}
 
 
 def read_gguf(chunks: Iterable[bytes]) -> Gguf:
