@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -78,6 +79,19 @@ def test_the_revision_head_is_main(served_layout: Serving):
     for target in ("/api/models/org/model/revision/HEAD", "/api/models/org/model?revision=HEAD"):
         assert json.loads(served_layout.get(target).body)["sha"] == COMMIT
     assert json.loads(served_layout.get("/api/models/org/model?revision=v1.0").body)["sha"] == OLD
+
+
+def test_the_refs_of_a_repo_are_revisions(served_layout: Serving):
+    found = json.loads(served_layout.get("/api/models/org/model/refs").body)
+    named = {ref["ref"]: ref["targetCommit"] for ref in [*found["branches"], *found["tags"]]}
+    assert named == {"refs/heads/main": COMMIT, "refs/tags/v1.0": OLD}
+    for ref, commit in named.items():
+        for name in (ref, quote(ref, safe="")):
+            assert json.loads(served_layout.get(f"/api/models/org/model/revision/{name}").body)["sha"] == commit
+            assert served_layout.get(f"/org/model/resolve/{name}/config.json").headers["x-repo-commit"] == commit
+    for name in ("refs/tags/v2", "refs/heads/", "refs/heads/" * 1000):
+        unknown = served_layout.get(f"/org/model/resolve/{quote(name, safe='')}/config.json")
+        assert (unknown.status, unknown.headers["x-error-code"]) == (404, "RevisionNotFound")
 
 
 def test_a_raw_file_is_the_pointer_of_an_lfs_file(served_layout: Serving):
@@ -179,6 +193,23 @@ def test_a_preflight_request_needs_no_token(tmp_path: Path, served_layout: Servi
         assert (denied.status, denied.headers["access-control-allow-origin"]) == (401, "*")
         for target in ("/org/MODEL", "/org/model/raw/main/config.json", "/api/models/org/model/discussions", "/org"):
             assert hub.get(target).status == 401
+
+
+def test_a_token_is_a_bearer_token_or_either_half_of_basic(tmp_path: Path, served_layout: Serving):
+    (tmp_path / "token").write_text("secret")
+    source = served_layout.output.split("serving ")[1].split(" at ")[0]
+    with serving(tmp_path, source, "--token-file", tmp_path / "token") as hub:
+        basic = {
+            pair: f"Basic {b64encode(pair.encode()).decode()}" for pair in ("secret:", "secret", "x:secret", ":secret")
+        }
+        for header in ("Bearer secret", *basic.values()):
+            assert hub.get("/api/models", Authorization=header).status == 200
+        for pair in ("", ":", "x:y", "secret:x", "x:"):
+            answer = hub.get("/api/models", Authorization=f"Basic {b64encode(pair.encode()).decode()}")
+            assert (answer.status, answer.headers["x-error-code"]) == (401, "Unauthorized")
+        # Clients take this code for a missing repo.
+        for target, code in (("/api/models/org/model", "RepoNotFound"), ("/api/whoami-v2", "Unauthorized")):
+            assert hub.get(target).headers["x-error-code"] == code
 
 
 @pytest.mark.system

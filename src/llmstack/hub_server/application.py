@@ -102,7 +102,7 @@ class Application:
         path = path_of(request)
         found = find_route(path)
         if not (found and found[0].public):
-            self._check_token(request)
+            self._check_token(request, names_repo=bool(found and found[1].repo_id))
         allowed = found[0].methods if found else frozenset({"GET", "HEAD"})
         if request.method not in allowed:
             raise read_only(", ".join(sorted(allowed)))
@@ -120,12 +120,12 @@ class Application:
             moved.headers["Location"] = prefix_of(request) + (f"{location}?{query}" if query else location)
             raise
 
-    def _check_token(self, request: Request) -> None:
+    def _check_token(self, request: Request, *, names_repo: bool) -> None:
         if self._token is None:
             return
         given = _given_token(request.headers.get("Authorization", ""))
         if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
-            raise not_authorized()
+            raise not_authorized(names_repo=names_repo)
 
 
 class _Sent:
@@ -156,13 +156,15 @@ def _error_response(request: Request, error: AnswerError) -> Response:
 
 
 def _given_token(header: str) -> str:
-    """Return the token in an Authorization header: a Bearer token, or the password of Basic."""
+    """Return the token in an Authorization header: a Bearer token, or the password of Basic, else its user."""
     scheme, _, value = header.partition(" ")
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode(errors="surrogateescape").partition(":")[2]
+            decoded = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             return ""
+        user, _, password = decoded.decode(errors="surrogateescape").partition(":")
+        return password or user
     return value.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -70,10 +70,14 @@ def no_git(repo_type: RepoType, repo_id: str, endpoint: str) -> AnswerError:
     return AnswerError(501, "NoGit", f"this hub has no git; run: HF_ENDPOINT={endpoint} {command}")
 
 
-def not_authorized() -> AnswerError:
-    """Return the answer for a request without the token; browsers ask for it as a password."""
+def not_authorized(*, names_repo: bool = False) -> AnswerError:
+    """Return the answer for a request without the token; browsers ask for it as a password.
+
+    As on the Hub, it does not tell whether the repo that a request names exists.
+    """
     message = "this hub requires its token: set HF_TOKEN"
-    return AnswerError(401, "RepoNotFound", message, {"WWW-Authenticate": 'Basic realm="llmstack hub"'})
+    code = "RepoNotFound" if names_repo else "Unauthorized"
+    return AnswerError(401, code, message, {"WWW-Authenticate": 'Basic realm="llmstack hub"'})
 
 
 def needs_extract(repo_id: str, path: str, image: str) -> AnswerError:

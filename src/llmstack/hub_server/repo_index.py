@@ -42,6 +42,8 @@ _MISS_SECONDS = 10.0
 _MAX_MISSES = 10_000
 # A request waits this long while another one looks up a name, in seconds.
 _LONGEST_WAIT = 1.0
+# `/refs` has the names of branches and tags with these.
+_REFS = ("refs/heads/", "refs/tags/")
 Key = tuple[RepoType, str]
 
 
@@ -113,12 +115,18 @@ class RepoIndex:
         return ambiguous_repo(repo_type, repo_id, found) if found else repo_not_found(repo_type, repo_id)
 
     def revision(self, repo_type: RepoType, repo_id: str, name: str) -> Revision:
-        """Return a revision by its name or commit; `HEAD` is the default one, unless one has this name.
+        """Return a revision by its name, also with `refs/heads/` or `refs/tags/`, or by its commit.
+
+        `HEAD` is the default one, unless one has this name.
 
         Raises AnswerError (RevisionNotFound), and what `find` raises.
         """
         if found := self._known(repo_type, repo_id, name):
             return found
+        if short := next((name.removeprefix(start) for start in _REFS if name.startswith(start)), ""):
+            name = short
+            if found := self._known(repo_type, repo_id, name):
+                return found
         if self.refreshed is not None:
             self._look_up(repo_type, repo_id, name)
         repo = self.find(repo_type, repo_id)
