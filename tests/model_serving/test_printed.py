@@ -21,6 +21,7 @@ from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServePlan, ServeRequest, make_plan
 from llmstack.model_serving.servers import SERVERS, ServerOptions, environment
 from tests.model_serving.test_model_files import files
+from tests.support.cli import run_llmstack
 
 EXAMPLE = Path(__file__).parents[2] / "example" / "serve"
 CRDS = {
@@ -184,6 +185,26 @@ def test_no_tool_replaces_variables_in_arguments():
     hub = plan("org/odd", hub="http://hub.llm:8080/$(X)")
     [compose] = yaml.safe_load(compose_file(hub))["services"].values()
     assert compose["environment"]["HF_ENDPOINT"] == "http://hub.llm:8080/$$(X)"
+
+
+@pytest.mark.parametrize("style", ["kubernetes", "kserve"])
+def test_pods_do_not_use_the_network_of_the_host(style: str):
+    """The server would listen on 127.0.0.1 only, so that no probe reaches it."""
+    done = run_llmstack("serve", "org/m", "--print", style, "--network", "host")
+    assert (done.code, f"--network: cannot be used with --print {style}" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("option", ["--detach", "--rm", "--json"])
+def test_options_that_would_be_ignored_are_refused(option: str):
+    done = run_llmstack("serve", "org/m", "--print", "compose", option)
+    assert (done.code, f"{option}: cannot be used with --print compose" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(("in_cluster", "advised"), [(True, False), (False, True)])
+def test_a_hub_at_localhost_is_refused_with_advice_that_works(in_cluster: bool, advised: bool):
+    with pytest.raises(UsageError, match="is the container itself") as caught:
+        plan(hub="http://127.0.0.1:8080", in_cluster=in_cluster)
+    assert ("--network host" in str(caught.value.hint)) == advised
 
 
 def test_an_image_that_nobody_can_pull_is_refused():

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,6 +122,12 @@ def serve(
         _stop(model, remove_copy=remove_copy, quiet=quiet)
         return
     _check_print(print_, init_container=init_container, native=native)
+    if print_:
+        in_cluster = print_ != PrintStyle.COMPOSE
+        _check_unused(
+            print_,
+            {"--detach": detach, "--rm": remove_copy, "--json": as_json, "--network": bool(network) and in_cluster},
+        )
     if hub_url and source:
         raise UsageError("--hub and --from: both say where the model is", hint="leave one out")
     request = ServeRequest(
@@ -132,6 +139,7 @@ def serve(
         shm_size=shm_size,
         server_image=server_image,
         network=network,
+        in_cluster=print_ in {PrintStyle.KUBERNETES, PrintStyle.KSERVE},
         extra=tuple(server_args or ()),
     )
     with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http) as session:
@@ -148,6 +156,13 @@ def _check_print(style: PrintStyle | None, *, init_container: bool, native: bool
         raise UsageError("--init-container: needs --print kubernetes")
     if native and style != PrintStyle.KSERVE:
         raise UsageError("--native: needs --print kserve")
+
+
+def _check_unused(style: PrintStyle, given: Mapping[str, bool]) -> None:
+    """Refuse options that the printed file would ignore."""
+    for option in (name for name, is_given in given.items() if is_given):
+        hint = "leave it out" + ("; pods are in the cluster's network" if option == "--network" else "")
+        raise UsageError(f"{option}: cannot be used with --print {style.value}", hint=hint)
 
 
 def _find(session: Session, model: str, source: str | None, hub_url: str | None, *, prefer_engine: bool) -> FoundModel:

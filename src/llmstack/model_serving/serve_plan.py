@@ -32,7 +32,8 @@ class ServeRequest:
     """How to serve a model: what the options of the command line say.
 
     `gpus` is None for one GPU where there are any. `server_image` replaces the image of the recipe. `listen` is
-    `[ADDRESS:]PORT`. `extra` are further arguments for the server.
+    `[ADDRESS:]PORT`. `in_cluster` is true for pods, which have the network of the cluster. `extra` are further
+    arguments for the server.
     """
 
     server: ServerName | None = None
@@ -43,6 +44,7 @@ class ServeRequest:
     shm_size: str = DEFAULT_SHM_SIZE
     server_image: str | None = None
     network: str | None = None
+    in_cluster: bool = False
     extra: tuple[str, ...] = ()
 
 
@@ -152,7 +154,7 @@ def make_plan(model: ServedModel, request: ServeRequest, namespaces: Sequence[Na
     count = gpus if request.gpus is None else request.gpus
     address, port = _parse_listen(request.listen)
     on_host = request.network == "host"
-    _check_hub(model, server, on_host=on_host)
+    _check_hub(model, server, on_host=on_host, in_cluster=request.in_cluster)
     options = ServerOptions(
         repo_id=model.name,
         revision=model.revision,
@@ -200,7 +202,7 @@ def _server_images(server: Server, gpus: int, namespaces: Sequence[Namespace]) -
     return tuple(f"{prefix}{server.name}:{variant}" for variant in server.variants(gpus) for prefix in prefixes)
 
 
-def _check_hub(model: ServedModel, server: Server, *, on_host: bool) -> None:
+def _check_hub(model: ServedModel, server: Server, *, on_host: bool, in_cluster: bool) -> None:
     if not model.hub:
         return
     if server.name == "llama.cpp" and model.revision != DEFAULT_REVISION:
@@ -212,7 +214,7 @@ def _check_hub(model: ServedModel, server: Server, *, on_host: bool) -> None:
     if _is_loopback(host) and not on_host:
         raise UsageError(
             f"--hub {model.hub}: in the server's container, {host} is the container itself",
-            hint="use the address of the hub's machine, or add --network host",
+            hint="use the address of the hub's machine" + ("" if in_cluster else ", or add --network host"),
         )
 
 
