@@ -142,6 +142,23 @@ def test_missing_images_name_the_next_step(bench: Bench, engine):
     assert (done.code, "llmstack list" in done.stderr) == (3, True)
 
 
+@pytest.mark.parametrize("model", [("org/gguf", "--from", "{}"), ("{}/models:org--gguf",)])
+def test_the_server_is_looked_for_where_the_model_is(
+    bench: Bench, engine, monkeypatch: pytest.MonkeyPatch, model: tuple[str, ...]
+):
+    engine.docker("image", "rm", f"{bench.namespace}/llama.cpp:cpu")
+    monkeypatch.delenv("LLMSTACK_NAMESPACE")
+    arguments = [each.format(bench.namespace) for each in model]
+    printed = bench.serve(*arguments, "--gpus", "0", "--print", "compose")
+    assert (printed.code, f"{bench.namespace}/llama.cpp:cpu" in printed.stdout) == (0, True), printed.stderr
+    done = bench.serve(*arguments, "--port", str(free_port()))
+    assert "docker.io" not in done.stderr + printed.stdout
+    if done.code:
+        # Otherwise this machine's engine has one without a namespace.
+        assert (done.code, f"not found: {bench.namespace}/llama.cpp:cpu" in done.stderr) == (3, True), done.stderr
+        assert "llmstack build llama.cpp --variant cpu --push" in done.stderr
+
+
 def test_without_an_engine(bench: Bench):
     done = bench.serve("org/safe", env={"DOCKER_HOST": "unix:///nowhere/docker.sock"})
     assert (done.code, "systemctl start docker" in done.stderr) == (6, True)

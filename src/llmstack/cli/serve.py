@@ -145,10 +145,10 @@ def serve(
     with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http) as session:
         if print_:
             found = _find(session, model, source, hub_url, prefer_engine=source is None and print_ == "compose")
-            _print(_plan(session, found, source, request, _PRINTED_GPUS), print_, init_container, native)
+            _print(_plan(session, found, request, _PRINTED_GPUS), print_, init_container, native)
         else:
             found = _find(session, model, source, hub_url, prefer_engine=True)
-            _run(session, found, source, request, detach=detach, remove_copy=remove_copy, as_json=as_json)
+            _run(session, found, request, detach=detach, remove_copy=remove_copy, as_json=as_json)
 
 
 def _check_print(style: PrintStyle | None, *, init_container: bool, native: bool) -> None:
@@ -175,15 +175,11 @@ def _find(session: Session, model: str, source: str | None, hub_url: str | None,
     )
 
 
-def _plan(session: Session, found: FoundModel, source: str | None, request: ServeRequest, gpus: int) -> ServePlan:
-    from llmstack.carried_image.image_location import parse_source
-    from llmstack.carried_image.naming import Namespace
+def _plan(session: Session, found: FoundModel, request: ServeRequest, gpus: int) -> ServePlan:
+    from llmstack.model_serving.find_model import server_namespaces
     from llmstack.model_serving.serve_plan import make_plan
 
-    # The images of servers are where the model is, or in the configured namespace.
-    given = parse_source(source) if source else None
-    namespaces = [each for each in (given, session.namespace) if isinstance(each, Namespace)]
-    return make_plan(found.model, request, list(dict.fromkeys(namespaces)), gpus=gpus)
+    return make_plan(found.model, request, server_namespaces(found.location, session.namespace), gpus=gpus)
 
 
 def _print(plan: ServePlan, style: PrintStyle, init_container: bool, native: bool) -> None:
@@ -203,7 +199,6 @@ def _print(plan: ServePlan, style: PrintStyle, init_container: bool, native: boo
 def _run(
     session: Session,
     found: FoundModel,
-    source: str | None,
     request: ServeRequest,
     *,
     detach: bool,
@@ -217,7 +212,7 @@ def _run(
     reporter = session.reporter
     with Engine() as engine:
         gpus = 1 if request.gpus is None and has_gpus(engine) else 0
-        plan = _plan(session, found, source, request, gpus)
+        plan = _plan(session, found, request, gpus)
         if plan.files.weights:
             reporter.note(f"{plan.server.name} loads {plan.files.weights}")
         secured = bool(os.environ.get(plan.server.key_variable))

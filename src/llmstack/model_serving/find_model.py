@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -15,7 +16,9 @@ from llmstack.carried_image.open_location import open_requested
 from llmstack.errors import UsageError
 from llmstack.model_serving.serve_plan import ServedModel
 from llmstack.net import Client
+from llmstack.oci.reference import Reference, is_registry
 from llmstack.oci.repository import Registries
+from llmstack.settings import DEFAULT_NAMESPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,28 @@ def find_in_hub(argument: str, url: str, client: Client) -> FoundModel:
     hub = HubClient(client, url)
     files = hub.snapshot(hub.info(repo_id, "model", revision)).files
     return FoundModel(ServedModel(repo_id, revision, files, hub=url.rstrip("/")))
+
+
+def server_namespaces(location: Location | None, configured: Namespace) -> list[Namespace]:
+    """Return the namespaces that may have the image of a server: the model's own one first, then the configured one.
+
+    The default one is left out if the model's is known: who has a namespace keeps the servers there.
+    """
+    own = _namespace_of(location)
+    if own is None:
+        return [configured]
+    return [own] if str(configured) in {str(own), DEFAULT_NAMESPACE} else [own, configured]
+
+
+def _namespace_of(location: Location | None) -> Namespace | None:
+    """Return the namespace of an image in a registry, or of one in the engine that was pulled from a registry."""
+    if not isinstance(location, RegistryLocation | EngineLocation):
+        return None
+    name = location.name.removeprefix("docker://")
+    if not location.repo_type and not is_registry(name.partition("/")[0]):
+        return None
+    reference = Reference.parse(name)
+    return Namespace(reference.registry, posixpath.dirname(reference.repository))
 
 
 def _model(opened: OpenedImage, repo_id: str | None, image: str | None) -> ServedModel:

@@ -32,7 +32,7 @@ from llmstack.engine.containers import (
 )
 from llmstack.engine.docker_build import pull_image
 from llmstack.engine.docker_engine import Engine, engine_host
-from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UsageError
+from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError
 from llmstack.model_serving.find_model import FoundModel
 from llmstack.model_serving.load_image import load_image
 from llmstack.model_serving.serve_plan import ServePlan
@@ -230,7 +230,7 @@ def _server_image(engine: Engine, plan: ServePlan, reporter: Reporter) -> str:
     for name in plan.server_images:
         if engine.has_image(name):
             return name
-    denied: NotAuthorizedError | None = None
+    failed: LlmstackError | None = None
     for name in plan.server_images:
         # Without a registry, the name is one of `llmstack build` on this machine.
         if "/" not in name:
@@ -239,15 +239,15 @@ def _server_image(engine: Engine, plan: ServePlan, reporter: Reporter) -> str:
             pull_image(engine, name, reporter)
         except NotFoundError:
             continue
-        except NotAuthorizedError as error:
-            denied = denied or error
+        except (NotAuthorizedError, UnavailableError) as error:
+            failed = failed or error
             continue
         return name
     variant = plan.server_images[0].rpartition(":")[2]
-    hint = f"build it: llmstack build {plan.server.name} --variant {variant}; or name another one: --server-image REF"
-    if denied:
-        denied.hint = f"{denied.hint}; or {hint}"
-        raise denied
+    hint = f"llmstack build {plan.server.name} --variant {variant} --push; or name another one: --server-image REF"
+    if failed:
+        failed.hint = f"{failed.hint}; or {hint}" if failed.hint else hint
+        raise failed
     raise NotFoundError(f"image of {plan.server.name}: not found: {', '.join(plan.server_images)}", hint=hint)
 
 
