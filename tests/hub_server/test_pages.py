@@ -6,6 +6,7 @@ import html
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_search_and_sort():
     assert [shown(sort="newest")[0], shown(sort="newest", page="2")[-1]] == ["org/set", "Org/large"]
     assert shown()[:2] == ["many/m00", "many/m01"]
     assert shown(search="nothing") == []
+
+
+def test_the_page_of_an_owner_has_renamed_repos():
+    renamed = make_repo("model", "old/name", [replace(repo("model", "old/name", 1).shown, renamed_to="New/Name")])
+    for owner in ("new", "old"):
+        assert repo_list.values([*REPOS, renamed], None, owner, {})["repos"] == [renamed]
 
 
 def test_pages_of_the_repo_list():

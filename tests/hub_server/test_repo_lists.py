@@ -272,6 +272,23 @@ def test_gated_repos_are_selected_and_shown():
     assert [basic(item.shown)["gated"] for item in repos] == [False, "manual"]
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("author=new", True),
+        ("search=New/Name", True),
+        ("author=New&search=name", True),
+        ("author=old&search=former", True),
+        ("author=New&search=former", False),
+        ("author=Ne", False),
+    ],
+)
+def test_a_renamed_repo_is_found_by_both_ids(query: str, found: bool):
+    renamed = make_repo("model", "old/former", [replace(repo("model", "old/former", 1).shown, renamed_to="New/Name")])
+    expected = [renamed] if found else []
+    assert ListQuery.parse("model", QueryParams(query)).candidates([repo("model", "org/a", 1), renamed]) == expected
+
+
 # Each keyword argument of the clients that selects, sorts or adds something, where a version has it.
 CLIENT = """
 import inspect, json

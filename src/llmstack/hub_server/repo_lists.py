@@ -147,14 +147,17 @@ class ListQuery:
 
 
 def matching(repos: Iterable[Repo], *, search: str, author: str) -> list[Repo]:
-    """Return the repos of an author (default: any) whose ID contains each word of `search`, ignoring case."""
+    """Return the repos of an author (default: any) whose ID contains each word of `search`, ignoring case.
+
+    A renamed repo is found by both IDs.
+    """
     words = search.casefold().split()
-    return [
-        repo
-        for repo in repos
-        if all(word in repo.repo_id.casefold() for word in words)
-        and (not author or repo.repo_id.casefold().startswith(f"{author.casefold()}/"))
-    ]
+    start = f"{author.casefold()}/" if author else ""
+
+    def fits(repo_id: str) -> bool:
+        return repo_id.startswith(start) and all(word in repo_id for word in words)
+
+    return [repo for repo in repos if any(fits(name.casefold()) for name in repo.ids)]
 
 
 def _fields(repo_type: RepoType, values: Values) -> frozenset[str]:

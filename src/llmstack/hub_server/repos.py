@@ -53,6 +53,11 @@ class Repo:
         """The revision that lists show: main, else the first."""
         return self.revisions[0]
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ID that the repo was carried under, and the one that the Hub has if it renamed the repo."""
+        return frozenset({self.repo_id, *(item.renamed_to for item in self.revisions if item.renamed_to)})
+
     def revision(self, name: str) -> Revision | None:
         """Return the revision with this name, else the one with this commit."""
         named = (revision for revision in self.revisions if revision.name == name)
