@@ -214,11 +214,26 @@ def test_a_token_is_a_bearer_token_or_either_half_of_basic(tmp_path: Path, serve
 
 @pytest.mark.system
 def test_git_shows_what_to_run_instead(served_layout: Serving, tmp_path: Path):
-    for path, words in (("org/model", "org/model --local-dir model"), ("datasets/a/b.git", "a/b --repo-type dataset")):
+    run = f"remote: this hub has no git; run: HF_ENDPOINT={served_layout.url} hf download"
+    for path, words in (
+        ("org/model", f"{run} org/model --local-dir model"),
+        ("ORG/Model", f"{run} org/model --local-dir model"),
+        ("datasets/org/set.git", f"{run} org/set --repo-type dataset"),
+        ("org/other", f"repository '{served_layout.url}/org/other/' not found"),
+    ):
         command = [need("git", "git"), "clone", f"{served_layout.url}/{path}", str(tmp_path / "clone")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 128
-        assert f"remote: this hub has no git; run: HF_ENDPOINT={served_layout.url} hf download {words}" in done.stderr
+        assert words in done.stderr
+
+
+def test_git_without_the_token_does_not_learn_which_repos_exist(tmp_path: Path, served_layout: Serving):
+    (tmp_path / "token").write_text("secret")
+    source = served_layout.output.split("serving ")[1].split(" at ")[0]
+    with serving(tmp_path, source, "--token-file", tmp_path / "token") as hub:
+        answers = [hub.get(f"/{repo_id}/info/refs?service=git-upload-pack") for repo_id in ("org/model", "org/other")]
+        assert [answer.status for answer in answers] == [501, 501]
+        assert hub.get("/org/other/info/refs", Authorization="Bearer secret").status == 404
 
 
 @pytest.mark.system

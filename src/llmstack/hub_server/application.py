@@ -101,8 +101,9 @@ class Application:
             return Response(status_code=204, headers=_PREFLIGHT)
         path = path_of(request)
         found = find_route(path)
-        if not (found and found[0].public):
-            self._check_token(request, names_repo=bool(found and found[1].repo_id))
+        request.state.has_token = self._has_token(request)
+        if not request.state.has_token and not (found and found[0].public):
+            raise not_authorized(names_repo=bool(found and found[1].repo_id))
         allowed = found[0].methods if found else frozenset({"GET", "HEAD"})
         if request.method not in allowed:
             raise read_only(", ".join(sorted(allowed)))
@@ -120,12 +121,11 @@ class Application:
             moved.headers["Location"] = prefix_of(request) + (f"{location}?{query}" if query else location)
             raise
 
-    def _check_token(self, request: Request, *, names_repo: bool) -> None:
-        if self._token is None:
-            return
+    def _has_token(self, request: Request) -> bool:
+        """Tell whether the request has the token, or none is required."""
         given = _given_token(request.headers.get("Authorization", ""))
-        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._token.encode()):
-            raise not_authorized(names_repo=names_repo)
+        expected = self._token
+        return expected is None or hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
 
 class _Sent:

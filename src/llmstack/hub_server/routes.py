@@ -43,8 +43,13 @@ async def get_metrics(hub: Hub, _request: Request, _target: Target) -> Response:
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 
-async def get_clone(_hub: Hub, request: Request, target: Target) -> Response:
-    """Tell a person who runs `git clone` what to run instead; git shows the body of an error that is plain text."""
+def get_clone(hub: Hub, request: Request, target: Target) -> Response:
+    """Tell a person who runs `git clone` what to run instead; git shows the body of an error that is plain text.
+
+    Raises what finding the repo raises. Without the token, the answer does not tell whether it exists.
+    """
+    if request.state.has_token:
+        hub.repo_index.find(target.repo_type or "model", target.repo_id)
     error = no_git(target.repo_type or "model", target.repo_id, endpoint_of(request))
     return Response(f"{error.message}\n", error.status, headers_of(error), "text/plain")
 
