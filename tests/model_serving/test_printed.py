@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from llmstack.carried_image.naming import Namespace
 from llmstack.errors import UsageError
 from llmstack.image_builds.recipe import images_folder, load_recipes
 from llmstack.model_serving.compose import compose_file
+from llmstack.model_serving.find_model import find_image
 from llmstack.model_serving.kserve import kserve_objects
 from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServePlan, ServeRequest, make_plan
 from llmstack.model_serving.servers import SERVERS, ServerOptions, environment
+from llmstack.net import Client
+from llmstack.oci.layout import Layout
+from llmstack.oci.repository import Registries
 from tests.model_serving.test_model_files import files
+from tests.support.carried import carry
 from tests.support.cli import run_llmstack
 
 EXAMPLE = Path(__file__).parents[2] / "example" / "serve"
@@ -40,10 +46,15 @@ ODD_FILES = {"org/odd": files("a b/$HOME-$(HOME)-Q4_K_M.gguf", "README.md")}
 
 
 def plan(
-    name: str = "Qwen/Qwen3-8B", *, hub: str | None = None, roots: tuple[str, ...] = ("REPO", "models"), **asked: Any
+    name: str = "Qwen/Qwen3-8B",
+    *,
+    hub: str | None = None,
+    roots: tuple[str, ...] = ("REPO", "models"),
+    has_base: bool = True,
+    **asked: Any,
 ) -> ServePlan:
     image = None if hub else f"{NAMESPACE}/models:{name.replace('/', '--')}"
-    model = ServedModel(name, "main", (FILES | ODD_FILES)[name], image=image, hub=hub, roots=roots)
+    model = ServedModel(name, "main", (FILES | ODD_FILES)[name], image=image, hub=hub, roots=roots, has_base=has_base)
     return make_plan(model, ServeRequest(**asked), [NAMESPACE], gpus=1)
 
 
@@ -205,6 +216,32 @@ def test_a_hub_at_localhost_is_refused_with_advice_that_works(in_cluster: bool, 
     with pytest.raises(UsageError, match="is the container itself") as caught:
         plan(hub="http://127.0.0.1:8080", in_cluster=in_cluster)
     assert ("--network host" in str(caught.value.hint)) == advised
+
+
+def test_an_image_without_a_shell_is_mounted_only(tmp_path: Path, busybox_base: Path):
+    layout = Layout(tmp_path / "models")
+    contents = {"config.json": b"{}", "a.safetensors": b"a" * 100_000, "empty": b""}
+    registries = Registries(Client(), lambda _: None)
+    for tag, base in (("org--bare", "scratch"), ("org--based", f"oci:{busybox_base}:latest")):
+        carry(layout, tag, contents, repo_id=tag.replace("--", "/"), base=base)
+
+    def planned(repo_id: str) -> ServePlan:
+        found = find_image(repo_id, f"oci:{tmp_path}", NAMESPACE, registries, lambda _: None)
+        return make_plan(replace(found.model, image="a.lab/b:c"), ServeRequest(), [], gpus=0)
+
+    bare, based = planned("org/bare"), planned("org/based")
+    for each in (bare, based):
+        assert "reference: a.lab/b:c" in kubernetes_objects(each)
+        assert "oci+native://a.lab/b:c" in kserve_objects(each, native=True)
+    assert "initContainers" in kubernetes_objects(based, init_container=True)
+    assert "oci://a.lab/b:c" in kserve_objects(based)
+    with pytest.raises(UsageError, match=r"no base image .* the init container runs a shell"):
+        kubernetes_objects(bare, init_container=True)
+    with pytest.raises(UsageError, match=r"no base image .* KServe's oci:// runs a shell") as caught:
+        kserve_objects(bare)
+    assert "--native" in str(caught.value.hint)
+    # The server downloads the model from a hub.
+    assert kserve_objects(plan(hub=HUB, has_base=False))
 
 
 def test_an_image_that_nobody_can_pull_is_refused():

@@ -69,6 +69,15 @@ def model_image(plan: ServePlan) -> str:
     return plan.model.image
 
 
+def check_shell(plan: ServePlan, user: str, advice: str) -> None:
+    """Raise UsageError if the image of the model has no base image: `user` runs a shell in it."""
+    if not plan.model.has_base:
+        raise UsageError(
+            f"{plan.model.image}: has no base image (--base scratch), and {user} runs a shell in it",
+            hint=f"{advice}, or carry the model again with --base IMAGE",
+        )
+
+
 def literal(value: str) -> str:
     """Return a value that Docker Compose and Kubernetes pass on as it is: both replace variables, `$$` is a `$`."""
     return value.replace("$", "$$")

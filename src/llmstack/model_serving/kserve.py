@@ -8,7 +8,7 @@ from typing import Any
 from llmstack.carried_image.file_index import MODELS_ROOT
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import UsageError
-from llmstack.model_serving.compose import literal, model_image
+from llmstack.model_serving.compose import check_shell, literal, model_image
 from llmstack.model_serving.kubernetes import RESTRICTED, USER, probes, resources, variables, volume_mounts, volumes
 from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.safe_yaml import write_yaml
@@ -61,6 +61,8 @@ def _storage_uri(plan: ServePlan, *, native: bool) -> str:
             f"{model.image}: KServe looks for the files under /{MODELS_ROOT}, this image has them under /REPO only",
             hint="carry the model again: llmstack ferry writes both; or add --hub URL",
         )
+    if not native:
+        check_shell(plan, "KServe's oci://", "add --native")
     return f"{'oci+native' if native else 'oci'}://{model_image(plan)}"
 
 

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from llmstack.carried_image.file_index import ROOT
-from llmstack.model_serving.compose import literal, model_image
+from llmstack.model_serving.compose import check_shell, literal, model_image
 from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.model_serving.servers import HEALTH_PATH, MODEL_ROOT
 from llmstack.safe_yaml import write_yaml
@@ -128,6 +128,7 @@ def _container(plan: ServePlan, *, init_container: bool) -> dict[str, Any]:
 
 def _copy(plan: ServePlan) -> dict[str, Any]:
     """Return the init container: it copies the files that the server opens, or all."""
+    check_shell(plan, "the init container", "leave --init-container out")
     return {
         "name": "copy",
         "image": model_image(plan),

@@ -54,7 +54,7 @@ class ServedModel:
 
     `files` is None if they are not known. `in_parts` are the files that the image has in parts only. `image` is
     what Docker and Kubernetes call the image; None if they cannot pull it. `roots` are the directories of the image
-    with the files.
+    with the files. `has_base` is false if the image has the files only, so that it has no shell.
     """
 
     name: str
@@ -64,6 +64,7 @@ class ServedModel:
     image: str | None = None
     hub: str | None = None
     roots: tuple[str, ...] = (ROOT,)
+    has_base: bool = True
 
 
 @dataclass(frozen=True, slots=True)
