@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,13 @@ def test_an_image_without_a_shell_is_mounted_only(tmp_path: Path, busybox_base: 
     assert "--native" in str(caught.value.hint)
     # The server downloads the model from a hub.
     assert kserve_objects(plan(hub=HUB, has_base=False))
+
+
+@pytest.mark.parametrize("printed", [kubernetes_objects, kserve_objects])
+def test_the_first_lines_name_the_secret_of_the_key(printed: Callable[[ServePlan], str]):
+    for each in (plan(), plan(hub=HUB)):
+        first = printed(each).partition("apiVersion:")[0]
+        assert "kubectl create secret generic qwen-qwen3-8b-key --from-literal api-key=KEY\n" in first
 
 
 def test_an_image_that_nobody_can_pull_is_refused():

@@ -9,18 +9,22 @@ from llmstack.carried_image.file_index import MODELS_ROOT
 from llmstack.carried_image.naming import DEFAULT_REVISION
 from llmstack.errors import UsageError
 from llmstack.model_serving.compose import check_shell, literal, model_image
-from llmstack.model_serving.kubernetes import RESTRICTED, USER, probes, resources, variables, volume_mounts, volumes
+from llmstack.model_serving.kubernetes import (
+    RESTRICTED,
+    USER,
+    head,
+    probes,
+    resources,
+    variables,
+    volume_mounts,
+    volumes,
+)
 from llmstack.model_serving.serve_plan import ServePlan
 from llmstack.safe_yaml import write_yaml
 
 # Where KServe mounts what storageUri names.
 _KSERVE_ROOT = "/mnt/models"
 _INITIALIZER = "kserve/storage-initializer:v0.20.0"
-_HEAD = """\
-# {name} on {server}: kubectl apply --filename FILE
-#
-# {storage}
-"""
 _MODELCAR = """\
 oci:// needs enableOciModelSupport or enableModelcar in KServe's inferenceservice-config. With --native, the image is
 # mounted as a volume instead: that needs KServe 0.20 and Kubernetes 1.33 with the feature gate ImageVolume."""
@@ -47,7 +51,7 @@ def kserve_objects(plan: ServePlan, *, native: bool = False) -> str:
         predictor["storageContainerName"] = name
         objects.insert(0, _storage_container(name, plan.model.hub))
     storage = _HUB if plan.model.hub else _NATIVE if native else _MODELCAR
-    return _HEAD.format(name=plan.model.name, server=plan.server.name, storage=storage) + write_yaml(*objects)
+    return head(plan, storage) + write_yaml(*objects)
 
 
 def _storage_uri(plan: ServePlan, *, native: bool) -> str:

@@ -16,7 +16,7 @@ USER = 2000
 _HEAD = """\
 # {name} on {server}: kubectl apply --filename FILE
 #
-# {mount}
+# {how}
 # With a Secret {object_name}-key, clients must send its key:
 #   kubectl create secret generic {object_name}-key --from-literal api-key=KEY
 """
@@ -40,7 +40,6 @@ def kubernetes_objects(plan: ServePlan, *, init_container: bool = False) -> str:
     `init_container` copies the files that the server needs, instead of mounting the image.
     """
     mount = _HUB if plan.model.hub else _COPY if init_container else _MOUNT
-    head = _HEAD.format(name=plan.model.name, server=plan.server.name, mount=mount, object_name=plan.object_name)
     labels = {"app.kubernetes.io/name": plan.object_name, "app.kubernetes.io/component": "llm"}
     deployment = {
         "apiVersion": "apps/v1",
@@ -61,7 +60,12 @@ def kubernetes_objects(plan: ServePlan, *, init_container: bool = False) -> str:
         "metadata": {"name": plan.object_name, "labels": labels},
         "spec": {"selector": labels, "ports": [{"name": "http", "port": plan.port, "targetPort": "http"}]},
     }
-    return head + write_yaml(deployment, service)
+    return head(plan, mount) + write_yaml(deployment, service)
+
+
+def head(plan: ServePlan, how: str) -> str:
+    """Return the first lines of a file; `how` says how the server gets the model, and what that needs."""
+    return _HEAD.format(name=plan.model.name, server=plan.server.name, how=how, object_name=plan.object_name)
 
 
 def mounting_pod(name: str, image: str) -> str:
