@@ -127,7 +127,7 @@ console.log(JSON.stringify({
   access: [await refused(hub.checkRepoAccess({ repo, hubUrl })) ?? 200,
            await refused(hub.checkRepoAccess({ repo: "org/other", hubUrl }))],
   who: (await hub.whoAmI({ accessToken: "hf_some", hubUrl })).name,
-  refused: await refused(all(hub.listModels({ search: { apps: ["ollama"] }, hubUrl }))),
+  refused: await refused(all(hub.listModels({ search: { apps: ["vllm"] }, hubUrl }))),
   snapshot: [snapshot.split("/").at(-1),
              createHash("sha256").update(await readFile(snapshot + "/w.bin")).digest("hex")],
 }));

@@ -52,6 +52,9 @@ _TAGS: Mapping[RepoType, Mapping[str, str]] = {
         },
     },
 }
+_OF_MODELS = {"apps", "inference", "inference_provider", "num_parameters", "pipeline_tag"}
+# The apps that run a model by its GGUF files; what others can run, this hub does not know.
+_APPS = frozenset({"llama.cpp", "ollama"})
 _OTHERS = {"author", "cardData", "config", "cursor", "direction", "expand", "full", "gated", "limit", "search", "sort"}
 # `min:6B,max:128B`: how many parameters a model has.
 _RANGE = re.compile(r"(min|max):(\d{1,15}(?:\.\d{1,9})?)([KMBT]?)", re.ASCII | re.IGNORECASE)
@@ -77,7 +80,10 @@ _SORTS: Mapping[str, Callable[[Repo], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """What a client asks for: `tags` in lower case; the lowest and highest number of `parameters`; None for any."""
+    """What a client asks for: `tags` in lower case; the lowest and highest number of `parameters`; None for any.
+
+    `inference` asks for models that a provider runs: there are none.
+    """
 
     repo_type: RepoType
     search: str
@@ -85,6 +91,7 @@ class ListQuery:
     tags: frozenset[str]
     task: str
     gated: bool | None
+    inference: bool
     parameters: tuple[float, float] | None
     sort: str
     ascending: bool
@@ -96,7 +103,7 @@ class ListQuery:
     def parse(cls, repo_type: RepoType, query: QueryParams) -> ListQuery:
         """Read a query; raises AnswerError for unknown parameters and invalid values."""
         values = values_of(query)
-        known = {*_OTHERS, *_TAGS[repo_type], *({"pipeline_tag", "num_parameters"} if repo_type == "model" else ())}
+        known = {*_OTHERS, *_TAGS[repo_type], *(_OF_MODELS if repo_type == "model" else ())}
         if unknown := sorted(values.keys() - known):
             names = ", ".join(sorted(known))
             raise invalid(f"{unknown[0]!r} is not a parameter of a list of {repo_type}s; known are {names}")
@@ -115,6 +122,7 @@ class ListQuery:
             tags=frozenset(_wanted_tags(repo_type, values)),
             task=read_one(values, "pipeline_tag") or "",
             gated=read_flag(values, "gated"),
+            inference=_inference(values),
             parameters=_parameters(read_one(values, "num_parameters")),
             sort=sort,
             ascending=direction == "1" or (not direction and sort == "id"),
@@ -130,6 +138,8 @@ class ListQuery:
 
     def candidates(self, repos: Iterable[Repo]) -> list[Repo]:
         """Return the repos that match in all but their facts, in order."""
+        if self.inference:
+            return []
         found = matching(repos, search=self.search, author=self.author)
         if self.gated is not None:
             found = [repo for repo in found if repo.shown.gated == self.gated]
@@ -173,7 +183,17 @@ def _fields(repo_type: RepoType, values: Values) -> frozenset[str]:
     return frozenset(found)
 
 
+def _inference(values: Values) -> bool:
+    if read_one(values, "inference") not in {None, "warm"}:
+        raise invalid("inference: must be warm")
+    return not values.keys().isdisjoint({"inference", "inference_provider"})
+
+
 def _wanted_tags(repo_type: RepoType, values: Values) -> Iterable[str]:
+    if apps := [app for value in values.get("apps", []) for app in value.lower().split(",")]:
+        if unknown := sorted({*apps} - _APPS):
+            raise invalid(f"apps: {unknown[0]!r} is unknown; known are {', '.join(sorted(_APPS))}")
+        yield "gguf"
     for name, start in _TAGS[repo_type].items():
         for value in values.get(name, []):
             tags = [tag for part in value.split(",") if (tag := part.strip().lower())]
