@@ -72,3 +72,19 @@ def test_what_cannot_be_served_has_a_reason(
 ):
     with pytest.raises(error, match=text):
         choose_files("org/m", files(*paths), None, wanted)
+
+
+def test_a_gguf_repo_has_no_files_for_vllm():
+    with pytest.raises(UsageError, match="org/m: cannot be served by vllm: no safetensors files") as raised:
+        choose_files("org/m", files("m-Q8_0.gguf"), "vllm", None)
+    assert raised.value.hint == "serve its GGUF files with llama.cpp: leave --engine out"
+
+
+def test_only_files_that_can_be_loaded_are_proposed():
+    carried = files("m-Q8_0.gguf", "m-Q6_K.gguf", "big-Q4_0.gguf", *(f"s-BF16-0000{n}-of-00003.gguf" for n in (1, 2)))
+    with pytest.raises(NotFoundError) as raised:
+        choose_files("org/m", carried, None, "Q2_K", frozenset({"big-Q4_0.gguf"}))
+    assert raised.value.hint == "it has Q6_K, Q8_0"
+    with pytest.raises(NotFoundError) as raised:
+        choose_files("org/m", files("m-Q8_0.gguf"), None, "Q2_K", frozenset({"m-Q8_0.gguf"}))
+    assert raised.value.hint == "it has no GGUF file that llama.cpp can load from the image"

@@ -169,7 +169,7 @@ def test_without_an_engine(bench: Bench):
     [
         (("org/pickle",), "its weights are pickles only"),
         (("org/safe", "--engine", "llama.cpp"), "no GGUF file"),
-        (("org/gguf", "--engine", "vllm"), "no GGUF and no safetensors"),
+        (("org/gguf", "--engine", "vllm"), "cannot be served by vllm: no safetensors files"),
         (("org/gguf", "--port", "70000"), "--port 70000: must be"),
         (("org/gguf", "--shm-size", "much"), "--shm-size must be"),
         (("org/gguf", "--hub", "http://127.0.0.1:1", "--from", "a.lab/b"), "leave one out"),

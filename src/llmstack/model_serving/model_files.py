@@ -29,23 +29,29 @@ class ModelFiles:
     needed: tuple[str, ...] = ()
 
 
-def choose_files(name: str, files: Iterable[RepoFile], server: ServerName | None, wanted: str | None) -> ModelFiles:
+def choose_files(
+    name: str,
+    files: Iterable[RepoFile],
+    server: ServerName | None,
+    wanted: str | None,
+    in_parts: frozenset[str] = frozenset(),
+) -> ModelFiles:
     """Return which server serves the files of a repo called `name`, and what it loads.
 
     `server` is the one to use, None for the one that the files are for. `wanted` is a GGUF file or a quantization; None
-    for what the hub calls `latest`. Raises UsageError with the reason if no server can serve them, NotFoundError if
-    the file does not exist, IntegrityError if a shard of it is missing.
+    for what the hub calls `latest`. Files `in_parts` are not proposed. Raises UsageError with the reason if no server
+    can serve them, NotFoundError if the file does not exist, IntegrityError if a shard of it is missing.
     """
     found = list(files)
     models = gguf_models(found)
     if server == "vllm" or (server is None and not models):
         if wanted:
             raise UsageError(f"{name}: --file {wanted}: vLLM loads all files of a repo", hint="leave --file out")
-        _check_safetensors(name, [file.path for file in found])
+        _check_safetensors(name, [file.path for file in found], server)
         return ModelFiles("vllm")
     if not models:
         raise UsageError(f"{name}: cannot be served by llama.cpp: no GGUF file", hint="leave --engine out")
-    model = _choose(name, models, wanted)
+    model = _choose(name, models, wanted, in_parts)
     encoder = projector(found)
     return ModelFiles(
         server="llama.cpp",
@@ -55,12 +61,14 @@ def choose_files(name: str, files: Iterable[RepoFile], server: ServerName | None
     )
 
 
-def _choose(name: str, models: Sequence[GgufModel[RepoFile]], wanted: str | None) -> GgufModel[RepoFile]:
+def _choose(
+    name: str, models: Sequence[GgufModel[RepoFile]], wanted: str | None, in_parts: frozenset[str]
+) -> GgufModel[RepoFile]:
     by_path = (model for model in models if wanted in {file.path for file in model.files})
     model = next(by_path, None) or find_model(models, wanted or LATEST)
     if model is None:
         raise NotFoundError(
-            f"{name}: --file {wanted}: no such GGUF file or quantization", hint=f"it has {', '.join(labels(models))}"
+            f"{name}: --file {wanted}: no such GGUF file or quantization", hint=_available(models, in_parts)
         )
     if missing := model.missing:
         count = len(model.files)
@@ -71,10 +79,23 @@ def _choose(name: str, models: Sequence[GgufModel[RepoFile]], wanted: str | None
     return model
 
 
-def _check_safetensors(name: str, paths: Sequence[str]) -> None:
+def _available(models: Sequence[GgufModel[RepoFile]], in_parts: frozenset[str]) -> str:
+    """Return what --file accepts: an incomplete model and one in parts cannot be loaded."""
+    tags = [
+        tag
+        for tag in labels(models)
+        if (model := find_model(models, tag))
+        and not model.missing
+        and in_parts.isdisjoint(file.path for file in model.files)
+    ]
+    return f"it has {', '.join(tags)}" if tags else "it has no GGUF file that llama.cpp can load from the image"
+
+
+def _check_safetensors(name: str, paths: Sequence[str], server: ServerName | None) -> None:
     if _CONFIG in paths and any(path.endswith(".safetensors") for path in paths):
         return
-    raise UsageError(f"{name}: cannot be served: {_reason(paths)}", hint=_advice(paths))
+    by = f" by {server}" if server else ""
+    raise UsageError(f"{name}: cannot be served{by}: {_reason(paths)}", hint=_advice(paths))
 
 
 def _reason(paths: Sequence[str]) -> str:
@@ -85,10 +106,14 @@ def _reason(paths: Sequence[str]) -> str:
         return f"no {_CONFIG} next to its safetensors files, so it is not a language model that vLLM can load"
     if endings & _PICKLES:
         return "its weights are pickles only, which can run code when they are loaded"
+    if ".gguf" in {ending.lower() for ending in endings}:
+        return "no safetensors files"
     return "no GGUF and no safetensors files"
 
 
 def _advice(paths: Sequence[str]) -> str:
     if _ADAPTER_CONFIG in paths and _CONFIG not in paths:
         return "merge it into its base model, or serve the base model with vLLM's options after --"
+    if any(path.lower().endswith(".gguf") for path in paths):
+        return "serve its GGUF files with llama.cpp: leave --engine out"
     return "carry a revision or a repo with safetensors or GGUF files"

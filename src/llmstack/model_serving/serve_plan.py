@@ -187,7 +187,7 @@ def _choose_files(model: ServedModel, request: ServeRequest) -> ModelFiles:
             f"{model.name}: has no file index, so its files are not known",
             hint="add --engine vllm, or --engine llama.cpp --file PATH",
         )
-    files = choose_files(model.name, model.files, request.server, request.file)
+    files = choose_files(model.name, model.files, request.server, request.file, model.in_parts)
     in_parts = sorted(model.in_parts.intersection(files.needed) if files.needed else model.in_parts)
     if in_parts:
         raise UsageError(
