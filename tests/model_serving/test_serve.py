@@ -87,6 +87,21 @@ def test_an_interrupted_copy_is_made_again(bench: Bench, engine):
     assert bench.volumes() == {volume}
 
 
+def test_a_copy_without_a_server_is_removed(bench: Bench):
+    with OurEngine() as ours:
+        if mounts_images(ours):
+            return
+    running = bench.start("org/gguf")
+    running.wait_ready()
+    running.process.send_signal(signal.SIGINT)
+    assert running.end()[0] == 0
+    [volume] = bench.volumes()
+    removed = bench.serve("--stop", "org/gguf", "--rm")
+    assert (removed.code, removed.stdout) == (0, f"removed the volume {volume}\n"), removed.stderr
+    assert bench.volumes() == set()
+    assert bench.serve("--stop", "org/gguf", "--rm").code == 3
+
+
 def test_a_server_that_cannot_load_shows_its_last_lines(bench: Bench):
     done = bench.serve("org/gguf", "--port", str(free_port()), "--", "--die-with", "3")
     assert done.code == 1

@@ -268,7 +268,9 @@ def _stop(model: str, *, remove_copy: bool, quiet: bool) -> None:
     from llmstack.model_serving.run_server import stop_servers
 
     with Engine() as engine:
-        stopped = stop_servers(engine, model, remove_copy=remove_copy)
+        stopped, volumes = stop_servers(engine, model, remove_copy=remove_copy)
     if not quiet:
         for server in stopped:
             sys.stdout.write(f"stopped {server.name}\n")
+        for volume in volumes:
+            sys.stdout.write(f"removed the volume {volume}\n")

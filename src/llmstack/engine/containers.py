@@ -14,6 +14,7 @@ from llmstack.errors import LlmstackError, NotFoundError, UsageError
 # The value of this label says what created a container or volume.
 LABEL = "dev.llmstack"
 _VOLUME = "model-volume"
+_MODEL = f"{LABEL}.model"
 # Engine API 1.48 (Docker 28) mounts directories of images.
 _API_WITH_IMAGE_MOUNTS = (1, 48)
 _LAST_LINES = 20
@@ -213,8 +214,8 @@ def remove_container(engine: Engine, name: str) -> None:
         engine.client.api.remove_container(name, force=True, v=True)
 
 
-def fill_volume(engine: Engine, image: str, directory: str, note: Callable[[str], None]) -> str:
-    """Return the name of a volume with a copy of a directory of an image.
+def fill_volume(engine: Engine, image: str, directory: str, model: str, note: Callable[[str], None]) -> str:
+    """Return the name of a volume with a copy of a directory of an image of `model`.
 
     The engine copies the directory when a container of the image with an empty volume is created. That container
     stays: the volume is complete if it exists, and is not pruned. Raises NotFoundError, UnavailableError.
@@ -223,7 +224,7 @@ def fill_volume(engine: Engine, image: str, directory: str, note: Callable[[str]
     if any(each.name == volume for each in labelled(engine, _VOLUME)):
         return volume
     note(f"copying {image} into a volume once: this Docker Engine cannot mount images, Docker 28 can")
-    api, labels = engine.client.api, {LABEL: _VOLUME}
+    api, labels = engine.client.api, {LABEL: _VOLUME, _MODEL: model}
     with engine.no_timeout(), engine_errors(f"copying the model of {image} into the volume {volume}"):
         # What an interrupted copy has left.
         with contextlib.suppress(NotFoundError), engine_errors():
@@ -239,6 +240,11 @@ def fill_volume(engine: Engine, image: str, directory: str, note: Callable[[str]
                 remove_volume(engine, volume)
             raise
     return volume
+
+
+def filled_volumes(engine: Engine, model: str) -> list[str]:
+    """Return the volumes that `fill_volume` filled for a model."""
+    return [each.name for each in labelled(engine, _VOLUME) if each.labels.get(_MODEL) == model]
 
 
 def remove_volume(engine: Engine, volume: str) -> None:

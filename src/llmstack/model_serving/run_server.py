@@ -21,6 +21,7 @@ from llmstack.engine.containers import (
     Mount,
     container_state,
     fill_volume,
+    filled_volumes,
     labelled,
     last_lines,
     mounts_images,
@@ -204,17 +205,24 @@ def list_servers(engine: Engine) -> list[RunningServer]:
     ]
 
 
-def stop_servers(engine: Engine, name: str, *, remove_copy: bool = False) -> list[RunningServer]:
-    """Stop and remove the servers of a model, or the one of this name; return them. Raises NotFoundError."""
+def stop_servers(engine: Engine, name: str, *, remove_copy: bool = False) -> tuple[list[RunningServer], list[str]]:
+    """Stop and remove the servers of a model, or the one of this name; return them and the volumes that were removed.
+
+    `remove_copy` also removes the volumes with copies of the model, with and without a server. Raises NotFoundError if
+    there is nothing to remove.
+    """
     model = name.partition("@")[0]
     found = [each for each in list_servers(engine) if name == each.name or model == each.model]
-    if not found:
+    volumes: set[str] = set()
+    if remove_copy:
+        volumes = {each.volume for each in found if each.volume} | set(filled_volumes(engine, model))
+    if not found and not volumes:
         raise NotFoundError(f"{name}: no server of this model is running", hint="list them: llmstack serve --list")
     for server in found:
         remove_container(engine, server.name)
-        if server.volume and remove_copy:
-            remove_volume(engine, server.volume)
-    return found
+    for volume in volumes:
+        remove_volume(engine, volume)
+    return found, sorted(volumes)
 
 
 def _is_healthy(server: RunningServer, client: Client) -> bool:
@@ -262,7 +270,7 @@ def _mount(engine: Engine, found: FoundModel, reporter: Reporter) -> Mount:
     if mounts_images(engine):
         # By id: the name may get another image at any time.
         return Mount("image", str(engine.inspect(image)["Id"]), MODEL_ROOT, ROOT)
-    return Mount("volume", fill_volume(engine, image, f"/{ROOT}", reporter.note), MODEL_ROOT)
+    return Mount("volume", fill_volume(engine, image, f"/{ROOT}", found.model.name, reporter.note), MODEL_ROOT)
 
 
 def _spec(plan: ServePlan, server: RunningServer, image: str, mount: Mount | None) -> ContainerSpec:
