@@ -252,6 +252,19 @@ def test_the_first_lines_name_the_secret_of_the_key(printed: Callable[[ServePlan
         assert "kubectl create secret generic qwen-qwen3-8b-key --from-literal api-key=KEY\n" in first
 
 
+@pytest.mark.parametrize(
+    ("listen", "line"),
+    [
+        ("9000", "# To serve other machines, set that key, and use --port 0.0.0.0:9000 with"),
+        ("0.0.0.0:9000", "# Other machines can use this server: set that key.\n"),
+    ],
+)
+def test_compose_says_who_reaches_the_server(listen: str, line: str):
+    printed = compose_file(plan(listen=listen))
+    assert line in printed
+    assert printed.count("other machines") + printed.count("Other machines") == 1
+
+
 def test_an_image_that_nobody_can_pull_is_refused():
     model = ServedModel("org/m", "main", FILES["Qwen/Qwen3-8B"])
     with pytest.raises(UsageError, match="in a directory or archive"):

@@ -15,9 +15,11 @@ _HEAD = """\
 #
 # {mount}
 # With {key} in the environment, clients must send that key.
-# To serve other machines, set that key, and publish the port without 127.0.0.1.
+# {access}
 """
 _MOUNT = "The model is a mount of its image: needs Docker 28 and Docker Compose 2.35. The image is pulled first."
+_LOCAL = "To serve other machines, set that key, and use --port 0.0.0.0:{port} with llmstack serve --print compose."
+_EXPOSED = "Other machines can use this server: set that key."
 _HUB = "The server loads the model from the hub; nothing is mounted."
 
 
@@ -28,6 +30,7 @@ def compose_file(plan: ServePlan) -> str:
         server=plan.server.name,
         mount=_HUB if plan.model.hub else _MOUNT,
         key=plan.server.key_variable,
+        access=_EXPOSED if plan.exposed else _LOCAL.format(port=plan.port),
     )
     service: dict[str, Any] = {
         "image": plan.server_images[0],
