@@ -245,6 +245,13 @@ def test_an_image_without_a_shell_is_mounted_only(tmp_path: Path, busybox_base: 
     assert kserve_objects(plan(hub=HUB, has_base=False))
 
 
+def test_compose_joins_the_network():
+    named, host = (yaml.safe_load(compose_file(plan(network=name))) for name in ("lab", "host"))
+    assert named["networks"] == {"default": {"name": "lab", "external": True}}
+    [server] = host["services"].values()
+    assert (server["network_mode"], "networks" in host) == ("host", False)
+
+
 @pytest.mark.parametrize("printed", [kubernetes_objects, kserve_objects])
 def test_the_first_lines_name_the_secret_of_the_key(printed: Callable[[ServePlan], str]):
     for each in (plan(), plan(hub=HUB)):

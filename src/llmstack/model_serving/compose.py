@@ -59,7 +59,11 @@ def compose_file(plan: ServePlan) -> str:
         gpu = {"driver": "nvidia", "count": plan.gpus, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [gpu]}}}
     service |= {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "restart": "unless-stopped"}
-    return head + write_yaml({"services": {plan.object_name: service}})
+    file: dict[str, Any] = {"services": {plan.object_name: service}}
+    if plan.network and not plan.on_host_network:
+        # A network that exists, as for `llmstack serve`: Compose does not create it.
+        file["networks"] = {"default": {"name": plan.network, "external": True}}
+    return head + write_yaml(file)
 
 
 def model_image(plan: ServePlan) -> str:
