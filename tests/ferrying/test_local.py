@@ -412,6 +412,7 @@ def test_the_command_line(tmp_path: Path):
         (["--as", "a/b"], "--as needs one directory or file, not 0", "llmstack ferry ./tuned --as"),
         (["small", "--as", "a b"], "'a b' is not a Hugging Face repo id", "write owner/name"),
         (["small", "--as", "a/b", "--prepare", "x.sh"], "--as cannot be combined with --prepare", ""),
+        (["small", "--as", "a/b", "--shard", "1/2"], "--as cannot be combined with --shard", "leave --shard out"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments, error, hint):

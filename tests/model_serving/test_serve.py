@@ -189,6 +189,8 @@ def test_without_an_engine(bench: Bench):
         (("org/gguf", "--shm-size", "much"), "--shm-size must be"),
         (("org/gguf", "--hub", "http://127.0.0.1:1", "--from", "a.lab/b"), "leave one out"),
         (("org/gguf", "--native"), "--native: needs --print kserve"),
+        (("--list", "--stop", "org/gguf"), "--list and --stop: --list lists all servers"),
+        (("--list", "org/gguf"), "--list and org/gguf: --list lists all servers"),
         ((), "no model"),
     ],
 )

@@ -95,8 +95,11 @@ def ferry(
     lists = find_lists(Path.cwd())
     wish_list = _wish_list(repos or [], name, repo_type, include, exclude, prepare, lists)
     if shard is not None:
+        from llmstack.errors import UsageError
         from llmstack.lists.wish_list import Shard
 
+        if name is not None:
+            raise UsageError("--as cannot be combined with --shard: one repo has no shares", hint="leave --shard out")
         wish_list = Shard.parse(shard).select(wish_list)
     with open_session(
         progress,

@@ -114,6 +114,10 @@ def serve(
     from llmstack.model_serving.serve_plan import ServeRequest
 
     if list_:
+        if stop or model is not None:
+            raise UsageError(
+                f"--list and {'--stop' if stop else model}: --list lists all servers", hint="leave one out"
+            )
         _list(as_json=as_json)
         return
     if model is None:
