@@ -18,6 +18,7 @@ from llmstack.engine.docker_engine import Engine as OurEngine
 from llmstack.oci.layout import Layout
 from tests.model_serving.support import FILES, Bench, chat, content, sha256
 from tests.support.carried import carry
+from tests.support.cli import run_llmstack
 from tests.support.process import free_port
 from tests.support.serving import repository, serving
 
@@ -172,6 +173,20 @@ def test_the_server_is_looked_for_where_the_model_is(
         # Otherwise this machine's engine has one without a namespace.
         assert (done.code, f"not found: {bench.namespace}/llama.cpp:cpu" in done.stderr) == (3, True), done.stderr
         assert "llmstack build llama.cpp --variant cpu --push" in done.stderr
+
+
+def test_a_missing_image_of_the_user_is_not_one_to_build(bench: Bench):
+    done = bench.serve("org/gguf", "--port", str(free_port()), "--server-image", "nope-of-the-tests:1")
+    assert (done.code, "nope-of-the-tests:1" in done.stderr) == (3, True), done.stderr
+    assert "hint: docker pull nope-of-the-tests:1; or leave --server-image out" in done.stderr
+    assert "--variant" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--port", "70000"), ("--shm-size", "much")])
+def test_invalid_options_are_reported_before_a_model_is_looked_for(option: tuple[str, str]):
+    """Nothing listens at the registry."""
+    done = run_llmstack("serve", "org/gguf", "--from", "127.0.0.1:1/llm", *option)
+    assert (done.code, option[0] in done.stderr) == (2, True), done.stderr
 
 
 def test_without_an_engine(bench: Bench):

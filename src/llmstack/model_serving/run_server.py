@@ -251,8 +251,11 @@ def _server_image(engine: Engine, plan: ServePlan, reporter: Reporter) -> str:
             failed = failed or error
             continue
         return name
-    variant = plan.server_images[0].rpartition(":")[2]
-    hint = f"llmstack build {plan.server.name} --variant {variant} --push; or name another one: --server-image REF"
+    name, _, variant = plan.server_images[0].rpartition("/")[2].rpartition(":")
+    if name == plan.server.name and variant in plan.server.variants(plan.gpus):
+        hint = f"llmstack build {plan.server.name} --variant {variant} --push; or name another one: --server-image REF"
+    else:
+        hint = f"docker pull {plan.server_images[0]}; or leave --server-image out"
     if failed:
         failed.hint = f"{failed.hint}; or {hint}" if failed.hint else hint
         raise failed

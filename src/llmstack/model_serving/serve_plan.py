@@ -29,7 +29,7 @@ _MAX_NAME = 50
 
 @dataclass(frozen=True, slots=True)
 class ServeRequest:
-    """How to serve a model: what the options of the command line say.
+    """How to serve a model: what the options of the command line say. Raises UsageError for an invalid one.
 
     `gpus` is None for one GPU where there are any. `server_image` replaces the image of the recipe. `listen` is
     `[ADDRESS:]PORT`. `in_cluster` is true for pods, which have the network of the cluster. `extra` are further
@@ -46,6 +46,11 @@ class ServeRequest:
     network: str | None = None
     in_cluster: bool = False
     extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options before any model is looked for."""
+        _parse_listen(self.listen)
+        parse_size(self.shm_size, "--shm-size")
 
 
 @dataclass(frozen=True, slots=True)
