@@ -23,6 +23,8 @@ class Interrupted(BaseException):
         super().__init__()
         self.number = number
         self.terminated = number == signal.SIGTERM
+        # What the user is told; most commands resume.
+        self.hint = "rerun to resume"
 
 
 def handle_signals() -> None:

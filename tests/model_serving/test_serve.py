@@ -280,6 +280,9 @@ def test_an_interrupted_start_leaves_nothing(bench: Bench):
     while not names(bench):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] is None
-    assert process.returncode == 130
+    stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr.splitlines()[-2:]) == (
+        130,
+        ["error: interrupted", "  hint: the server was stopped and removed"],
+    )
     assert names(bench) == []

@@ -63,7 +63,7 @@ def _exit_code(command: Callable[[], object], invocation: Invocation) -> int:
         show_error(error, debug=invocation.debug)
         return error.exit_code
     except Interrupted as interrupt:
-        _write_error("terminated" if interrupt.terminated else "interrupted", "rerun to resume")
+        _write_error("terminated" if interrupt.terminated else "interrupted", interrupt.hint)
         return EXIT_TERMINATED if interrupt.terminated else EXIT_INTERRUPTED
     except _StdoutError as error:
         _discard_output(sys.stdout.fileno())

@@ -226,7 +226,11 @@ def _run(
             )
         options = {"keep": detach, "remove_copy": remove_copy}
         with running_server(engine, plan, found, reporter, **options) as server:
-            wait_until_healthy(engine, server, session.client, reporter)
+            try:
+                wait_until_healthy(engine, server, session.client, reporter)
+            except Interrupted as interrupt:
+                interrupt.hint = "the server was stopped and removed"
+                raise
             if as_json:
                 sys.stdout.write(json.dumps(server.to_json(), indent=2) + "\n")
             else:
