@@ -172,6 +172,17 @@ def test_git_caches_and_ignored_files_are_left_out(small: Path, tmp_path: Path, 
     assert "left out by .gitignore, or as caches: .ipynb_checkpoints/, __pycache__/, cache/ and 2 more" in caplog.text
 
 
+def test_weights_that_git_ignores_are_a_warning(tmp_path: Path):
+    weights = {f"m-{number}.safetensors": b"w" for number in range(5)}
+    write(tmp_path / "small", {".gitignore": b"*.safetensors\n*.log\n", "a.log": b"x", "config.json": b"{}", **weights})
+    command = ("ferry", "small", "--as", "lab/tuned", "--to", "oci:carried", "--base", "scratch")
+    run = run_llmstack(*command, cwd=tmp_path)
+    assert (run.code, f"small: weights are left out by .gitignore: {', '.join(weights)}\n" in run.stderr) == (0, True)
+    selected = run_llmstack(*command, "--include", "*.safetensors", cwd=tmp_path)
+    assert (selected.code, "no file is selected" in selected.stderr) == (2, True)
+    assert "hint: check --include and --exclude, and its .gitignore" in selected.stderr
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [

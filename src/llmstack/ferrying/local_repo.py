@@ -31,7 +31,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SMALL = 4 * 1024 * 1024
 # The limit of git-lfs itself.
 _LARGEST_POINTER = 1024
-_SHOWN = 3
+_SHOWN, _SHOWN_WEIGHTS = 3, 20
+_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 
 
 class LocalRepo:
@@ -97,14 +98,17 @@ class LocalRepo:
         found = FoundFiles([place]) if isinstance(place, LocalFile) else place.find()
         if names := _some(found.skipped):
             self._reporter.note(f"{self._path}: left out by .gitignore, or as caches: {names}")
+        weights = [path for path in found.skipped if path.lower().endswith(_WEIGHTS)]
+        if names := _some(list(select(weights, self._selection, str)), _SHOWN_WEIGHTS):
+            self._reporter.warn(f"{self._path}: weights are left out by .gitignore: {names}")
         selected = select(found.files, self._selection, lambda file: file.path)
         for path in select(sorted(found.problems), self._selection, str):
             raise found.problems[path]
         if not selected:
+            ignored = ", and its .gitignore" if found.skipped else ""
             if found.files or found.problems:
-                raise UsageError(f"{self._path}: no file is selected", hint="check --include and --exclude")
-            hint = "check the path, and its .gitignore" if found.skipped else "check the path"
-            raise NotFoundError(f"{self._path}: no files to carry", hint=hint)
+                raise UsageError(f"{self._path}: no file is selected", hint=f"check --include and --exclude{ignored}")
+            raise NotFoundError(f"{self._path}: no files to carry", hint=f"check the path{ignored}")
         return selected
 
     def _hash(self, repo_id: str, files: Sequence[LocalFile]) -> dict[str, str]:
@@ -211,6 +215,6 @@ def _snapshot_of(entry: Path, revision: str) -> Path:
     )
 
 
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return ", ".join(paths[:_SHOWN]) + more
+def _some(paths: Sequence[str], shown: int = _SHOWN) -> str:
+    more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+    return ", ".join(paths[:shown]) + more
