@@ -234,6 +234,8 @@ def test_a_dataset_is_not_served(bench: Bench):
     carry(store, "org--set", {"a.parquet": b"a"}, repo_id="org/set", repo_type="dataset", base="scratch")
     done = bench.serve(f"{bench.namespace}/datasets:org--set")
     assert (done.code, "holds the dataset org/set" in done.stderr) == (2, True)
+    by_id = bench.serve("org/set")
+    assert (by_id.code, "org/set: is a dataset, which no server can serve" in by_id.stderr) == (2, True), by_id.stderr
 
 
 def test_clients_of_an_exposed_server_send_the_key(bench: Bench):

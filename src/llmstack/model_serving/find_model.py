@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from llmstack.carried_image.image_in_engine import ImageInEngine
 from llmstack.carried_image.image_location import EngineLocation, Location, RegistryLocation, locate
 from llmstack.carried_image.naming import Namespace, parse_repo
 from llmstack.carried_image.open_location import open_requested
-from llmstack.errors import UsageError
+from llmstack.errors import LlmstackError, NotFoundError, UsageError
 from llmstack.model_serving.serve_plan import ServedModel
 from llmstack.net import Client
 from llmstack.oci.reference import Reference, is_registry
@@ -46,15 +47,30 @@ def find_image(
 
     Raises NotFoundError, UsageError for a dataset, and what opening an image raises.
     """
-    request = locate(argument, source, "model", namespace)
-    with open_requested(request, registries, note, prefer_engine=prefer_engine) as opened:
-        location = request.location
-        if isinstance(opened, ImageInEngine):
-            location = EngineLocation(opened.engine_image.image)
-        image = None
-        if isinstance(location, RegistryLocation | EngineLocation):
-            image = location.name.removeprefix("docker://")
-        return FoundModel(_model(opened, request.repo_id, image), location, opened)
+    try:
+        request = locate(argument, source, "model", namespace)
+        with open_requested(request, registries, note, prefer_engine=prefer_engine) as opened:
+            location = request.location
+            if isinstance(opened, ImageInEngine):
+                location = EngineLocation(opened.engine_image.image)
+            image = None
+            if isinstance(location, RegistryLocation | EngineLocation):
+                image = location.name.removeprefix("docker://")
+            return FoundModel(_model(opened, request.repo_id, image), location, opened)
+    except NotFoundError as error:
+        if _is_dataset(argument, source, namespace, registries):
+            raise UsageError(f"{argument}: is a dataset, which no server can serve") from error
+        raise
+
+
+def _is_dataset(argument: str, source: str | None, namespace: Namespace, registries: Registries) -> bool:
+    """Tell whether a repo id is that of a carried dataset."""
+    with contextlib.suppress(LlmstackError):
+        request = locate(argument, source, "dataset", namespace)
+        if request.repo_id is not None:
+            with open_requested(request, registries, lambda _: None, prefer_engine=False) as opened:
+                return opened.index is not None
+    return False
 
 
 def find_in_hub(argument: str, url: str, client: Client) -> FoundModel:
