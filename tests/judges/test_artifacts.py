@@ -173,3 +173,19 @@ def test_ramalamas_reader_of_model_packs_accepts_the_manifest(hub: Serving):
     env = {**os.environ, "PYTHONPATH": str(packages)}
     done = subprocess.run([sys.executable, "-c", READER], input=manifest, env=env, capture_output=True, check=True)
     assert done.stdout.decode().splitlines() == [f"{path} {len(FILES[path])}" for path in sorted(FILES)]
+
+
+@pytest.mark.parametrize(
+    ("repo", "files"),
+    [
+        ("Org/GGUF:Q8_0", ["m-Q8_0.gguf", "mmproj-F16.gguf"]),
+        ("Org/GGUF", ["m-Q4_K_M.gguf", "mmproj-F16.gguf"]),
+        ("Org/GGUF:F16", ["mmproj-F16.gguf", "s-F16-00001-of-00002.gguf", "s-F16-00002-of-00002.gguf"]),
+    ],
+)
+def test_llama_cpp_downloads_with_hf(hub: Serving, shared: Path, repo: str, files: list[str]):
+    """These weights are no model, so llama.cpp stops after the download."""
+    client = Judge({"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(shared), "LLAMA_CACHE": str(shared)})
+    client.run("llama-cli", "-hf", repo, "--single-turn", "--prompt", "x", check=False)
+    downloaded = {path.name: path.read_bytes() for path in shared.rglob("*.gguf")}
+    assert downloaded == {name: QUANTIZED[name] for name in files}
