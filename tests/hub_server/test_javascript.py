@@ -228,7 +228,7 @@ try {
   const paths = await fetch(hub + "/api/models/lab/tiny/paths-info/main", { method: "POST",
     headers: { "Content-Type": "application/json", Authorization: "Bearer hf_any" },
     body: JSON.stringify({ paths: ["config.json"] }) });
-  const list = await fetch(hub + "/api/models?limit=1&expand=sha");
+  const list = await fetch(hub + "/api/models?search=tiny&limit=1&expand=sha");
   const missing = await fetch(hub + "/lab/tiny/resolve/main/nothing");
   document.body.textContent = JSON.stringify([
     [...(await tokenizer("world hello")).input_ids.data].map(Number), config.model_type,

@@ -226,11 +226,7 @@ def _run(
             )
         options = {"keep": detach, "remove_copy": remove_copy}
         with running_server(engine, plan, found, reporter, **options) as server:
-            try:
-                wait_until_healthy(engine, server, session.client, reporter)
-            except Interrupted as interrupt:
-                interrupt.hint = "the server was stopped and removed"
-                raise
+            wait_until_healthy(engine, server, session.client, reporter)
             if as_json:
                 sys.stdout.write(json.dumps(server.to_json(), indent=2) + "\n")
             else:

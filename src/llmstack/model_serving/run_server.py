@@ -34,6 +34,7 @@ from llmstack.engine.containers import (
 from llmstack.engine.docker_build import pull_image
 from llmstack.engine.docker_engine import Engine, engine_host
 from llmstack.errors import LlmstackError, NotAuthorizedError, NotFoundError, UnavailableError, UsageError
+from llmstack.interrupts import Interrupted
 from llmstack.model_serving.find_model import FoundModel
 from llmstack.model_serving.load_image import load_image
 from llmstack.model_serving.serve_plan import ServePlan
@@ -129,8 +130,10 @@ def running_server(
     try:
         start_container(engine, _spec(plan, server, server_image, mount))
         yield server
-    except BaseException:
+    except BaseException as error:
         keep = False
+        if isinstance(error, Interrupted):
+            error.hint = "the server was stopped and removed"
         raise
     finally:
         if not keep:
