@@ -32,9 +32,17 @@ def served_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     for repo_id in ("Org/Model", "two/Same", "Two/same", "gpt2"):
         carry(models, repo_id.replace("/", "--"), {"config.json": repo_id.encode()}, repo_id=repo_id)
     carry(models, "old--name", {"a": b"old"}, repo_id="old/name", renamed_to="New/name")
+    carry(models, "was--kept", {"a": b"former"}, repo_id="was/kept", renamed_to="is/Kept")
+    carry(models, "is--Kept", {"a": b"current"}, repo_id="is/Kept")
     carry(Layout(folder / "datasets"), "org--set", {"a.csv": b"a"}, repo_id="org/set", repo_type="dataset")
     with serving(folder / "logs", f"oci:{folder}") as hub:
         yield hub
+
+
+def test_a_repo_carried_under_an_id_comes_before_one_renamed_to_it(served_cases: Serving):
+    assert served_cases.ask("GET", "/is/Kept/resolve/main/a").body == b"current"
+    moved = served_cases.ask("GET", "/api/models/is/kept")
+    assert (moved.status, moved.headers["location"]) == (307, "/api/models/is/Kept")
 
 
 def test_paths_of_a_json_body(served_layout: Serving):

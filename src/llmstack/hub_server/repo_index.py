@@ -267,10 +267,13 @@ class RepoIndex:
                 if seen.revision:
                     revisions[seen.revision.repo_type, seen.revision.repo_id].append(seen.revision)
             ids: dict[Key, set[str]] = defaultdict(set)
+            renamed: dict[Key, set[str]] = defaultdict(set)
             for (repo_type, repo_id), found in revisions.items():
-                for name in {repo_id, *(revision.renamed_to for revision in found if revision.renamed_to)}:
-                    ids[repo_type, name.lower()].add(repo_id)
-            self._ids = ids
+                ids[repo_type, repo_id.lower()].add(repo_id)
+                for name in {revision.renamed_to for revision in found if revision.renamed_to}:
+                    renamed[repo_type, name.lower()].add(repo_id)
+            # A repo that was carried under the ID comes before one that has it on the Hub today.
+            self._ids = {**renamed, **ids}
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
 
 

@@ -19,7 +19,7 @@ BASIC = frozenset(
     ["author", "createdAt", "disabled", "downloads", "gated", "lastModified", "likes", "private", "sha", "usedStorage"]
 )
 # What clients may ask for by `expand`. This hub does not know all of it: the field is left out then.
-_COMMON = {*BASIC, "cardData", "downloadsAllTime", "resourceGroup", "siblings", "tags", "trendingScore"}
+_COMMON = {*BASIC, "cardData", "downloadsAllTime", "resourceGroup", "siblings", "tags", "trendingScore", "xetEnabled"}
 _OF_MODELS = """baseModels childrenModelCount config evalResults gguf gitalyUid inference inferenceProviderMapping
 library_name mask_token model-index pipeline_tag safetensors securityStatus spaces transformersInfo widgetData"""
 _OF_DATASETS = "citation description gitalyUid mainSize paperswithcode_id"
