@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from llmstack.net import Cancelled
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# Seconds between two checks for signals while the main thread waits.
+_SIGNAL_CHECK = 0.5
 
 
 def unless_cancelled(count_bytes: Callable[[int], None], cancel: Event) -> Callable[[int], None]:
@@ -24,6 +28,16 @@ def unless_cancelled(count_bytes: Callable[[int], None], cancel: Event) -> Calla
         count_bytes(size)
 
     return counted
+
+
+def _wait(ended: SimpleQueue[Future[R]]) -> Future[R]:
+    """Return the next future that has ended.
+
+    A signal that comes just before get() blocks does not end it: its handler runs at the next turn of the loop.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return ended.get(timeout=_SIGNAL_CHECK)
 
 
 def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) -> list[R]:
@@ -40,7 +54,7 @@ def run_all(do: Callable[[T], R], items: Iterable[T], jobs: int, cancel: Event) 
                 for item in items:
                     futures.append(workers.submit(do, item))
                     futures[-1].add_done_callback(ended.put)
-            if not any(ended.get().exception() for _ in futures):
+            if not any(_wait(ended).exception() for _ in futures):
                 return [future.result() for future in futures]
         except BaseException:
             cancel.set()
