@@ -121,10 +121,9 @@ def test_ledger_numbers_decide_and_not_the_clock(gap: Gap, monkeypatch):
     class Past:
         @staticmethod
         def now(_zone):
-
             return datetime(2001, 1, 1, tzinfo=UTC)
 
-    monkeypatch.setattr("llmstack.bundles.save.datetime", Past)
+    monkeypatch.setattr("llmstack.bundles.save.datetime", Past)  # the clock of this machine must not change
     gap.save("b2", ledger=ledger)
     results, _ = gap.try_load("b2", "b1")
     assert [result.number for result in results] == [1, 2]

@@ -198,6 +198,15 @@ def test_the_catalogue_gets_the_loaded_repos(gap: Gap):
     assert str(gap.far_layout().manifest("org--model").digest) in (lists / "models.md").read_text()
 
 
+def test_a_renamed_repo_has_its_current_page_in_the_catalogue(gap: Gap):
+    gap.carry(renamed_to="new/model")
+    gap.save("b")
+    lists = gap.folder / "get_hf"
+    lists.mkdir()
+    gap.load("b", lists=lists)
+    assert "/new/model)" in (lists / "models.md").read_text()
+
+
 def test_local_files_have_no_page_in_the_catalogue(gap: Gap):
     (gap.folder / "tuned").mkdir()
     (gap.folder / "tuned/config.json").write_bytes(b"{}")

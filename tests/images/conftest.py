@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import shutil
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +24,22 @@ from tests.support.recipes import BUSYBOX, load_layout
 from tests.support.standin import closed_network, import_debian
 
 BUILD_TIMEOUT = 1500
+
+
+def ask(url: str, body: Mapping[str, object], key: str) -> tuple[int, Any]:
+    """Post to a container and return the status and the JSON body."""
+    request = urllib.request.Request(
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=120) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, None
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from llmstack.image_builds.build_plan import BuildRequest, plan_images
 from llmstack.image_builds.dockerfile import render
 from llmstack.image_builds.recipe import images_folder, load_recipes
 from llmstack.oci.layout import Layout
-from tests.images.conftest import BUILD_TIMEOUT
+from tests.images.conftest import BUILD_TIMEOUT, ask
 from tests.support.carried import carry
 from tests.support.cli import run_llmstack
 from tests.support.process import free_port
@@ -112,22 +112,6 @@ def server_images(shared_engine, build_environment, debian, torch_links, tmp_pat
     return names
 
 
-def ask(container, path, body=None, key=KEY):
-    """Return the status and the JSON body."""
-    request = urllib.request.Request(
-        f"http://{container.ip}:8080{path}",
-        data=json.dumps(body).encode() if body else None,
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=60) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, None
-
-
 def test_tiny_model_completes_a_prompt_for_clients_with_the_key(shared_engine, network, server_images, tmp_path):
     # Needs the group images-test, which only `make test-images` installs.
     from tests.images.gguf_model import write_tiny_model
@@ -144,12 +128,13 @@ def test_tiny_model_completes_a_prompt_for_clients_with_the_key(shared_engine, n
         container.wait_healthy()
         assert container.exec("id", "-u").stdout == "2000\n"
         body = {"prompt": "abc", "n_predict": 8, "temperature": 0, "seed": 1}
-        status, answer = ask(container, "/completion", body)
+        url = f"http://{container.ip}:8080/completion"
+        status, answer = ask(url, body, KEY)
         assert status == 200
         assert answer["tokens_predicted"] == 8
         # Greedy decoding: the same prompt gives the same completion.
-        assert ask(container, "/completion", body)[1]["content"] == answer["content"]
-        assert ask(container, "/completion", body, key="wrong")[0] == 401
+        assert ask(url, body, KEY)[1]["content"] == answer["content"]
+        assert ask(url, body, "wrong")[0] == 401
 
 
 def test_a_carried_model_answers_a_chat_as_transformers_does(
@@ -207,7 +192,7 @@ def test_model_is_converted_quantized_and_served(shared_engine, network, server_
         options = (*work, "--env", f"LLAMA_ARG_MODEL=/work/{name}", "--env", "LLAMA_ARG_CTX_SIZE=128")
         with running(shared_engine, network, server_images[1], options=options) as container:
             container.wait_healthy()
-            status, answers[name] = ask(container, "/completion", body)
+            status, answers[name] = ask(f"http://{container.ip}:8080/completion", body, KEY)
             assert status == 200
     assert answers["model.gguf"]["tokens"] == expected["answer"]
     assert answers["small.gguf"]["tokens_predicted"] == 8

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-
 import pytest
 
-from tests.images.conftest import BUILD_TIMEOUT
+from tests.images.conftest import BUILD_TIMEOUT, ask
 from tests.images.tiny_model import MAKE_MODEL
 from tests.support.cli import run_llmstack
 from tests.support.standin import running
@@ -25,22 +21,6 @@ def vllm(build_environment, debian, torch_links):
     done = run_llmstack(*arguments, env=build_environment, timeout=BUILD_TIMEOUT)
     assert done.code == 0, done.stderr[-4000:]
     return "vllm:cpu"
-
-
-def ask(container, path, body=None, key=KEY):
-    """Return the status and the JSON body."""
-    request = urllib.request.Request(
-        f"http://{container.ip}:9000{path}",
-        data=json.dumps(body).encode() if body else None,
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=120) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, None
 
 
 def test_tiny_model_answers_a_chat_for_clients_with_the_key(shared_engine, network, vllm, tmp_path):
@@ -63,10 +43,11 @@ def test_tiny_model_answers_a_chat_for_clients_with_the_key(shared_engine, netwo
         started = container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
         assert "serve --host 0.0.0.0 --port 9000 --tensor-parallel-size 1 /models/tiny" in started
         body = {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 8, "temperature": 0}
-        status, answer = ask(container, "/v1/chat/completions", body)
+        url = f"http://{container.ip}:9000/v1/chat/completions"
+        status, answer = ask(url, body, KEY)
         assert status == 200
         assert answer["usage"]["completion_tokens"] > 0
-        assert ask(container, "/v1/chat/completions", body, key="wrong")[0] == 401
+        assert ask(url, body, "wrong")[0] == 401
 
 
 def test_invalid_flag_ends_the_container_with_vllms_error(shared_engine, network, vllm):

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from tests.support.process import RigError, need
-from tests.support.serving import CACHE
+from tests.support.serving import CACHE, run_program
 
 HUB = ("@huggingface/hub@2.17.5", "@huggingface/gguf@0.4.6")
 TRANSFORMERS = ("@huggingface/transformers@4.3.1",)
@@ -39,15 +39,5 @@ def run_node(packages: Path, code: str, home: Path, *arguments: str) -> str:
     """Run a module with these packages, in an empty home; return its output."""
     home.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "HF_HOME": str(home), "HOME": str(home), "NODE_NO_WARNINGS": "1"}
-    done = subprocess.run(
-        [need("node", "nodejs"), "--input-type=module", "-e", code, "--", *arguments],
-        cwd=packages,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    if done.returncode:
-        raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
-    return done.stdout
+    command = [need("node", "nodejs"), "--input-type=module", "-e", code, "--", *arguments]
+    return run_program(command, packages, env)

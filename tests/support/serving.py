@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -261,15 +261,13 @@ def run_client(packages: Path | None, url: str, home: Path, *command: str, stdin
     home.mkdir(parents=True, exist_ok=True)
     extra = {"PYTHONPATH": str(packages)} if packages else {}
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}
+    return run_program([sys.executable, *command], home, env, stdin)
+
+
+def run_program(command: Sequence[str], folder: Path, env: Mapping[str, str], stdin: str = "") -> str:
+    """Run a program in a folder and return its output; a failure shows all of it."""
     done = subprocess.run(
-        [sys.executable, *command],
-        env=env,
-        cwd=home,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
+        command, cwd=folder, env=env, input=stdin, capture_output=True, text=True, check=False, timeout=240
     )
     if done.returncode:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")

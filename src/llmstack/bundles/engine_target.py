@@ -73,9 +73,9 @@ class EngineTarget:
     def upload(
         self,
         blobs: Sequence[StoredBlob],  # noqa: ARG002 - as Target
-        supply: BundleReader,  # noqa: ARG002
-        jobs: int,  # noqa: ARG002
-        cancel: Event,  # noqa: ARG002
+        supply: BundleReader,  # noqa: ARG002 - as Target
+        jobs: int,  # noqa: ARG002 - as Target
+        cancel: Event,  # noqa: ARG002 - as Target
         reporter: Reporter,
     ) -> None:
         """Remember the reporter: blobs are sent with their image."""

@@ -187,6 +187,7 @@ class Target:
                 license=index.license,
                 image=self.name_of(image),
                 digest=image.manifest.digest,
+                renamed_to=index.renamed_to,
                 local=index.local,
             )
             record(lists / FILE_NAMES[index.repo_type], row)

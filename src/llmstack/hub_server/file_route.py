@@ -53,16 +53,9 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
     Raises AnswerError, and what reading the first bytes raises.
     """
     size = found.file.size
-    if is_unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    asked = asked_range(request.headers, headers["ETag"], size)
-    start, stop = asked or (0, size)
-    if asked:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    elif not size and "Range" in request.headers:
-        # huggingface.js reads the size from this header, also of an empty file.
-        headers["Content-Range"] = "bytes */0"
-    status = 206 if asked else 200
+    status, start, stop = _requested(request, headers, size)
+    if status == 304:
+        return Response(status_code=status, headers=headers)
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD" or start == stop:
         return Response(status_code=status, headers=headers)
@@ -71,12 +64,33 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
         if data is not None:
             return Response(data[start:stop], status, headers)
     # A range cannot be compared with the hash of the file.
-    if asked:
+    if status == 206:
         chunks = read_range(found.revision, found.files, found.file, start, stop)
     else:
         chunks = read_file(found.revision, found.files, found.file)
     transfer = await hub.threads.open(chunks)
     return StreamedResponse(transfer, status, headers)
+
+
+def send_bytes(request: Request, data: bytes, headers: dict[str, str]) -> Response:
+    """Answer with bytes or the requested range of them, as send_file does; raises AnswerError."""
+    status, start, stop = _requested(request, headers, len(data))
+    return Response(data[start:stop], status, headers)
+
+
+def _requested(request: Request, headers: dict[str, str], size: int) -> tuple[int, int, int]:
+    """Return the status and the requested range, 304 without bytes for what the client has; add Content-Range."""
+    if is_unchanged(request.headers, headers["ETag"]):
+        return 304, 0, 0
+    asked = asked_range(request.headers, headers["ETag"], size)
+    if asked:
+        start, stop = asked
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        return 206, start, stop
+    if not size and "Range" in request.headers:
+        # huggingface.js reads the size from this header, also of an empty file.
+        headers["Content-Range"] = "bytes */0"
+    return 200, 0, size
 
 
 async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
@@ -90,13 +104,7 @@ async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
     in_git = IndexedFile(file.path, len(pointer), known.git_oid, "", ())
     headers = file_headers(Found(found.revision, found.files, in_git), is_download=flag(request, "download"))
     headers["Content-Type"] = "text/plain; charset=utf-8"
-    if is_unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    asked = asked_range(request.headers, headers["ETag"], len(pointer))
-    start, stop = asked or (0, len(pointer))
-    if asked:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(pointer)}"
-    return Response(pointer[start:stop], 206 if asked else 200, headers)
+    return send_bytes(request, pointer, headers)
 
 
 def _find(hub: Hub, target: Target) -> Found:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from llmstack.errors import UsageError
 from llmstack.hf.hub_urls import repo_path
 from llmstack.hub_server.error_answers import no_route
-from llmstack.hub_server.file_route import asked_range, is_unchanged, send_file
+from llmstack.hub_server.file_route import send_bytes, send_file
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable
 from llmstack.hub_server.paths import Target
@@ -79,13 +79,7 @@ async def get_blob(hub: Hub, request: Request, target: Target) -> Response:
     }
     if isinstance(found, Found):
         return await send_file(hub, request, found, headers)
-    if is_unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    asked = asked_range(request.headers, headers["ETag"], len(found))
-    start, stop = asked or (0, len(found))
-    if asked:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(found)}"
-    return Response(found[start:stop], 206 if asked else 200, headers)
+    return send_bytes(request, found, headers)
 
 
 def get_referrers(hub: Hub, _request: Request, target: Target) -> Response:
