@@ -60,15 +60,15 @@ class Bench:
         """Run `llmstack serve` to its end, with the tests' network."""
         return run_llmstack("serve", *self._in_network(arguments), env=env)
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Running:
-        """Start `llmstack serve` and wait until the server is ready."""
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE) -> Running:
+        """Start `llmstack serve`, with a free port; `stdout` as Popen has it."""
         port = free_port()
         command = [sys.executable, "-m", "llmstack", "serve", *self._in_network(("--port", str(port), *arguments))]
         process = subprocess.Popen(
             command,
             cwd=os.environ["HOME"],
             env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -19,6 +19,7 @@ from llmstack.oci.layout import Layout
 from tests.model_serving.support import FILES, Bench, chat, content, sha256
 from tests.support.carried import carry
 from tests.support.cli import run_llmstack
+from tests.support.ferry import wait_until
 from tests.support.process import free_port
 from tests.support.serving import repository, serving
 
@@ -41,6 +42,25 @@ def test_a_model_is_served_until_ctrl_c(bench: Bench):
     running.process.send_signal(signal.SIGINT)
     code, stderr = running.end()
     assert (code, stderr.splitlines()[-1]) == (0, "stopped")
+    assert names(bench) == []
+
+
+def test_ctrl_c_stops_a_server_whose_url_nobody_reads_yet(bench: Bench):
+    """The signal arrives while it prints the URL: a full pipe holds it there."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    running = bench.start("org/gguf", stdout=writer)
+    os.close(writer)
+    wait_channel = Path(f"/proc/{running.process.pid}/wchan")
+    wait_until(lambda: "pipe_write" in wait_channel.read_text(), running.process)
+    running.process.send_signal(signal.SIGINT)
+    with os.fdopen(reader, "rb") as pipe:
+        assert running.url.encode() in pipe.read()
+    assert running.end()[0] == 0
     assert names(bench) == []
 
 

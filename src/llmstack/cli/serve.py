@@ -227,19 +227,21 @@ def _run(
         options = {"keep": detach, "remove_copy": remove_copy}
         with running_server(engine, plan, found, reporter, **options) as server:
             wait_until_healthy(engine, server, session.client, reporter)
-            if as_json:
-                sys.stdout.write(json.dumps(server.to_json(), indent=2) + "\n")
-            else:
-                sys.stdout.write(f"{server.model}: {server.url}\n{plan.curl(server.url, with_key=secured)}\n")
-            sys.stdout.flush()
-            if detach:
-                reporter.note(f"it runs in the background: llmstack serve --stop {server.model}")
-                return
-            reporter.note("Ctrl-C stops it")
             try:
+                if as_json:
+                    sys.stdout.write(json.dumps(server.to_json(), indent=2) + "\n")
+                else:
+                    sys.stdout.write(f"{server.model}: {server.url}\n{plan.curl(server.url, with_key=secured)}\n")
+                sys.stdout.flush()
+                if detach:
+                    reporter.note(f"it runs in the background: llmstack serve --stop {server.model}")
+                    return
+                reporter.note("Ctrl-C stops it")
                 wait_until_ended(engine, server)
             except Interrupted:
-                # A signal is the normal end of a server: exit code 0.
+                # From here on, a signal is the normal end of a server: exit code 0.
+                if detach:
+                    raise
                 reporter.note("stopped")
 
 
