@@ -74,6 +74,7 @@ def test_images_lists_recipes_variants_and_tags():
     assert "nvcr.io/nvidia/pytorch:22.12-py3" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +142,7 @@ def test_build_without_an_engine_exits_6():
     assert done.stderr.startswith(f"error: the Docker Engine at {engine} does not answer: No such file or directory\n")
 
 
+@pytest.mark.slow
 def test_missing_buildx_is_an_error_only_if_it_is_needed(tmp_path):
     (tmp_path / "netrc").touch()
     path = {**NO_ENGINE, "PATH": str(tmp_path)}
@@ -156,6 +158,7 @@ def test_missing_buildx_is_an_error_only_if_it_is_needed(tmp_path):
     assert "the Docker Engine at" in run_llmstack("build", "hf", env=path).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [

@@ -135,6 +135,7 @@ def test_a_missing_repository_that_is_denied_is_ignored(token_registry: Registry
         assert hub.get("/datasets/org/other/resolve/main/a").headers["x-error-code"] == "RepoNotFound"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -31,6 +31,7 @@ def oid_of(data: bytes, kind: str) -> str:
     }[kind]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(IMAGES)
 def test_each_blob_in_a_cache_is_named_by_its_bytes(images: list[dict[str, tuple[bytes, str]]]):

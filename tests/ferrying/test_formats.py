@@ -52,6 +52,7 @@ def test_the_layers_of_each_format_never_change(tmp_path: Path, form: str, limit
     assert [layer.digest.hex[:16] for layer in image.layers] == digests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repo_type", REPO_TYPES)
 @pytest.mark.parametrize(("form", "limits"), [("1", LIMITS), ("2", SPLITTING), (FORMAT, LIMITS), (FORMAT, SPLITTING)])
 def test_all_formats_are_read_alike(tmp_path: Path, repo_type: RepoType, form: str, limits: Limits):

@@ -109,6 +109,7 @@ def test_parts_leave_layers_for_large_and_small_files_or_planning_fails():
         plan(files, replace(limits, layers=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [2, 5, 117, 118])
 @pytest.mark.parametrize("small", [0, 1, 5000])
 @pytest.mark.parametrize("large", [1, 118, 300, 3000])

@@ -136,6 +136,7 @@ _NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
 _TREE = st.dictionaries(st.lists(_NAME, min_size=1, max_size=3).map("/".join), st.binary(max_size=40), min_size=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(files=_TREE)
 def test_any_directory_comes_back_equal(files: dict[str, bytes]):
@@ -414,6 +415,7 @@ def test_the_command_line(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),

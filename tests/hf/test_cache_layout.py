@@ -74,6 +74,7 @@ def test_a_complete_snapshot(carried, cache):
     assert sorted(path.name for path in cache.iterdir()) == ["CACHEDIR.TAG", "models--org--model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", COMMIT])
 @pytest.mark.usefixtures("cache")
 def test_revisions(carried, revision):

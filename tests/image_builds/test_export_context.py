@@ -67,6 +67,7 @@ def test_child_names_the_image_that_it_builds_on(tmp_path):
     assert "its base registry.site/llm/hf:cpu must exist where the context is built\n" in done.stderr
 
 
+@pytest.mark.slow
 def test_generated_files_are_included(tmp_path):
     assert export(tmp_path / "hub", "hub").code == 0
     assert any(name.startswith("wheel/llmstack_ferry-") for name in files_of(tmp_path / "hub"))
@@ -84,6 +85,7 @@ def test_every_variant_can_be_exported(tmp_path, name, variant):
     assert (tmp_path / "context" / "Dockerfile").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [

@@ -85,6 +85,7 @@ def test_private_recipe_uses_shared_steps_and_its_own(installed, site):
     assert "FROM hf:cpu\n" in llmstack(installed, site, "build", "my-hf", "--dry-run").stdout
 
 
+@pytest.mark.slow
 def test_error_names_the_private_file(installed, site):
     path = site / "recipes" / "my-tool" / "Dockerfile.j2"
     for text, cause in (
@@ -98,6 +99,7 @@ def test_error_names_the_private_file(installed, site):
         assert done.stderr.startswith(f"error: {cause}"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "cause"),
     [

@@ -66,6 +66,7 @@ def test_parents_come_first():
     assert sorted(order) == sorted(RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_dockerfile_passes_hadolint(name, variant, tmp_path):
     full = full_environment(tmp_path)

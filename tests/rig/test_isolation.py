@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from huggingface_hub import constants
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ def test_a_test_sees_an_empty_home_and_nothing_configured(home: Path, started_wi
     assert constants.HF_HUB_OFFLINE is False
 
 
+@pytest.mark.slow
 def test_isolation_on_a_machine_with_all_variables_set():
     this = f"{__file__}::{test_a_test_sees_an_empty_home_and_nothing_configured.__name__}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]

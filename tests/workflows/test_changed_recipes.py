@@ -40,6 +40,7 @@ def changed(checkout, old, new):
     return subprocess.run(command, cwd=checkout.folder, check=True, capture_output=True, text=True).stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "recipes"),
     [

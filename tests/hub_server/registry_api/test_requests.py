@@ -59,6 +59,7 @@ METHOD = st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "PUT", "PATCH", "
 STATUSES = {200, 206, 400, 404, 405, 416}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(METHOD, PATH, QUERY, HEADERS, st.binary(max_size=30))
 def test_any_request_gets_a_valid_answer(
