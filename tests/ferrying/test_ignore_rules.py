@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llmstack.ferrying.ignore_rules import IgnoreRules
@@ -34,6 +34,7 @@ _IGNORE_FILE = st.lists(_PATTERNS | st.sampled_from(["", "# a comment", "\\#a", 
     top=_IGNORE_FILE,
     nested=st.dictionaries(st.sampled_from(["a", "a/b", "ab"]), _IGNORE_FILE, max_size=2),
 )
+@example(files={"a/a", "a/b/a", "a/b/b/a"}, top=["a/**/", "!a/b/"], nested={})
 def test_files_are_those_that_git_would_add(files, top, nested):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
