@@ -241,6 +241,7 @@ def test_git_without_the_token_does_not_learn_which_repos_exist(tmp_path: Path, 
     with serving(tmp_path, source, "--token-file", tmp_path / "token") as hub:
         answers = [hub.get(f"/{repo_id}/info/refs?service=git-upload-pack") for repo_id in ("org/model", "org/other")]
         assert [answer.status for answer in answers] == [501, 501]
+        assert f"HF_ENDPOINT={hub.url} HF_TOKEN=YOUR-TOKEN hf download org/model " in answers[0].body.decode()
         assert hub.get("/org/other/info/refs", Authorization="Bearer secret").status == 404
 
 

@@ -121,6 +121,8 @@ console.log(JSON.stringify({
   tasks: await names(hub.listModels({ search: { task: "fill-mask" }, hubUrl })),
   sorted: (await all(hub.listModels({ sort: "id", limit: 2, additionalFields: ["library_name", "filePaths"], hubUrl })))
     .map((m) => [m.name, m.filePaths.length]),
+  largest: (await names(hub.listModels({ sort: "num_parameters", hubUrl }))).slice(0, 1),
+  longest: await names(hub.listDatasets({ sort: "datasetsServerInfo.numRows", hubUrl })),
   datasets: await names(hub.listDatasets({ search: { owner: "org" }, additionalFields: ["tags"], hubUrl })),
   commits: [(await all(hub.listCommits({ repo, hubUrl }))).map((commit) => commit.oid),
             await hub.countCommits({ repo, revision: "HEAD", hubUrl })],
@@ -152,6 +154,8 @@ def test_everything_that_huggingface_js_does(served_layout: Serving, tmp_path: P
         "models": ["org/model"],
         "tasks": [],
         "sorted": [["gpt2", 1], ["org/model", len(FILES)]],
+        "largest": ["gpt2"],
+        "longest": ["org/set"],
         "datasets": ["org/set"],
         "commits": [[COMMIT], 1],
         "access": [200, 404],

@@ -250,3 +250,11 @@ def test_files_of_a_repo_are_not_served_as_html(name: str, media_type: str, serv
     assert headers["content-type"] == media_type
     assert headers["x-content-type-options"] == "nosniff"
     assert {"default-src 'none'", "sandbox"} <= set(headers["content-security-policy"].split("; "))
+
+
+def test_the_list_of_an_owner_has_the_repos_of_the_type_in_its_path(served_layout: Serving):
+    found = {
+        path: served_layout.ask("GET", path, HTML).body.decode() for path in ("/org", "/models/org", "/datasets/org")
+    }
+    listed = {path: ('href="/org/model"' in body, 'href="/datasets/org/set"' in body) for path, body in found.items()}
+    assert listed == {"/org": (True, True), "/models/org": (True, False), "/datasets/org": (False, True)}

@@ -94,9 +94,10 @@ def test_the_task_of_a_pipeline(name: str, task: str | None):
 
 def test_links_to_papers_are_tags():
     text = "[a](https://arxiv.org/abs/1706.03762v5) https://arxiv.org/pdf/2001.00001.pdf hf.co/papers/1706.03762"
+    text += " arxiv.org/html/2407.00001v2"
     for repo_type in ("model", "dataset"):
         found = facts_of(repo_type, {}, {}, [], None, text + " arxiv.org/abs/99999.1").tags
-        assert found == ("arxiv:1706.03762", "arxiv:2001.00001")
+        assert found == ("arxiv:1706.03762", "arxiv:2001.00001", "arxiv:2407.00001")
 
 
 def test_the_config_has_parts_of_other_files():

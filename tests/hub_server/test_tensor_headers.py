@@ -63,6 +63,16 @@ def test_parameters_are_counted_by_data_type():
             {"I32": 8 * 8 * 16, "F16": 3},
         ),
         ({"quant_method": "awq", "bits": 8}, {"a.qweight": ("I32", (8, 16))}, {"I32": 4 * 8 * 16}),
+        (
+            {"group_size": 64, "bits": 3},
+            {
+                "a.weight": ("U32", (4, 6)),
+                "a.scales": ("F16", (4, 1)),
+                "a.biases": ("F16", (4, 1)),
+                "a.bias": ("F16", (4,)),
+            },
+            {"U32": 4 * 64, "F16": 4},
+        ),
         ({"quant_method": "AWQ"}, {"a.qweight": ("I32", (2, 2))}, {"I32": 32}),
         (
             {"quant_method": "bitsandbytes", "load_in_4bit": True},

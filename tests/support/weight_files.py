@@ -8,7 +8,7 @@ import random
 import struct
 from collections.abc import Mapping, Sequence
 
-_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "U8": 1}
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "U8": 1}
 
 
 def safetensors(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:

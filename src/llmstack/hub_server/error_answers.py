@@ -63,11 +63,12 @@ def read_only(allowed: str) -> AnswerError:
     return AnswerError(405, "ReadOnly", message, {"Allow": allowed})
 
 
-def no_git(repo_type: RepoType, repo_id: str, endpoint: str) -> AnswerError:
+def no_git(repo_type: RepoType, repo_id: str, endpoint: str, *, with_token: bool) -> AnswerError:
     """Return the answer for `git clone`: the command that downloads a repo from the hub at `endpoint`."""
     option = " --repo-type dataset" if repo_type == "dataset" else ""
     command = f"hf download {repo_id}{option} --local-dir {repo_id.rpartition('/')[2]}"
-    return AnswerError(501, "NoGit", f"this hub has no git; run: HF_ENDPOINT={endpoint} {command}")
+    variables = f"HF_ENDPOINT={endpoint}{' HF_TOKEN=YOUR-TOKEN' if with_token else ''}"
+    return AnswerError(501, "NoGit", f"this hub has no git; run: {variables} {command}")
 
 
 def not_authorized(*, names_repo: bool = False) -> AnswerError:

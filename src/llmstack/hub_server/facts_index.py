@@ -92,11 +92,13 @@ class FactsIndex:
             run_all(self.listed, missing, _PARALLEL, Event())
         return [repo for repo in found if accepts(self.listed(repo.shown))]
 
-    def select_weights(self, repos: Sequence[Repo], accepts: Callable[[Weights], bool]) -> list[Repo]:
-        """Return the repos whose weights are accepted, in order; none without a file index."""
-        indexed = [repo for repo in repos if repo.shown.files is not None]
-        weights = run_all(lambda repo: self.weights(repo.shown), indexed, _READERS, Event())
-        return [repo for repo, found in zip(indexed, weights, strict=True) if accepts(found)]
+    def all_weights(self, repos: Sequence[Repo]) -> list[Weights]:
+        """Return the weights of each repo; nothing is known of those without a file index."""
+
+        def listed(repo: Repo) -> Weights:
+            return Weights() if repo.shown.files is None else self.weights(repo.shown)
+
+        return run_all(listed, repos, _READERS, Event())
 
     def read_all(self) -> None:
         """Read the facts of all listed repos, so that lists need not; not those that cannot be read now."""

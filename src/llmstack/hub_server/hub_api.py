@@ -60,8 +60,8 @@ def get_repos(hub: Hub, request: Request, target: Target) -> Response:
     found = query.candidates(hub.repo_index.repos(repo_type))
     if query.needs_facts:
         found = hub.facts.select(found, query.accepts)
-    if query.parameters:
-        found = hub.facts.select_weights(found, query.accepts_weights)
+    if query.needs_weights:
+        found = query.by_weights(found, hub.facts.all_weights(found))
     return _page(request, iter(found), query.limit, query.cursor, lambda repo: _listed(hub, repo.shown, query.fields))
 
 

@@ -1,7 +1,7 @@
 """How many parameters the tensors of a quantized model hold. Pure.
 
 Several small numbers are packed into an integer, and tensors of scales are no parameters. The rules are those of
-Hugging Face's `parseSafetensorsMetadata`, without mixed numbers of bits and MLX.
+Hugging Face's `parseSafetensorsMetadata`, without mixed numbers of bits; those of MLX are in `mlx.nn.quantize`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ _GPTQ = frozenset({"qzeros", "g_idx", "scales"})
 _AUXILIARY_OF = {
     "gptq": _GPTQ,
     "awq": _GPTQ,
+    "mlx": frozenset({"scales", "biases"}),
     "bitsandbytes": frozenset({"absmax", "quant_map", "nested_absmax", "nested_quant_map"}),
 }
 _BITS = 4
+# MLX names no method: its config has the bits alone. Scales and biases are tensors beside each `weight`.
+_MLX = "mlx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,13 @@ class Quantization:
     def parse(cls, config: Mapping[str, Any]) -> Quantization | None:
         """Read the quantization of a config.json; None without one. Invalid values are those of none."""
         text = config.get("text_config")
-        value = config.get("quantization_config") or (isinstance(text, dict) and text.get("quantization_config"))
+        inner = text if isinstance(text, dict) else {}
+        value = config.get("quantization_config") or inner.get("quantization_config") or config.get("quantization")
         if not isinstance(value, dict):
             return None
         method, form, bits = (value.get(name) for name in ("quant_method", "format", "bits"))
+        if method is None and "group_size" in value:
+            method = _MLX
         if value.get("load_in_4bit") is True:
             bits = 4
         groups = value.get("config_groups")
@@ -79,6 +85,8 @@ class Quantization:
             return _BITS if "_blocks" in name and dtype == "U8" else None
         if self.method in {"gptq", "awq"} and last == "qweight":
             return self.bits or _BITS
+        if self.method == _MLX:
+            return self.bits if dtype == "U32" and last == "weight" else None
         return self.bits if dtype == "U8" and self.bits in {2, 4} else None
 
 

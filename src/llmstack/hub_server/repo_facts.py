@@ -110,7 +110,7 @@ _PARTS = {
 # Files with the chat template outside of the tokenizer's config.
 _TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 _MAX_TEMPLATE = 64 * 1024
-_PAPER = re.compile(r"(?:arxiv\.org/(?:abs|pdf)|(?:huggingface|hf)\.co/papers)/(\d{4}\.\d{4,5})(?!\d)", re.ASCII)
+_PAPER = re.compile(r"(?:arxiv\.org/(?:abs|pdf|html)|(?:huggingface|hf)\.co/papers)/(\d{4}\.\d{4,5})(?!\d)", re.ASCII)
 _MAX_PAPERS = 50
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +61,24 @@ _RANGE = re.compile(r"(min|max):(\d{1,15}(?:\.\d{1,9})?)([KMBT]?)", re.ASCII | r
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
+# The order by this needs the headers of all models.
+_BY_PARAMETERS = "num_parameters"
+
+
 def _nothing(_: Repo) -> str:
-    """All repos have the same number of downloads and likes: this hub counts none."""
+    """All repos have the same number of downloads, likes and rows: this hub counts none."""
     return ""
 
 
 _SORTS: Mapping[str, Callable[[Repo], Any]] = {
-    "createdAt": lambda repo: hub_date(repo.shown.created) or "",
-    "lastModified": lambda repo: hub_date(repo.shown.created) or "",
-    "downloads": _nothing,
-    "likes": _nothing,
-    "likes30d": _nothing,
-    "trendingScore": _nothing,
+    # Clients before huggingface_hub 0.24 send names with underscores.
+    **dict.fromkeys(
+        ("createdAt", "created_at", "lastModified", "last_modified"), lambda repo: hub_date(repo.shown.created) or ""
+    ),
+    **dict.fromkeys(("downloads", "likes", "likes30d", "trendingScore", "trending_score"), _nothing),
+    # What huggingface.js sends for models and datasets.
+    _BY_PARAMETERS: _nothing,
+    "datasetsServerInfo.numRows": _nothing,
     "mainSize": lambda repo: repo.shown.size,
     "id": lambda repo: repo.repo_id.lower(),
 }
@@ -136,6 +142,11 @@ class ListQuery:
         """Whether the filters need the cards of all repos."""
         return bool(self.tags or self.task)
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the filters or the order need the headers of all models."""
+        return self.repo_type == "model" and (self.parameters is not None or self.sort == _BY_PARAMETERS)
+
     def candidates(self, repos: Iterable[Repo]) -> list[Repo]:
         """Return the repos that match in all but their facts, in order."""
         if self.inference:
@@ -145,10 +156,19 @@ class ListQuery:
             found = [repo for repo in found if repo.shown.gated == self.gated]
         return sorted(found, key=_SORTS[self.sort], reverse=not self.ascending) if self.sort else found
 
-    def accepts_weights(self, weights: Weights) -> bool:
-        """Tell whether a model with these weights matches; one with an unknown number of parameters does not."""
-        low, high = self.parameters or (0.0, math.inf)
-        return (total := weights.total) is not None and low <= total <= high
+    def by_weights(self, repos: Sequence[Repo], weights: Sequence[Weights]) -> list[Repo]:
+        """Return the models whose weights match, in order.
+
+        One with an unknown number of parameters is in no range, and the last in any order by that number.
+        """
+        totals = [(repo, found.total) for repo, found in zip(repos, weights, strict=True)]
+        if self.parameters:
+            low, high = self.parameters
+            totals = [(repo, total) for repo, total in totals if total is not None and low <= total <= high]
+        if self.sort == _BY_PARAMETERS:
+            direction = 1 if self.ascending else -1
+            totals.sort(key=lambda item: math.inf if item[1] is None else direction * item[1])
+        return [repo for repo, _ in totals]
 
     def accepts(self, facts: Facts) -> bool:
         """Tell whether a repo with these facts matches."""

@@ -50,7 +50,8 @@ def get_clone(hub: Hub, request: Request, target: Target) -> Response:
     """
     if request.state.has_token:
         hub.repo_index.find(target.repo_type or "model", target.repo_id)
-    error = no_git(target.repo_type or "model", target.repo_id, endpoint_of(request))
+    with_token = "Authorization" in request.headers or not request.state.has_token
+    error = no_git(target.repo_type or "model", target.repo_id, endpoint_of(request), with_token=with_token)
     return Response(f"{error.message}\n", error.status, headers_of(error), "text/plain")
 
 

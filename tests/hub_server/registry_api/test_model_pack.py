@@ -169,6 +169,13 @@ def test_the_config_describes_the_model(hub: Serving):
             {"model.safetensors": safetensors({"w": ("BF16", [70, 1000])})},
             {"format": "safetensors", "paramSize": "70.0K"},
         ),
+        (
+            {
+                "config.json": b'{"quantization_config": {"quant_method": "gptq", "bits": 4}}',
+                "model.safetensors": safetensors({"a.qweight": ("I32", [100, 100]), "a.scales": ("F16", [9, 9])}),
+            },
+            {"format": "safetensors", "quantization": "gptq", "paramSize": "80.0K"},
+        ),
         ({"config.json": b"[]", "model.onnx": b"?"}, {"format": "onnx"}),
         (
             {"config.json": b'{"model_type": 5, "torch_dtype": "half"}', "a.bin": b""},
@@ -177,7 +184,7 @@ def test_the_config_describes_the_model(hub: Serving):
         ({"config.json": b"{", "model.safetensors": b"x", "m.gguf": b"GGUF"}, {"format": "gguf"}),
         ({"notes.txt": b"?"}, {}),
     ],
-    ids=["parameters", "onnx", "odd-config", "broken", "nothing"],
+    ids=["parameters", "packed", "onnx", "odd-config", "broken", "nothing"],
 )
 def test_a_config_has_only_what_the_files_say(tmp_path: Path, files: Mapping[str, bytes], expected: Mapping[str, str]):
     carry(Layout(tmp_path), "org--odd", files, repo_id="org/odd")

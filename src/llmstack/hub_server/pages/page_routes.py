@@ -69,7 +69,8 @@ def get_repo_list(hub: Hub, request: Request, target: Target) -> Response:
 
 def _repo_list(hub: Hub, request: Request, target: Target, author: str) -> Response:
     # `/OWNER` is a path of models, and lists the owner's datasets, too.
-    repo_type = None if target.repo_id and not path_of(request).startswith("/datasets/") else target.repo_type
+    names_type = path_of(request).startswith(("/models/", "/datasets/"))
+    repo_type = None if target.repo_id and not names_type else target.repo_type
     values = repo_list.values(hub.repo_index.repos(), repo_type, author, request.query_params)
     return _page(request, "repo_list.html", {**values, "source": hub.repo_index.name})
 

@@ -56,10 +56,7 @@ class FactsReader:
         facts, weights = self._from_config(revision), self.facts_index.weights(revision)
         if header := weights.gguf:
             return replace(facts, architecture=header.architecture or facts.architecture, parameters=header.total)
-        # Quantized weights are packed: several are one number.
-        if weights.safetensors and not facts.quantization:
-            return replace(facts, parameters=sum(weights.safetensors.values()))
-        return facts
+        return replace(facts, parameters=weights.total or None)
 
     def of_model(self, revision: Revision, model: GgufModel[IndexedFile]) -> ModelFacts:
         """Return the facts of one GGUF model of a repo."""
