@@ -82,6 +82,11 @@ def test_the_task_of_a_class(name: str, more: dict[str, Any], task: str | None):
         ("StableVideoDiffusionPipeline", "image-to-video"),
         ("WanPipeline", "text-to-video"),
         ("DDPMPipeline", "unconditional-image-generation"),
+        ("CogView4Pipeline", "text-to-image"),
+        ("CogVideoXPipeline", "text-to-video"),
+        ("LattePipeline", "text-to-video"),
+        ("ShapEPipeline", "text-to-3d"),
+        ("MarigoldDepthPipeline", "depth-estimation"),
         ("MyPipeline", None),
     ],
 )

@@ -48,14 +48,20 @@ _FROM_TEXT = re.compile(
 _FROM_SPEECH = re.compile(r"Whisper|Speech2Text|Moonshine")
 # The task of a pipeline of diffusers by its name, from the special to the general; none for others.
 _PIPELINES = {
+    "image-to-3d": re.compile(r"ShapEImg2Img"),
+    "text-to-3d": re.compile(r"ShapE"),
+    "depth-estimation": re.compile(r"MarigoldDepth"),
     "image-to-video": re.compile(r".*ImageToVideo|StableVideoDiffusion"),
-    "text-to-video": re.compile(r".*Video|Wan|Mochi|LTX|AnimateDiff|TextToVideo"),
+    "text-to-video": re.compile(
+        r".*Video|Wan|Mochi|LTX|AnimateDiff|TextToVideo|Allegro|Latte|EasyAnimate|SkyReels|CosmosTextToWorld"
+    ),
     "text-to-audio": re.compile(r"AudioLDM|MusicLDM|StableAudio"),
     "image-to-image": re.compile(r".*(?:Img2Img|Inpaint|Pix2Pix|Upscale|Edit|Kontext)"),
     "unconditional-image-generation": re.compile(r"DDPM|DDIM|PNDM|ScoreSdeVe|KarrasVe|LDMPipeline"),
     "text-to-image": re.compile(
-        r"(?:Latent|Stable)?(?:Diffusion|Consistency|Cascade)|Flux|Pix[Aa]rt|Kandinsky|Sana|Hunyuan|AuraFlow|Lumina"
-        r"|QwenImage|Chroma|HiDream|Wuerstchen|IFPipeline"
+        r"(?:Latent|Stable|Alt|Versatile|VQ)?(?:Diffusion|Consistency|Cascade)|CogView|UnCLIP|Kolors|Amused|OmniGen"
+        r"|ZImage|Bria|Flux|Pix[Aa]rt|Kandinsky|Sana|Hunyuan|AuraFlow|Lumina|QwenImage|Chroma|HiDream|Wuerstchen"
+        r"|IFPipeline"
     ),
 }
 # The library of a model by a file in its root.
