@@ -22,6 +22,7 @@ from llmstack.oci.reference import Digest
 from tests.hub_server.conftest import HTML, OLD
 from tests.support.carried import COMMIT, carry
 from tests.support.cli import run_llmstack
+from tests.support.engine import Engine
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving
 
@@ -131,6 +132,17 @@ def test_a_model_page_shows_how_to_serve_it(served_registry: Serving):
     dataset = html.unescape(served_registry.ask("GET", "/datasets/org/set", HTML).body.decode())
     assert "serve" not in snippet_parts(dataset)
     assert "YOUR-IMAGE" not in page + dataset
+
+
+def test_files_can_be_copied_out_of_an_image_without_a_shell(
+    served_registry: Serving, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    page = html.unescape(served_registry.ask("GET", "/gpt2", HTML).body.decode())
+    script = snippet_parts(page)["docker"].partition("<code>")[2].partition("</code>")[0]
+    monkeypatch.chdir(tmp_path)
+    for line in script.splitlines():
+        engine.docker(*shlex.split(line)[1:])
+    assert (tmp_path / "gpt2/config.json").read_bytes() == b'{"n": 2}'
 
 
 def snippet_parts(page: str) -> dict[str, str]:

@@ -127,6 +127,12 @@ class OpenedImage(Protocol):
         """Return all tars of the image, in groups as `file_tars`, and what is wrong with its manifests."""
 
 
+def has_base(image: OpenedImage) -> bool:
+    """Tell whether an image has layers besides those of its files and of the index. The engine does not tell: True."""
+    held = {layer for file in image.index.files for layer in file.layers} if image.index else set()
+    return len(set(image.stored_layers()) - held) != 1
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image with manifests and blobs, verified down to its config and its file index; implements OpenedImage.

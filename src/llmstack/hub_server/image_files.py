@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import closing
 
 from llmstack.carried_image.file_index import ROOT, BlobRange, IndexedFile, extents
-from llmstack.carried_image.image import Image, StoredLayer, open_image
+from llmstack.carried_image.image import Image, StoredLayer, has_base, open_image
 from llmstack.carried_image.naming import check_repo_id, is_leftover, is_referrer_tag, repo_of
 from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import IntegrityError, UsageError
@@ -65,6 +65,7 @@ def _carried(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Fil
         needs_extract=any(layer.compressed for layer in image.layers_of(index.files).values()),
         reader=source.reader,
         renamed_to=index.renamed_to,
+        has_base=has_base(image),
     )
     return revision, _indexed_files(image)
 

@@ -21,7 +21,7 @@ class Revision:
     `image` is its reference with the tag. `size` is the total size of the files, `created` the date of the commit (ISO
     8601). An image without a file index has no `files` and `created`; its `size` is that of the layers, and `commit` is
     derived from the digest. `needs_extract` means that files are in compressed layers, which allow no range reads.
-    `renamed_to` is the id that the Hub has for a renamed repo.
+    `renamed_to` is the id that the Hub has for a renamed repo. `has_base` is false if the image has the files only.
     """
 
     repo_type: RepoType
@@ -38,6 +38,7 @@ class Revision:
     needs_extract: bool
     reader: BlobReader = field(repr=False, compare=False)
     renamed_to: str | None = None
+    has_base: bool = True
 
 
 @dataclass(frozen=True, slots=True)

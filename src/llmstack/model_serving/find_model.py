@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from llmstack.carried_image.file_index import ROOT, FileIndex
-from llmstack.carried_image.image import OpenedImage
+from llmstack.carried_image.file_index import ROOT
+from llmstack.carried_image.image import OpenedImage, has_base
 from llmstack.carried_image.image_in_engine import ImageInEngine
 from llmstack.carried_image.image_location import EngineLocation, Location, RegistryLocation, locate
 from llmstack.carried_image.naming import Namespace, parse_repo
@@ -126,11 +126,5 @@ def _model(opened: OpenedImage, repo_id: str | None, image: str | None) -> Serve
         in_parts=frozenset(file.path for file in index.files if file.is_split),
         image=image,
         roots=tuple({ROOT, index.root}),
-        has_base=_has_base(opened, index),
+        has_base=has_base(opened),
     )
-
-
-def _has_base(opened: OpenedImage, index: FileIndex) -> bool:
-    """Tell whether an image has layers besides those of its files and of the index; the engine does not tell."""
-    others = set(opened.stored_layers()) - {layer for file in index.files for layer in file.layers}
-    return len(others) != 1

@@ -74,7 +74,7 @@ def snippets(
     if revision.image.startswith("oci:"):
         found.append(Snippet("push", _push(revision)))
     else:
-        found.append(Snippet("docker", f"docker run --rm {shlex.quote(revision.image)} ls -l /REPO\n"))
+        found.append(Snippet("docker", _docker(revision)))
         found += _serving(revision, files)
     return found
 
@@ -88,6 +88,7 @@ def _serving(revision: Revision, files: Files) -> list[Snippet]:
         files=tuple(files.in_order()),
         in_parts=frozenset(path for path, file in files.files.items() if file.is_split),
         image=revision.image,
+        has_base=revision.has_base,
     )
     try:
         if revision.repo_type != "model":
@@ -98,6 +99,16 @@ def _serving(revision: Revision, files: Files) -> list[Snippet]:
     repo = revision.repo_id if revision.name == DEFAULT_REVISION else f"{revision.repo_id}@{revision.name}"
     command = shlex.join(["llmstack", "serve", repo, "--from", str(namespace)])
     return [Snippet("serve", f"{command}\n"), Snippet("kubernetes_serve", manifest)]
+
+
+def _docker(revision: Revision) -> str:
+    image = shlex.quote(revision.image)
+    if revision.has_base:
+        return f"docker run --rm {image} ls -l /REPO\n"
+    # It has no programs. A container that never runs needs a command, which need not exist.
+    name = f"carried-{revision.digest.hex[:12]}"
+    copy = f"docker cp {name}:/REPO/. {shlex.quote(_folder(revision))}"
+    return f"docker create --name {name} {image} -\n{copy}\ndocker rm {name}\n"
 
 
 def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
