@@ -10,7 +10,7 @@ from typing import Any
 from llmstack.engine.build_context import write_context
 from llmstack.engine.build_steps import BuildSpec, LayerProgress, Step, registry_error
 from llmstack.engine.credentials import lookup
-from llmstack.engine.docker_engine import Engine, engine_errors
+from llmstack.engine.docker_engine import Engine, engine_errors, engine_failed, is_disk_full_answer
 from llmstack.errors import LlmstackError, NotFoundError, UnavailableError
 from llmstack.oci.reference import Reference
 from llmstack.reporting import Reporter
@@ -108,6 +108,8 @@ def pull_image(engine: Engine, name: str, reporter: Reporter) -> None:
         raise registry_error(what, error.message.removeprefix(f"{what}: "), "source", hint) from error
     finally:
         progress.end()
+    if is_disk_full_answer(answer):
+        raise engine_failed(what, answer)
     if answer:
         raise registry_error(what, answer, "source", hint)
 

@@ -86,7 +86,7 @@ class Engine:
             events = self.client.api.load_image(chunks)  # type: ignore[no-untyped-call]  # missing in its types
             for item in events:
                 if error := item.get("error"):
-                    raise UnavailableError(f"{what}: the Docker Engine answered: {error}")
+                    raise engine_failed(what, str(error))
 
     def platform(self, image: str) -> Platform:
         """Return the platform of an image; raises NotFoundError."""
@@ -141,13 +141,25 @@ def engine_errors(what: str = "") -> Iterator[None]:
     except NotFound as error:
         raise NotFoundError(f"{prefix}{_explanation(error)}") from error
     except APIError as error:
-        raise UnavailableError(f"{prefix}the Docker Engine answered: {_explanation(error)}") from error
+        raise engine_failed(what, _explanation(error)) from error
     except (DockerException, OSError, urllib3.exceptions.HTTPError) as error:
         host = engine_host()
         raise UnavailableError(
             f"{prefix}the Docker Engine at {host} does not answer: {_cause(error)}",
             hint="start it (systemctl start docker), or set DOCKER_HOST to another one",
         ) from error
+
+
+def engine_failed(what: str, answer: str) -> UnavailableError:
+    """Return the error for what the engine answered to an operation; its hint tells what to do about a full disk."""
+    hint = "free some space on the disk of the Docker Engine: docker system df, docker system prune"
+    message = f"{what}: the Docker Engine answered: {answer}".removeprefix(": ")
+    return UnavailableError(message, hint=hint if is_disk_full_answer(answer) else None)
+
+
+def is_disk_full_answer(answer: str) -> bool:
+    """Tell whether the engine has answered that its disk is full."""
+    return "no space left on device" in answer
 
 
 def engine_host() -> str:
