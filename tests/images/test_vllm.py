@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from tests.images.conftest import BUILD_TIMEOUT, ask
-from tests.images.tiny_model import MAKE_MODEL
+from tests.images.tiny_model import MAKE_MODEL, PROMPT
 from tests.support.cli import run_llmstack
+from tests.support.process import free_port
 from tests.support.standin import running
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
@@ -48,6 +52,40 @@ def test_tiny_model_answers_a_chat_for_clients_with_the_key(shared_engine, netwo
         assert status == 200
         assert answer["usage"]["completion_tokens"] > 0
         assert ask(url, body, "wrong")[0] == 401
+
+
+def test_a_carried_model_answers_a_chat_as_transformers_does(shared_engine, vllm, busybox_base, tmp_path, monkeypatch):
+    """`llmstack serve` from a layout: the same tokens as PyTorch's."""
+    tmp_path.chmod(0o777)
+    make = ("--rm", "--network", "none", "--volume", f"{tmp_path}:/models", "--env", "MODEL=/models/tiny")
+    made = shared_engine.docker("run", *make, "--entrypoint", "python", vllm, "-c", MAKE_MODEL).stdout
+    expected = json.loads(re.search("^tokens: (.*)$", made, re.MULTILINE)[1])
+    options = ("--as", "org/tiny", "--base", f"oci:{busybox_base}:latest", "--to", f"oci:{tmp_path}/carried")
+    done = run_llmstack("ferry", tmp_path / "tiny", *options)
+    assert done.code == 0, done.stderr
+    monkeypatch.setenv("DOCKER_HOST", shared_engine.host)
+    port = free_port()
+    options = ("--from", f"oci:{tmp_path}/carried", "--server-image", vllm, "--network", "host", "--shm-size", "1GiB")
+    flags = ("--dtype", "float32", "--enforce-eager")
+    serve = ("serve", "org/tiny", *options, "--rm", "--detach", "--port", str(port), "--context-length", "128")
+    done = run_llmstack(*serve, "--", *flags)
+    assert done.code == 0, done.stderr
+    try:
+        body = {
+            "model": "org/tiny",
+            "messages": [{"role": "user", "content": PROMPT}],
+            "max_tokens": len(expected),
+            "temperature": 0,
+            "ignore_eos": True,
+            "logprobs": True,
+            "return_tokens_as_token_ids": True,
+        }
+        status, answer = ask(f"http://127.0.0.1:{port}/v1/chat/completions", body, "")
+        assert status == 200
+        tokens = [token["token"] for token in answer["choices"][0]["logprobs"]["content"]]
+        assert tokens == [f"token_id:{number}" for number in expected]
+    finally:
+        run_llmstack("serve", "--stop", "--rm", "org/tiny")
 
 
 def test_invalid_flag_ends_the_container_with_vllms_error(shared_engine, network, vllm):
