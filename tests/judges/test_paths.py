@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.judges.conftest import FILES, TOOL, Judge
+from tests.support.carried import write_large
 from tests.support.cli import run_llmstack
 from tests.support.ferry import Port
 from tests.support.process import Daemon
@@ -20,6 +21,7 @@ from tests.support.serving import install
 
 pytestmark = [pytest.mark.judges, pytest.mark.xdist_group("judges")]
 
+GiB = 1024**3
 ROOTS = ("models", "REPO")
 NESTED = "deep/ly/nested/file.bin"
 KSERVE = ("kserve-storage==0.21.0", "oras==0.2.43")
@@ -141,6 +143,13 @@ def test_copies_of_skopeo_and_crane_unpack_to_both(judge: Judge, carried: str, s
         (shared / tar).mkdir()
         judge.run(tar, "-xf", shared / "export.tar", "-C", shared / tar)
         check_root(shared / tar)
+
+
+@pytest.mark.parametrize("size", [8 * GiB, 70 * GiB])
+def test_bsdtar_lists_what_follows_a_file_beyond_8_gib(judge: Judge, shared: Path, size: int):
+    write_large(shared / "large.tar", size, {"models/after": b"abc"})
+    entries = [line.split() for line in judge.run("bsdtar", "-tvf", shared / "large.tar").splitlines()]
+    assert [(entry[4], entry[8]) for entry in entries][::2] == [(str(size), "models/large"), ("3", "models/after")]
 
 
 @pytest.mark.parametrize("compressed", [False, True])

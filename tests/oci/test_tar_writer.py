@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from llmstack.oci import tar_writer
 from llmstack.oci.tar_writer import TarFile
+from tests.support.carried import write_large
 from tests.support.process import need
 
 GiB = 1024**3
@@ -159,19 +159,6 @@ def test_tarfile_finds_what_follows_a_file_beyond_8_gib(tmp_path: Path, size: in
     write_large(tmp_path / "large.tar", size, {"models/after": b"abc"})
     with tarfile.open(tmp_path / "large.tar") as archive:
         assert [(member.name, member.size) for member in archive][::2] == [("models/large", size), ("models/after", 3)]
-
-
-def write_large(archive: Path, size: int, others: dict[str, bytes]) -> None:
-    """Write a sparse tar of a large file, without data between its headers, and other files."""
-    large = TarFile("models/large", size, ("REPO/large",))
-    files = [TarFile(name, len(data), (f"REPO/{name}",)) for name, data in others.items()]
-    with archive.open("wb") as file:
-        file.write(tar_writer.header(large))
-        file.seek(size, os.SEEK_CUR)
-        file.write(tar_writer.trailer(large))
-        for piece in tar_writer.layer(files, [[data] for data in others.values()]):
-            file.write(piece)
-        assert file.tell() == tar_writer.offsets([large, *files])[1]
 
 
 # Reuse and reproducibility depend on the digest of a layer, with every version of Python.

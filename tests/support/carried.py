@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FORMAT, ROOT, FileIndex, root_of
@@ -19,10 +21,12 @@ from llmstack.ferrying.publish import CompleteLayer
 from llmstack.ferrying.upload import Upload
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
 from llmstack.net import Client
+from llmstack.oci import tar_writer
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import LAYER_TAR, Descriptor
 from llmstack.oci.store import BlobStore, copy_blob, write_bytes
+from llmstack.oci.tar_writer import TarFile
 from llmstack.reporting import make_reporter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -118,3 +122,16 @@ def _oid(data: bytes, limits: Limits) -> str:
     if len(data) >= limits.large:
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def write_large(archive: Path, size: int, others: dict[str, bytes]) -> None:
+    """Write the layer of a large file, sparse and without data between its headers, and of other files."""
+    large = TarFile("models/large", size, ("REPO/large",))
+    files = [TarFile(name, len(data), (f"REPO/{name}",)) for name, data in others.items()]
+    with archive.open("wb") as file:
+        file.write(tar_writer.header(large))
+        file.seek(size, os.SEEK_CUR)
+        file.write(tar_writer.trailer(large))
+        for piece in tar_writer.layer(files, [[data] for data in others.values()]):
+            file.write(piece)
+        assert file.tell() == tar_writer.offsets([large, *files])[1]
