@@ -86,6 +86,7 @@ def test_every_recipe_has_a_page():
     "result",
     [
         "CopyResult",
+        "PruneResult",
         "ExtractResult",
         "FerryResult",
         "ImageDetails",

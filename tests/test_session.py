@@ -27,6 +27,7 @@ PUBLIC = [
     "NotAuthorizedError",
     "NotFoundError",
     "ProgressEvent",
+    "PruneResult",
     "RepoRequest",
     "SaveResult",
     "Session",

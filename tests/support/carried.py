@@ -68,6 +68,7 @@ def carry(
     incomplete: bool = False,
     form: str = FORMAT,
     renamed_to: str | None = None,
+    created: str = "2024-05-06T07:08:09+00:00",
 ) -> FileIndex:
     """Write an image of `files` with a tag into a store, as ferry does; return its file index.
 
@@ -84,7 +85,7 @@ def carry(
         repo_type=repo_type,
         revision=revision,
         commit=commit,
-        created="2024-05-06T07:08:09+00:00",
+        created=created,
         license="mit",
         gated=False,
         selection=selection,

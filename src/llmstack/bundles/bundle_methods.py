@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llmstack.bundles.found_images import ImagesRequest
     from llmstack.bundles.known_blobs import Inventory
     from llmstack.bundles.load import LoadResult
+    from llmstack.bundles.prune import PruneResult
     from llmstack.bundles.save import SaveResult
     from llmstack.carried_image.image_location import EngineNamespace
     from llmstack.carried_image.naming import Namespace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BundleMethods:
-    """save, load, inventory and copy; Session has the attributes."""
+    """save, load, inventory, copy and prune; Session has the attributes."""
 
     settings: Settings
     reporter: Reporter
@@ -136,6 +137,37 @@ class BundleMethods:
         request = self._images(repositories, source, "model")
         jobs = jobs or self.settings.jobs
         return take_inventory(request, self.registries, self.client.cancel, self.reporter, jobs)
+
+    def prune(
+        self,
+        source: str | None = None,
+        *,
+        repositories: Sequence[str] = (),
+        keep: int | None = None,
+        older_than: str | None = None,
+        jobs: int | None = None,
+        dry_run: bool = False,
+        confirm: Callable[[PruneResult], bool] = lambda _: True,
+    ) -> PruneResult:
+        """Delete old versions of carried repos and built images from a namespace.
+
+        `keep` is how many of each stay at least, `older_than` an age such as `90d`. `confirm` gets the plan, and tells
+        whether to carry it out.
+        """
+        from llmstack.bundles.prune import Pruner
+        from llmstack.bundles.prune_plan import PruneRules, parse_age
+        from llmstack.carried_image.naming import Namespace
+        from llmstack.errors import UsageError
+
+        if keep is not None and keep < 1:
+            raise UsageError(f"--keep {keep}: must be at least 1")
+        rules = PruneRules(keep, parse_age(older_than, "--older-than") if older_than is not None else None)
+        namespace = Namespace.parse(source) if source else self._own_namespace("source", "--from")
+        self.client.cancel.clear()
+        pruner = Pruner(namespace, self.registries, jobs or self.settings.jobs, self.client.cancel, self.reporter)
+        plan = pruner.plan(repositories, rules)
+        deletes = any(image.status == "planned" for image in plan.result.images)
+        return pruner.delete(plan) if deletes and not dry_run and confirm(plan.result) else plan.result
 
     def _ferried(
         self, repos: Sequence[str], destination: Path, repo_type: RepoType, jobs: int | None

@@ -15,6 +15,7 @@ from llmstack.cli.extract import extract
 from llmstack.cli.ferry import ferry
 from llmstack.cli.hub import hub
 from llmstack.cli.inspection import inspect, list_images, verify
+from llmstack.cli.prune import prune
 from llmstack.cli.runner import Invocation, run
 from llmstack.cli.save import copy, inventory, load, save
 from llmstack.cli.serve import serve
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "load": load,
     "inventory": inventory,
     "copy": copy,
+    "prune": prune,
     "build": build,
     "images": images,
     "squash": squash,

@@ -1,4 +1,4 @@
-"""The output of `llmstack save`, `load` and `copy`: tables, or one JSON document."""
+"""The output of `llmstack save`, `load`, `copy` and `prune`: tables, or one JSON document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from llmstack.reporting import human_size, human_time, printable
 if TYPE_CHECKING:
     from llmstack.bundles.copying import CopyResult
     from llmstack.bundles.load import LoadResult
+    from llmstack.bundles.prune import PruneResult
     from llmstack.bundles.save import SaveResult
+
+
+_PRUNED = ("planned", "deleted", "refused", "kept")
 
 
 def print_saved(result: SaveResult, *, as_json: bool, quiet: bool) -> None:
@@ -61,6 +65,22 @@ def print_copied(result: CopyResult, *, as_json: bool, quiet: bool) -> None:
         print_table(("image", "status", "digest"), rows)
         sizes = f"{human_size(result.bytes_transferred)} of {human_size(result.bytes_total)} transferred"
         sys.stdout.write(f"{len(rows)} images: {sizes}, {human_time(result.seconds)}\n")
+
+
+def print_pruned(result: PruneResult, *, as_json: bool, quiet: bool) -> None:
+    """Print the plan or the result of prune."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+        return
+    if quiet:
+        return
+    rows = [(image.image, (image.created or "")[:10], image.status, image.reason) for image in result.images]
+    print_table(("image", "date", "status", "reason"), rows)
+    counts = {status: sum(image.status == status for image in result.images) for status in _PRUNED}
+    facts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    sys.stdout.write(f"{facts or 'no versions found'}\n")
+    if result.hint:
+        sys.stdout.write(f"{result.hint}\n")
 
 
 def _print_bundle(result: LoadResult) -> None:

@@ -26,6 +26,7 @@ from llmstack.net import Cancelled
 from llmstack.net.parallel import run_all
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import INDEX_TYPES, LAYER_TAR, Index, Manifest
+from llmstack.oci.store import BlobReader
 
 _CLAIMS = (
     annotation_keys.REPO_ID,
@@ -77,7 +78,7 @@ def list_images(
     """
     parsed = namespace if source is None else parse_source(source)
     tags = [(found, tag) for found in open_readers(parsed, repo_types, registries) for tag in _tags(found)]
-    images = run_all(lambda item: _describe(*item), tags, jobs, cancel)
+    images = run_all(lambda item: describe(item[0].reader, item[1], item[0].repo_type), tags, jobs, cancel)
     return [image for (_, tag), image in zip(tags, images, strict=True) if image and not _is_leftover(tag, image)]
 
 
@@ -87,9 +88,12 @@ def _tags(found: ImageReader) -> list[str]:
     return tags or ([] if found.by_tag else [""])
 
 
-def _describe(found: ImageReader, tag: str) -> ListedImage | None:
-    """Describe the image of a tag. The empty tag stands for the only image; None if the reader has no image."""
-    reader, repo_type = found.reader, found.repo_type or type_of_path(_repository_in(tag))
+def describe(reader: BlobReader, tag: str, repo_type: RepoType | None) -> ListedImage | None:
+    """Describe the image of a tag. The empty tag stands for the only image; None if the reader has no image.
+
+    `repo_type` is that of the repository, None if only the tag or the image can tell.
+    """
+    repo_type = repo_type or type_of_path(_repository_in(tag))
     listed = ListedImage(f"{reader.name}:{tag}" if tag else reader.name)
     try:
         raw = reader.manifest(tag)
