@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, Limits
+from llmstack.hub_server.metrics import Metrics
 from llmstack.oci.layout import Layout
 from tests.hub_server.test_load import MEGABYTE, memory
 from tests.support.carried import carry
@@ -39,12 +40,12 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"oci:{folder}"
 
 
-@pytest.fixture(scope="module")
-def hub(carried: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def hub(carried: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Serving]:
     """A hub with a token and 128 file descriptors."""
     folder = tmp_path_factory.mktemp("hub")
     (folder / "token").write_text(TOKEN)
-    with serving(folder, carried, "--token-file", folder / "token", descriptors=128) as hub:
+    with serving(folder, carried, "--token-file", folder / "token", descriptors=128, workers=request.param) as hub:
         yield hub
 
 
@@ -135,7 +136,7 @@ def running(limits: Limits) -> Iterator[tuple[int, LimitedServer]]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="critical")
         config.load()
-        server = LimitedServer(config, listening, limits)
+        server = LimitedServer(config, listening, limits, Metrics())
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

@@ -13,6 +13,7 @@ import pytest
 
 from llmstack.oci.layout import Layout
 from tests.support.carried import carry
+from tests.support.process import processes_below
 from tests.support.registry import Registry
 from tests.support.serving import Door, Serving, repository, serving, sparse_repo
 
@@ -38,9 +39,15 @@ def behind_a_door(registry: Registry, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def memory(hub: Serving, what: str) -> int:
-    """Return a size of /proc/PID/status in bytes (proc(5)): VmRSS is the current one, VmHWM the peak."""
-    text = Path(f"/proc/{hub.daemon.pid}/status").read_text()
-    return int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{what}:"))) * 1024
+    """Return a size of all processes in bytes (/proc/PID/status): VmRSS is the current one, VmHWM the peak.
+
+    What they share counts several times.
+    """
+    total = 0
+    for pid in (hub.daemon.pid, *processes_below(hub.daemon.pid)):
+        text = Path(f"/proc/{pid}/status").read_text()
+        total += int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{what}:"))) * 1024
+    return total
 
 
 def test_a_disconnected_client_ends_the_transfer(behind_a_door: tuple[Serving, Door]):

@@ -93,3 +93,11 @@ class Daemon:
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
+
+
+def processes_below(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have started."""
+    found: list[int] = []
+    for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(text), *processes_below(int(text))]
+    return found

@@ -101,10 +101,15 @@ def serving(
     *options: str | Path,
     env: Mapping[str, str] | None = None,
     descriptors: int | None = None,
+    workers: int = 1,
 ) -> Iterator[Serving]:
-    """Run `llmstack hub --from SOURCE` on a free port, with a hard limit on file descriptors."""
+    """Run `llmstack hub --from SOURCE` on a free port, with a hard limit on file descriptors.
+
+    One worker has one set of caches: tests can count its requests to the registry.
+    """
     limit = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"] if descriptors else []
     command = [*limit, sys.executable, "-m", "llmstack", "hub", "--from", source, "--listen", "127.0.0.1:0"]
+    command += ["--workers", str(workers)]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"hub-{uuid.uuid4().hex}.log"
     daemon = Daemon([*command, *map(str, options)], log, env={**os.environ, **(env or {})})

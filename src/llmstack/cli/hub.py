@@ -30,6 +30,10 @@ def hub(
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help="URL of the hub for clients, if a proxy changes it.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, help="Number of worker processes (default: one per core, at most 8)."),
+    ] = None,
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     quiet: QuietOption = False,
@@ -44,8 +48,9 @@ def hub(
         raise UsageError("--tls-cert and --tls-key must be used together")
     try:
         from llmstack.hub_server.public_url import PublicUrl
-        from llmstack.hub_server.repo_index import Refresher
+        from llmstack.hub_server.refresher import Refresher
         from llmstack.hub_server.server import CONNECTIONS, RETRY_POLICY, Listen, open_repo_index, serve
+        from llmstack.hub_server.supervisor import default_workers
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("llmstack"):
             raise
@@ -57,9 +62,10 @@ def hub(
     session = open_session(
         quiet=quiet, plain_http=plain_http, jobs=jobs, connections=CONNECTIONS, retry_policy=RETRY_POLICY
     )
+    workers = workers or default_workers()
     public_url = PublicUrl.parse(base_url, session.settings.hub_trusted_proxies)
     address = Listen(host, port, _token(token_file), tls_cert, tls_key, public_url)
-    repo_index = open_repo_index(source, session.namespace, session.registries, session.settings.jobs, _note)
+    repo_index = open_repo_index(source, session.namespace, session.registries, session.settings.jobs, _note, workers)
     refresher = Refresher(repo_index, session.settings.hub_refresh, _note)
     try:
         serve(repo_index, refresher, address, _no_line if quiet else _line, _note)

@@ -1,6 +1,7 @@
 """`llmstack hub`: carried images served as a Hugging Face Hub. Its web packages are the extra `hub`.
 
 server       socket, TLS and web server
+supervisor   the processes of several workers (process_link, index_change)
 application  one request: token, route, log line
 routes       the table of routes, with urls for their paths; the handlers are in hub_api, file_route and pages
 public_url   the URL that clients know, also behind proxies

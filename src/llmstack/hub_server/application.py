@@ -28,6 +28,7 @@ from llmstack.hub_server.error_answers import (
 )
 from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
+from llmstack.hub_server.metrics import Slot
 from llmstack.hub_server.pages import error_page
 from llmstack.hub_server.paths import QUERY_CHARACTERS, path_of, quoted_path
 from llmstack.hub_server.public_url import PublicUrl, prefix_of
@@ -66,7 +67,7 @@ class Application:
         sent = _Sent(send)
         began = time.monotonic()
         metrics = self._hub.metrics
-        metrics.open_requests += 1
+        metrics.add(Slot.OPEN_REQUESTS, 1)
         note = ""
         try:
             response = await self._respond(request)
@@ -79,7 +80,7 @@ class Application:
             note = " broken off: a bug in llmstack"
         finally:
             seconds = time.monotonic() - began
-            metrics.open_requests -= 1
+            metrics.add(Slot.OPEN_REQUESTS, -1)
             metrics.count(request.method, sent.status, sent.size, seconds)
             self._log(_line(request, sent, seconds) + printable(note))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from threading import BoundedSemaphore, Event
 
@@ -68,6 +68,16 @@ class FactsIndex:
         self._safetensors = Cache[Digest, dict[str, int] | None](_MAX_HEADERS, lambda _: 1)
         self._gguf = Cache[tuple[str, str], Gguf | None](_MAX_FACTS, lambda header: 256 + _template(header))
         self._readers = BoundedSemaphore(_READERS)
+
+    def known(self, repos: Iterable[Repo]) -> dict[Digest, Facts]:
+        """Return the facts that are in memory, for `add`."""
+        found = {repo.shown.digest: self._facts.peek(repo.shown.digest) for repo in repos}
+        return {digest: facts for digest, facts in found.items() if facts}
+
+    def add(self, facts: Mapping[Digest, Facts]) -> None:
+        """Add what another process has read."""
+        for digest, found in facts.items():
+            self._facts.put(digest, found)
 
     def facts(self, revision: Revision) -> Facts:
         """Return what the card and the config of a repo declare."""

@@ -16,7 +16,7 @@ from llmstack.hub_server.error_answers import AnswerError, entry_not_found, need
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable, read_file, read_range
 from llmstack.hub_server.paths import Target, flag
-from llmstack.hub_server.repos import Found
+from llmstack.hub_server.repos import Files, Found, Revision
 from llmstack.hub_server.streaming import StreamedResponse
 
 # huggingface_hub refuses to download more than this over HTTP if HEAD returns the length (MAX_HTTP_DOWNLOAD_SIZE).
@@ -40,7 +40,10 @@ _IMAGES = {
 
 async def get_file(hub: Hub, request: Request, target: Target) -> Response:
     """Answer a GET or HEAD of a file; raises AnswerError, and what reading the first bytes raises."""
-    found = await hub.threads.run(_find, hub, target)
+    # No thread is needed for what is in memory: changing threads takes longer than the answer.
+    found = _find_now(hub, target)
+    if found is None:
+        found = await hub.threads.run(_find, hub, target)
     response = await send_file(hub, request, found, file_headers(found, is_download=flag(request, "download")))
     if request.method == "HEAD" and found.file.size > MAX_HTTP_SIZE:
         del response.headers["Content-Length"]
@@ -60,7 +63,9 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
     if request.method == "HEAD" or start == stop:
         return Response(status_code=status, headers=headers)
     if size <= MAX_SMALL:
-        data = await hub.threads.read(hub.repo_index.read, found.revision, found.file.path, MAX_SMALL)
+        data = hub.repo_index.read_now(found.revision, found.file.path)
+        if data is None:
+            data = await hub.threads.read(hub.repo_index.read, found.revision, found.file.path, MAX_SMALL)
         if data is not None:
             return Response(data[start:stop], status, headers)
     # A range cannot be compared with the hash of the file.
@@ -107,9 +112,21 @@ async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
     return send_bytes(request, pointer, headers)
 
 
+def _find_now(hub: Hub, target: Target) -> Found | None:
+    """Return a file of a known revision whose file index is in memory."""
+    if hub.repo_index.refreshed is None:
+        return None
+    revision = hub.repo_index.known(target.repo_type or "model", target.repo_id, target.revision)
+    files = hub.repo_index.files_now(revision) if revision else None
+    return _found(revision, files, target) if revision and files else None
+
+
 def _find(hub: Hub, target: Target) -> Found:
     revision = hub.repo_index.revision(target.repo_type or "model", target.repo_id, target.revision)
-    files = hub.repo_index.files(revision)
+    return _found(revision, hub.repo_index.files(revision), target)
+
+
+def _found(revision: Revision, files: Files, target: Target) -> Found:
     file = files.files.get(target.path)
     if file is None and revision.needs_extract and not files.files:
         raise needs_extract(revision.repo_id, target.path, revision.image)

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from llmstack.hub_server.metrics import Metrics
+
 # The head of a request, in bytes: the path and all headers.
 MAX_HEAD = 32 * 1024
 _MAX_CONNECTIONS = 1000
+# A worker leaves a new connection to one that has fewer for this time, in seconds.
+_HEAD_START = 0.002
 # Descriptors for the registry, the layout and the process itself.
 _RESERVED = 160
 
@@ -35,6 +41,10 @@ class Limits:
     connections: int
     request: float = 30.0
     stall: float = 120.0
+
+    def shared(self, workers: int) -> Limits:
+        """Return the limits of one of several workers."""
+        return replace(self, connections=math.ceil(self.connections / workers))
 
 
 def process_limits() -> Limits:
@@ -52,50 +62,85 @@ def process_limits() -> Limits:
 
 
 class LimitedServer(uvicorn.Server):
-    """A uvicorn server for one listening socket. At the connection limit, it closes the oldest idle connection."""
+    """A uvicorn server for one listening socket, which other workers may have, too.
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits) -> None:
+    At the connection limit, it closes the oldest idle connection.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, limits: Limits, metrics: Metrics) -> None:
         # Used when no connection is idle: the answer is 503.
         config.limit_concurrency = limits.connections + 1
         super().__init__(config)
         self._listening = listening
         self._limits = limits
+        self._metrics = metrics
         self._connections: dict[_Connection, None] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._paused: asyncio.TimerHandle | None = None
+        self._enforcing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
         await super().startup(sockets or [])
         self._listening.setblocking(False)
-        self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._enforce_times())]
+        self._listen()
+        self._enforcing = asyncio.create_task(self._enforce_times())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop to accept connections, and wait for the requests in progress."""
-        for task in self._tasks:
-            task.cancel()
+        asyncio.get_running_loop().remove_reader(self._listening)
+        for pending in (self._paused, self._enforcing):
+            if pending:
+                pending.cancel()
         self._listening.close()
         await super().shutdown(sockets)
 
     def forget(self, connection: _Connection) -> None:
         """Count a connection no more."""
         self._connections.pop(connection, None)
+        self._metrics.set_load(len(self._connections))
 
-    async def _accept(self) -> None:
+    def _listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, _ = await loop.sock_accept(self._listening)
-            except OSError:
-                # No descriptor is free, or the client has disconnected.
-                await asyncio.sleep(0.1)
-                continue
-            if len(self._connections) >= self._limits.connections:
-                idle = (connection for connection in self._connections if connection.is_idle)
-                if oldest := min(idle, key=lambda connection: connection.since, default=None):
-                    self._close(oldest)
-            connection = _Connection(self, loop)
-            self._connections[connection] = None
-            connection.opening = loop.create_task(self._open(connection, accepted))
+        loop.remove_reader(self._listening)
+        self._paused = loop.call_later(seconds, then)
+
+    def _accept(self) -> None:
+        """Accept a client, at once if no other worker should rather do it."""
+        is_full = len(self._connections) >= self._limits.connections
+        if self._metrics.has_lowest_load() and not (is_full and self._metrics.workers > 1):
+            self._accept_now()
+        else:
+            self._pause(_HEAD_START, self._accept_late)
+
+    def _accept_late(self) -> None:
+        self._listen()
+        self._accept_now()
+
+    def _accept_now(self) -> None:
+        try:
+            accepted, _ = self._listening.accept()
+        except BlockingIOError:
+            # Another worker has accepted it.
+            return
+        except OSError:
+            # No descriptor is free, or the client has disconnected.
+            self._pause(0.1, self._listen)
+            return
+        accepted.setblocking(False)
+        if len(self._connections) >= self._limits.connections and (oldest := self._oldest_idle()):
+            self._close(oldest)
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self, loop)
+        self._connections[connection] = None
+        self._metrics.set_load(len(self._connections))
+        connection.opening = loop.create_task(self._open(connection, accepted))
+
+    def _oldest_idle(self) -> _Connection | None:
+        idle = (connection for connection in self._connections if connection.is_idle)
+        return min(idle, key=lambda connection: connection.since, default=None)
 
     async def _open(self, connection: _Connection, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -30,7 +30,8 @@ _MAX_RENDERED = 16 * 1024 * 1024
 class Forms:
     """The bodies of POST requests, with a limit on their memory; used by the event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._size = 0
 
     @asynccontextmanager
@@ -46,8 +47,8 @@ class Forms:
                 self._size += len(chunk)
                 if len(body) > MAX_FORM:
                     raise AnswerError(413, "TooLarge", f"the form is larger than {MAX_FORM} bytes")
-                if self._size > _MAX_FORMS:
-                    raise UnavailableError(f"the forms of all clients are larger than {_MAX_FORMS} bytes")
+                if self._size > self._limit:
+                    raise UnavailableError(f"the forms of all clients are larger than {self._limit} bytes")
             yield bytes(body)
         finally:
             self._size -= len(body)
@@ -58,14 +59,17 @@ class Hub:
     """The state of a running hub. `rendered` caches READMEs as HTML by image and URL."""
 
     repo_index: RepoIndex
+    metrics: Metrics
     threads: Threads
-    metrics: Metrics = field(default_factory=Metrics)
-    forms: Forms = field(default_factory=Forms)
-    rendered: Cache[tuple[Digest, str], str] = field(default_factory=lambda: Cache(_MAX_RENDERED, len))
+    forms: Forms = field(init=False)
+    rendered: Cache[tuple[Digest, str], str] = field(init=False)
     facts: FactsIndex = field(init=False)
     artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
+        share = self.repo_index.share
+        object.__setattr__(self, "forms", Forms(_MAX_FORMS // share))
+        object.__setattr__(self, "rendered", Cache[tuple[Digest, str], str](_MAX_RENDERED // share, len))
         object.__setattr__(self, "facts", FactsIndex(self.repo_index))
         object.__setattr__(self, "artifacts", Artifacts(self.repo_index, self.facts))
 

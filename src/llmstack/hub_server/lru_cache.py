@@ -41,8 +41,16 @@ class Cache(Generic[K, V]):
                 with self._lock:
                     self._loading.pop(key, None)
 
+    def find(self, key: K) -> V | None:
+        """Return the value of a key, which counts as a use; None on a miss."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
     def peek(self, key: K) -> V | None:
-        """Return the value of a key, None on a miss."""
+        """Return the value of a key, which does not count as a use; None on a miss."""
         with self._lock:
             return self._values.get(key)
 

@@ -18,7 +18,6 @@ from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.error_answers import (
-    RETRY_AFTER,
     AnswerError,
     MovedError,
     ambiguous_repo,
@@ -26,6 +25,7 @@ from llmstack.hub_server.error_answers import (
     revision_not_found,
 )
 from llmstack.hub_server.image_files import open_files, open_revision, read_file
+from llmstack.hub_server.index_change import Change, pack, unpack
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.repos import Files, Repo, Revision, make_repo
 from llmstack.net.parallel import run_all
@@ -56,19 +56,29 @@ class _Seen:
 
 
 class RepoIndex:
-    """The repos of `name`, a namespace or a layout; thread-safe. `note` gets a message per image that is left out."""
+    """The repos of `name`, a namespace or a layout; thread-safe.
 
-    def __init__(self, name: str, sources: Sequence[ImageReader], jobs: int, note: Callable[[str], None]) -> None:
+    `note` gets a message per image that is left out. `share` is the number of processes that share the memory limits.
+    """
+
+    def __init__(
+        self, name: str, sources: Sequence[ImageReader], jobs: int, note: Callable[[str], None], share: int = 1
+    ) -> None:
         self.name = name
+        self.share = share
         self._sources = sources
         self._jobs = jobs
         self._note = note
-        self._files = Cache[Digest, Files](_MAX_FILES, lambda files: len(files.files))
-        self._small = Cache[tuple[Digest, str], bytes](_MAX_SMALL, len)
+        self._files = Cache[Digest, Files](_MAX_FILES // share, lambda files: len(files.files))
+        self._small = Cache[tuple[Digest, str], bytes](_MAX_SMALL // share, len)
         self._lock = threading.Lock()
         self._lookup = BoundedLock(_LONGEST_WAIT)
         self._misses: dict[tuple[RepoType, str, str], float] = {}
         self._seen: dict[tuple[int, str], _Seen] = {}
+        # What has changed since the listeners were told; they are told in order.
+        self._changed: set[tuple[int, str]] = set()
+        self._telling = threading.Lock()
+        self._listeners: list[Callable[[Change], None]] = []
         self._former: OrderedDict[tuple[RepoType, str, str], Revision] = OrderedDict()
         self._repos: Mapping[Key, Repo] = {}
         # The IDs of repos by their ID in lower case, and by the current one of renamed repos.
@@ -121,16 +131,16 @@ class RepoIndex:
 
         Raises AnswerError (RevisionNotFound), and what `find` raises.
         """
-        if found := self._known(repo_type, repo_id, name):
+        if found := self.known(repo_type, repo_id, name):
             return found
         if short := next((name.removeprefix(start) for start in _REFS if name.startswith(start)), ""):
             name = short
-            if found := self._known(repo_type, repo_id, name):
+            if found := self.known(repo_type, repo_id, name):
                 return found
         if self.refreshed is not None:
             self._look_up(repo_type, repo_id, name)
         repo = self.find(repo_type, repo_id)
-        if found := self._known(repo_type, repo_id, name):
+        if found := self.known(repo_type, repo_id, name):
             return found
         raise revision_not_found(repo_id, name, [revision.name for revision in repo.revisions])
 
@@ -143,6 +153,14 @@ class RepoIndex:
     def files(self, revision: Revision) -> Files:
         """Return the files of a revision; raises what opening its image raises."""
         return self._files.get(revision.digest, lambda: open_files(revision))
+
+    def files_now(self, revision: Revision) -> Files | None:
+        """Return the files of a revision if they are in memory."""
+        return self._files.find(revision.digest)
+
+    def read_now(self, revision: Revision, path: str) -> bytes | None:
+        """Return a small file if it is in memory."""
+        return self._small.find((revision.digest, path))
 
     def read(self, revision: Revision, path: str, limit: int) -> bytes | None:
         """Return a small file from the cache or the registry; None if it is missing or larger than `limit` bytes.
@@ -185,15 +203,16 @@ class RepoIndex:
         with self._lock:
             for key in known - present:
                 self._retire(self._seen.pop(key))
-        self._publish()
-        self.refreshed = time.time()
+                self._changed.add(key)
+        self._publish(time.time())
         if failed:
             raise failed[0]
 
-    def _known(self, repo_type: RepoType, repo_id: str, name: str) -> Revision | None:
+    def known(self, repo_type: RepoType, repo_id: str, name: str) -> Revision | None:
+        """Return a revision by its name or its commit, without looking it up; None for an unknown one."""
         repo = self._repos.get((repo_type, repo_id))
         found = (repo and repo.revision(name)) or self._former.get((repo_type, repo_id, name))
-        return self._known(repo_type, repo_id, DEFAULT_REVISION) if not found and name == "HEAD" else found
+        return self.known(repo_type, repo_id, DEFAULT_REVISION) if not found and name == "HEAD" else found
 
     def _look_up(self, repo_type: RepoType, repo_id: str, name: str) -> None:
         """Look for a repo that was carried after the last refresh, at most once per name in _MISS_SECONDS.
@@ -252,6 +271,7 @@ class RepoIndex:
         with self._lock:
             self._retire(self._seen.get((number, tag)))
             self._seen[number, tag] = _Seen(digest, revision)
+            self._changed.add((number, tag))
         return None
 
     def _retire(self, seen: _Seen | None) -> None:
@@ -260,7 +280,70 @@ class RepoIndex:
             while len(self._former) > _MAX_FORMER:
                 self._former.popitem(last=False)
 
-    def _publish(self) -> None:
+    def subscribe(self, listener: Callable[[Change], None], *, snapshot: bool) -> None:
+        """Call `listener` with each change that is found here, in order, until it raises OSError.
+
+        With `snapshot`, it first gets all tags.
+        """
+        with self._telling:
+            if snapshot:
+                listener(self._change(self._seen, (), complete=True))
+            self._listeners.append(listener)
+
+    def apply(self, change: Change, *, forward: bool = False) -> None:
+        """Apply a change of another process's index, and tell the listeners if they need to know."""
+        with self._telling:
+            self._apply(change)
+            if forward:
+                self._tell(change)
+
+    def _apply(self, change: Change) -> None:
+        with self._lock:
+            for key, (digest, packed) in change.seen.items():
+                if not self._knows(*key, digest):
+                    self._retire(self._seen.get(key))
+                    self._seen[key] = _Seen(digest, unpack(packed, self._sources[key[0]].reader) if packed else None)
+            lacks = self._seen.keys() - change.seen.keys() if change.complete and change.refreshed else ()
+            for key in {*change.gone, *lacks}:
+                self._retire(self._seen.pop(key, None))
+            for number, packed in change.former:
+                former = unpack(packed, self._sources[number].reader)
+                self._retire(_Seen(former.digest, former))
+        self._show(change.refreshed)
+
+    def _publish(self, refreshed: float | None = None) -> None:
+        """Show what has been read, and tell the listeners."""
+        with self._telling:
+            is_first = self.refreshed is None and refreshed is not None
+            with self._lock:
+                keys, self._changed = self._changed, set()
+                new = {key: self._seen[key] for key in keys if key in self._seen}
+            self._show(refreshed)
+            if self._listeners:
+                seen = self._seen if is_first else new
+                change = self._change(seen, keys - self._seen.keys(), complete=is_first)
+                self._tell(change)
+
+    def _tell(self, change: Change) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(change)
+            except OSError:
+                # Its process has ended.
+                self._listeners.remove(listener)
+
+    def _change(
+        self, seen: Mapping[tuple[int, str], _Seen], gone: Collection[tuple[int, str]], *, complete: bool
+    ) -> Change:
+        with self._lock:
+            packed = {key: (item.digest, pack(item.revision) if item.revision else None) for key, item in seen.items()}
+            former = [(self._number_of(item), pack(item)) for item in self._former.values()] if complete else []
+        return Change(packed, gone, former, self.refreshed, complete)
+
+    def _number_of(self, revision: Revision) -> int:
+        return next(number for number, source in enumerate(self._sources) if source.reader is revision.reader)
+
+    def _show(self, refreshed: float | None) -> None:
         with self._lock:
             revisions: dict[Key, list[Revision]] = defaultdict(list)
             for seen in self._seen.values():
@@ -275,6 +358,7 @@ class RepoIndex:
             # A repo that was carried under the ID comes before one that has it on the Hub today.
             self._ids = {**renamed, **ids}
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
+            self.refreshed = refreshed or self.refreshed
 
 
 class BoundedLock:
@@ -314,68 +398,3 @@ def _possible_tags(repo_id: str, name: str) -> list[str]:
             # Too long for a tag: it cannot have been carried.
             continue
     return list(dict.fromkeys(tags))
-
-
-# The hub starts to listen after this time, in seconds, even if the first refresh has not ended: it then answers 503.
-LONGEST_START = 5.0
-
-
-class Refresher:
-    """Refreshes the index every `interval` seconds, sooner after a failure, until it is closed.
-
-    `note` gets a message when refreshing starts to fail, and when it works again.
-    """
-
-    def __init__(self, repo_index: RepoIndex, interval: float, note: Callable[[str], None]) -> None:
-        self._repo_index = repo_index
-        self._interval = interval
-        self._note = note
-        self._then: Callable[[], None] = lambda: None
-        self._error: LlmstackError | None = None
-        self._tried = threading.Event()
-        self._started = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="refresh", daemon=True)
-
-    def start(self, then: Callable[[], None]) -> None:
-        """Start the thread and wait for the first refresh, at most LONGEST_START seconds; call `then` after each one.
-
-        Raises the error of that refresh if the user must fix it, and not if the registry is unavailable.
-        """
-        self._then = then
-        self._thread.start()
-        self._tried.wait(LONGEST_START)
-        if self._error and not isinstance(self._error, UnavailableError):
-            raise self._error
-        self._started = True
-
-    def close(self) -> None:
-        """Stop, without waiting for a refresh in progress."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        while True:
-            for do in (self._refresh, self._tried.set, self._then):
-                try:
-                    do()
-                except Exception:
-                    # A bug must not end the thread.
-                    write_traceback(sys.stderr)
-            if self._stop.wait(min(RETRY_AFTER, self._interval) if self._error else self._interval):
-                return
-
-    def _refresh(self) -> None:
-        before, self._error = self._error, self._listed()
-        if before and not self._error:
-            self._note(f"{self._repo_index.name}: listing works again")
-        # `start` raises the others.
-        is_news = self._started or isinstance(self._error, UnavailableError)
-        if self._error and not before and is_news and not self._stop.is_set():
-            self._note(f"{self._repo_index.name}: listing failed: {self._error}; retrying, the known repos stay")
-
-    def _listed(self) -> LlmstackError | None:
-        try:
-            self._repo_index.refresh()
-        except LlmstackError as error:
-            return error
-        return None

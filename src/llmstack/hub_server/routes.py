@@ -39,7 +39,7 @@ async def get_healthz(hub: Hub, _request: Request, _target: Target) -> Response:
 async def get_metrics(hub: Hub, _request: Request, _target: Target) -> Response:
     """Answer with the metrics."""
     index = hub.repo_index
-    body = hub.metrics.text(repos=index.count, reads=hub.threads.reads, refreshed=index.refreshed)
+    body = hub.metrics.text(repos=index.count, refreshed=index.refreshed)
     return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
 

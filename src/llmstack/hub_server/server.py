@@ -18,9 +18,12 @@ from llmstack.hf.snapshot import REPO_TYPES
 from llmstack.hub_server.application import Application
 from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, process_limits
 from llmstack.hub_server.hub_state import Hub
+from llmstack.hub_server.metrics import Metrics
 from llmstack.hub_server.public_url import PublicUrl
-from llmstack.hub_server.repo_index import Refresher, RepoIndex
+from llmstack.hub_server.refresher import Refresher
+from llmstack.hub_server.repo_index import RepoIndex
 from llmstack.hub_server.streaming import Threads
+from llmstack.hub_server.supervisor import Supervisor
 from llmstack.net import RetryPolicy
 from llmstack.oci.repository import Registries
 
@@ -46,13 +49,21 @@ class Listen:
 
 
 def open_repo_index(
-    source: str | None, namespace: Namespace, registries: Registries, jobs: int, note: Callable[[str], None]
+    source: str | None,
+    namespace: Namespace,
+    registries: Registries,
+    jobs: int,
+    note: Callable[[str], None],
+    workers: int = 1,
 ) -> RepoIndex:
-    """Return the index of `source` (`--from`; None: `namespace`), not read yet; raises UsageError."""
+    """Return the index of `source` (`--from`; None: `namespace`), not read yet; raises UsageError.
+
+    Its limits of memory are divided by `workers`.
+    """
     parsed = namespace if source is None else parse_source(source)
     if not isinstance(parsed, Namespace | LayoutLocation):
         raise UsageError(f"--from {source}: a hub serves a namespace or an OCI layout", hint="as in oci:./carried")
-    return RepoIndex(source or str(namespace), open_readers(parsed, REPO_TYPES, registries), jobs, note)
+    return RepoIndex(source or str(namespace), open_readers(parsed, REPO_TYPES, registries), jobs, note, workers)
 
 
 def serve(
@@ -60,10 +71,12 @@ def serve(
 ) -> None:
     """Serve the repos until a signal comes; transfers in progress get a grace period.
 
-    While the registry is unavailable, the answer is 503. Raises UsageError for an invalid certificate,
-    NotAuthorizedError, UnavailableError if the address cannot be used, and what the signal's handler raises.
+    An index that is shared by several workers is served by as many processes, and refreshed by another one. While the
+    registry is unavailable, the answer is 503. Raises UsageError for an invalid certificate, NotAuthorizedError,
+    UnavailableError if the address cannot be used, and what the signal's handler raises.
     """
-    hub = Hub(repo_index, threads := Threads())
+    metrics = Metrics(repo_index.share)
+    hub = Hub(repo_index, metrics, threads := Threads(metrics))
     config = uvicorn.Config(
         Application(hub, log, listen.public_url, listen.token),
         loop="uvloop",
@@ -80,14 +93,27 @@ def serve(
         ssl_keyfile=listen.tls_key,
     )
     _load(config, listen)
+    limits = process_limits().shared(metrics.workers)
     with _bind(listen) as bound:
-        refresher.start(hub.facts.read_all)
-        note(f"serving {repo_index.name} at {_url(listen, bound)}")
-        try:
-            LimitedServer(config, bound, process_limits()).run()
-        finally:
-            refresher.close()
-            threads.close()
+        server = LimitedServer(config, bound, limits, metrics)
+        serving = f"serving {repo_index.name} at {_url(listen, bound)}"
+        if metrics.workers > 1:
+            supervisor = Supervisor(hub, refresher, server.run, note, GRACE)
+            try:
+                supervisor.start()
+                note(serving)
+                supervisor.watch()
+            finally:
+                bound.close()
+                supervisor.stop()
+        else:
+            refresher.start(hub.facts.read_all)
+            note(serving)
+            try:
+                server.run()
+            finally:
+                refresher.close()
+                threads.close()
 
 
 def _load(config: uvicorn.Config, listen: Listen) -> None:

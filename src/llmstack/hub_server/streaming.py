@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llmstack.hub_server.metrics import Metrics, Slot
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,12 +23,12 @@ _LOOKUPS = 16
 
 
 class Threads:
-    """The two thread pools; `reads` is the number of open transfers."""
+    """The two thread pools; open transfers are counted in `metrics`."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
         self._readers = ThreadPoolExecutor(_READERS, "read")
         self._lookups = ThreadPoolExecutor(_LOOKUPS, "lookup")
-        self.reads = 0
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function that reads little, in a thread."""
@@ -36,11 +38,11 @@ class Threads:
     async def read(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function that may wait for the registry, in a thread."""
         loop = asyncio.get_running_loop()
-        self.reads += 1
+        self.metrics.add(Slot.OPEN_READS, 1)
         try:
             return await loop.run_in_executor(self._readers, partial(function, *args, **kwargs))
         finally:
-            self.reads -= 1
+            self.metrics.add(Slot.OPEN_READS, -1)
 
     async def open(self, chunks: Generator[bytes, None, None]) -> Transfer:
         """Start a transfer and wait for its first chunk; raises what the generator raises."""
@@ -70,7 +72,7 @@ class Transfer:
         self._chunks = chunks
         self._first: bytes | None = None
         self._closed = False
-        threads.reads += 1
+        threads.metrics.add(Slot.OPEN_READS, 1)
         self._ahead = self._submit()
 
     async def begin(self) -> None:
@@ -93,7 +95,7 @@ class Transfer:
         if self._closed:
             return
         self._closed = True
-        self._threads.reads -= 1
+        self._threads.metrics.add(Slot.OPEN_READS, -1)
         self._ahead.cancel()
         self._ahead.add_done_callback(self._end)
 

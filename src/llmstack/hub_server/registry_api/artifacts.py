@@ -54,7 +54,9 @@ class Artifacts:
     def __init__(self, repo_index: RepoIndex, facts_index: FactsIndex) -> None:
         self._index = repo_index
         self._reader = FactsReader(repo_index, facts_index)
-        self._made = Cache[tuple[Digest, Kind], Artifact](_MAX_ARTIFACTS, lambda artifact: artifact.size)
+        self._made = Cache[tuple[Digest, Kind], Artifact](
+            _MAX_ARTIFACTS // repo_index.share, lambda artifact: artifact.size
+        )
         self._hashed = Cache[Digest, list[str]](_MAX_HASHED, len)
         self._known = Cache[Digest, _Known](_MAX_MODELS, lambda known: 1 + len(known.models))
 
