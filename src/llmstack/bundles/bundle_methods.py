@@ -49,16 +49,22 @@ class BundleMethods:
         missing: str | Path | None = None,
         prune: bool = False,
         from_hub: bool = False,
+        with_llmstack: bool = False,
+        pythons: Sequence[str] = (),
+        platforms: Sequence[str] = (),
         jobs: int | None = None,
         dry_run: bool = False,
     ) -> SaveResult:
         """Save images (`REPO_ID[@REVISION]`, `NAME:TAG`) of a namespace into a bundle; all of them if none is named.
 
-        With `from_hub`, the images are repos of the Hugging Face Hub. A run that is interrupted is resumed by the same
-        call.
+        With `from_hub`, the images are repos of the Hugging Face Hub. With `with_llmstack`, the directory `llmstack`
+        in the bundle's has llmstack and its dependencies, for these Python versions and platform tags (default: those
+        of this Python). A run that is interrupted is resumed by the same call.
         """
+        from llmstack.bundles.installer import write_installer
         from llmstack.bundles.save import SaveOptions, SaveRequest, save
         from llmstack.errors import UsageError
+        from llmstack.image_builds.build_environment import BuildEnvironment
 
         options = SaveOptions(
             destination=Path(destination),
@@ -70,6 +76,8 @@ class BundleMethods:
             prune=prune,
             dry_run=dry_run,
         )
+        if (pythons or platforms) and not with_llmstack:
+            raise UsageError("--python and --platform require --with-llmstack")
         repos: tuple[str, ...] = ()
         with contextlib.ExitStack() as stack:
             if from_hub:
@@ -79,7 +87,11 @@ class BundleMethods:
                 images, source = (), stack.enter_context(self._ferried(repos, options.destination, repo_type, jobs))
             request = SaveRequest(self._images(images, source, repo_type), _path(missing), repos)
             self.client.cancel.clear()
-            return save(request, options, self.registries, self.client.cancel, self.reporter)
+            result = save(request, options, self.registries, self.client.cancel, self.reporter)
+        if with_llmstack and not dry_run:
+            environment = BuildEnvironment.from_settings(self.settings)
+            write_installer(options.destination, tuple(pythons), tuple(platforms), environment, self.reporter)
+        return result
 
     def load(
         self,

@@ -54,6 +54,16 @@ def save(
     from_hub: Annotated[
         bool, typer.Option("--from-hub", help="The repos are on the Hugging Face Hub, in no registry yet.")
     ] = False,
+    with_llmstack: Annotated[
+        bool, typer.Option("--with-llmstack", help="Add llmstack and its dependencies, for a host without a network.")
+    ] = False,
+    python: Annotated[
+        list[str], typer.Option("--python", metavar="3.N", help="Python version of that host. Repeatable.")
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    platform: Annotated[
+        list[str],
+        typer.Option("--platform", metavar="TAG", help="Its platform, such as manylinux_2_28_x86_64. Repeatable."),
+    ] = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     jobs: JobsOption = None,
     dry_run: DryRunOption = False,
     plain_http: PlainHttpOption = False,
@@ -89,6 +99,9 @@ def save(
             missing=missing,
             prune=prune,
             from_hub=from_hub,
+            with_llmstack=with_llmstack,
+            pythons=python,
+            platforms=platform,
             dry_run=dry_run,
         )
     print_saved(result, as_json=as_json, quiet=quiet)

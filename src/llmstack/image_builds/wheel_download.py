@@ -66,21 +66,22 @@ class WheelRequest:
 
 
 def download_wheels(
-    request: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter
+    request: WheelRequest, environment: BuildEnvironment, folder: Path, reporter: Reporter, what: str = "pip-offline"
 ) -> list[Path]:
     """Download the wheels of all requirements and their dependencies into `folder`; return their sorted paths.
 
-    The build settings take precedence over pip's configuration. Raises LlmstackError with pip's last lines.
+    The build settings take precedence over pip's configuration. `what` needs the wheels, for messages. Raises
+    LlmstackError with pip's last lines.
     """
     if not request.requirements:
         return []
     for python in request.pythons or ("",):
         for platform in request.platforms or ("",):
             target = " ".join(filter(None, (python and f"Python {python}", platform))) or "this machine"
-            reporter.note(f"pip-offline: downloading wheels for {target}")
+            reporter.note(f"{what}: downloading wheels for {target}")
             arguments = ["download", "--only-binary=:all:", *selection(python, platform), f"--dest={folder}"]
             arguments += (f"--requirement={path}" for path in request.requirements)
-            run_pip(arguments, environment, target, reporter, target_markers(python, platform))
+            run_pip(arguments, environment, target, reporter, target_markers(python, platform), what=what)
     return sorted(folder.glob("*.whl"))
 
 
@@ -136,14 +137,16 @@ def run_pip(
     target: str,
     reporter: Reporter,
     markers: Mapping[str, str] | None = None,
+    *,
+    what: str = "pip-offline",
 ) -> None:
     """Run pip with the build settings; with `markers`, it resolves dependencies for the target that has them.
 
-    `target` is for messages. Raises UnavailableError without pip, LlmstackError with pip's last lines.
+    `target` and `what` are for messages. Raises UnavailableError without pip, LlmstackError with pip's last lines.
     """
     if importlib.util.find_spec("pip") is None:
         raise UnavailableError(
-            "pip-offline: cannot download wheels: this Python has no pip", hint=f"run {sys.executable} -m ensurepip"
+            f"{what}: cannot download wheels: this Python has no pip", hint=f"run {sys.executable} -m ensurepip"
         )
     pip = ["-m", "pip"] if markers is None else ["-c", _PIP, json.dumps(markers)]
     command = [sys.executable, "-P", *pip, arguments[0]]
@@ -163,11 +166,11 @@ def run_pip(
         for line in process.stdout or ():
             last.append(line.rstrip())
             if line.startswith(("Saved ", "  Downloading ")):
-                reporter.note(f"pip-offline: {line.strip()}")
+                reporter.note(f"{what}: {line.strip()}")
     if process.returncode:
         lines = "".join(f"\n  {line}" for line in last)
         raise LlmstackError(
-            f"pip-offline: downloading wheels for {target} failed: pip exit code {process.returncode}{lines}",
+            f"{what}: downloading wheels for {target} failed: pip exit code {process.returncode}{lines}",
             hint="if a package has no wheel for that target, remove it, or build its wheel and add --find-links",
         )
 
