@@ -6,8 +6,12 @@ import html
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -16,6 +20,7 @@ from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.pages import repo_list
 from llmstack.hub_server.pages.page_routes import TEXTS, choose_language
 from llmstack.hub_server.pages.repo_page import ENTRIES
+from llmstack.hub_server.repo_facts import Facts, facts_of
 from llmstack.hub_server.repos import Repo, Revision, make_repo
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
@@ -46,7 +51,75 @@ REPOS = [
 
 
 def shown(default: RepoType | None = None, **query: str) -> list[str]:
-    return [repo.repo_id for repo in repo_list.values(REPOS, default, "", query)["repos"]]
+    return [row.repo.repo_id for row in listed(REPOS, default, "", query)["rows"]]
+
+
+def listed(
+    repos: list[Repo],
+    default: RepoType | None = None,
+    author: str = "",
+    query: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return a list whose facts are not in memory."""
+    return repo_list.values(repos, default, author, query, lambda _: None)
+
+
+# Three models and a dataset; of the last model, nothing is known yet.
+CARDS: Mapping[str, dict[str, Any]] = {
+    "a/chat": {"pipeline_tag": "text-generation", "library_name": "transformers", "language": ["en", False]},
+    "a/plain": {"license": ["mit", "Apache-2.0"], "tags": ["Chat"]},
+    "b/new": {},
+    "b/set": {"task_categories": ["text-generation"], "language": "en"},
+}
+FILTERED = [
+    repo("model", "a/chat", 3 * 1000**3),
+    repo("model", "a/plain", 5),
+    repo("model", "b/new", 10**12),
+    repo("dataset", "b/set", 10**9),
+]
+
+
+def facts_in_memory(revision: Revision) -> Facts | None:
+    if revision.repo_id == "b/new":
+        return None
+    return facts_of(revision.repo_type, CARDS[revision.repo_id], {}, (), "mit")
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "hidden"),
+    [
+        ({}, "a/chat a/plain b/new b/set", {}),
+        ({"task": "text-generation"}, "a/chat b/set", {"task": 2}),
+        ({"task": "-"}, "a/plain b/new", {}),
+        ({"task": "text-generation", "type": "model"}, "a/chat", {"task": 2}),
+        ({"task": "text-generation", "language": "no"}, "a/chat", {}),
+        ({"license": "Apache-2.0"}, "a/plain", {}),
+        ({"license": "mit", "library": "transformers"}, "a/chat", {"library": 3}),
+        ({"size": "1GB"}, "a/plain b/set", {}),
+        ({"size": "more"}, "b/new", {}),
+        ({"search": "chat"}, "a/chat a/plain", {}),
+        ({"search": "TEXT-generation"}, "a/chat b/set", {}),
+        ({"task": "none"}, "", {"task": 2}),
+    ],
+)
+def test_filters_do_not_hide_what_is_unknown(query: dict[str, str], found: str, hidden: dict[str, int]):
+    values = repo_list.values(FILTERED, None, "", query, facts_in_memory)
+    assert [row.repo.repo_id for row in values["rows"]] == found.split()
+    assert {name: count for name, count, _ in values["hidden"]} == hidden
+    for name, count, url in values["hidden"]:
+        fields = dict(parse_qsl(url.removeprefix("?")))
+        assert fields[name] == "-"
+        assert repo_list.values(FILTERED, None, "", fields, facts_in_memory)["count"] == count
+
+
+def test_a_filter_counts_what_each_value_shows():
+    for chosen in ({}, {"language": "en"}, {"task": "-", "size": "1GB"}):
+        options = repo_list.values(FILTERED, None, "", chosen, facts_in_memory)["options"]
+        assert list(options) == ["task", "library", "license", "language", "size"]
+        for name, found in options.items():
+            for value, count in found:
+                query = {**chosen, name: value}
+                assert repo_list.values(FILTERED, None, "", query, facts_in_memory)["count"] == count, query
 
 
 def test_search_and_sort():
@@ -64,17 +137,14 @@ def test_search_and_sort():
 def test_the_page_of_an_owner_has_renamed_repos():
     renamed = make_repo("model", "old/name", [replace(repo("model", "old/name", 1).shown, renamed_to="New/Name")])
     for owner in ("new", "old"):
-        assert repo_list.values([*REPOS, renamed], None, owner, {})["repos"] == [renamed]
+        assert [row.repo for row in listed([*REPOS, renamed], author=owner)["rows"]] == [renamed]
 
 
 def test_pages_of_the_repo_list():
-    first, second = (
-        repo_list.values(REPOS, None, "", {"sort": "newest"}),
-        repo_list.values(REPOS, None, "", {"page": "2"}),
-    )
-    assert (first["count"], first["last"], len(first["repos"])) == (102, 2, 100)
+    first, second = (listed(REPOS, query={"sort": "newest"}), listed(REPOS, query={"page": "2"}))
+    assert (first["count"], first["last"], len(first["rows"])) == (102, 2, 100)
     assert (first["previous_url"], first["next_url"]) == (None, "?search=&type=all&sort=newest&page=2")
-    assert (second["next_url"], len(second["repos"])) == (None, 2)
+    assert (second["next_url"], len(second["rows"])) == (None, 2)
     assert not set(shown()) & set(shown(page="2"))
     assert shown(page="99") == shown(page="2")
     assert shown(page="-1") == shown(page="x") == shown()
@@ -103,7 +173,7 @@ def test_every_language_has_every_text():
         assert texts.keys() == TEXTS["en"].keys()
         assert used <= texts.keys()
         for key, text in texts.items():
-            assert re.findall(r"{\w+}", text) == re.findall(r"{\w+}", TEXTS["en"][key])
+            assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", TEXTS["en"][key]))
 
 
 def test_a_repo_page_has_facts_snippets_and_readme(served_registry: Serving):

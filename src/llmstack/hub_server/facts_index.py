@@ -90,6 +90,10 @@ class FactsIndex:
         except LlmstackError:
             return _nothing(revision)
 
+    def in_memory(self, revision: Revision) -> Facts | None:
+        """Return the facts; None for those that were not read yet."""
+        return self._facts.peek(revision.digest)
+
     def listed(self, revision: Revision) -> Facts:
         """Return the facts for a list. An image without a file index declares nothing: its layers would be read."""
         return self.facts(revision) if revision.files is not None else _nothing(revision)

@@ -185,6 +185,11 @@ def facts_of(
     return Facts(card, config, _limited(tags), task, library)
 
 
+def declared_values(card: Json, name: str) -> list[str]:
+    """Return the values of a field of a card that is a string or a list."""
+    return _strings(card.get(name))
+
+
 def base_models(card: Json) -> list[str]:
     """Return the IDs of the models that a model was made from."""
     return _strings(card.get("base_model"))

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.pages import repo_list, repo_page
+from llmstack.hub_server.pages.repo_filters import SIZES
 from llmstack.hub_server.paths import Target, file_url, folder_url, path_of, repo_url
 from llmstack.hub_server.public_url import prefix_of
 from llmstack.hub_server.repo_lists import matching
@@ -59,6 +60,7 @@ _JINJA.globals |= {
     "folder_url": folder_url,
     "repo_url": repo_url,
 }
+_JINJA.globals["sizes"] = SIZES
 _JINJA.filters["size"] = human_size
 
 
@@ -71,7 +73,8 @@ def _repo_list(hub: Hub, request: Request, target: Target, author: str) -> Respo
     # `/OWNER` is a path of models, and lists the owner's datasets, too.
     names_type = path_of(request).startswith(("/models/", "/datasets/"))
     repo_type = None if target.repo_id and not names_type else target.repo_type
-    values = repo_list.values(hub.repo_index.repos(), repo_type, author, request.query_params)
+    repos = hub.repo_index.repos()
+    values = repo_list.values(repos, repo_type, author, request.query_params, hub.facts.in_memory)
     return _page(request, "repo_list.html", {**values, "source": hub.repo_index.name})
 
 

@@ -7,58 +7,78 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.pages.repo_filters import FILTERS, UNKNOWN, Row, filtered
+from llmstack.hub_server.repo_facts import Facts
 from llmstack.hub_server.repo_info import hub_date
 from llmstack.hub_server.repo_lists import matching
-from llmstack.hub_server.repos import Repo
+from llmstack.hub_server.repos import Repo, Revision
 
 PAGE_SIZE = 100
 
 
-def _by_name(repo: Repo) -> tuple[Any, ...]:
-    return (repo.repo_id.casefold(), repo.repo_type)
+# A longer value of a filter is none that a card has.
+_MAX_VALUE = 200
 
 
-def _largest(repo: Repo) -> tuple[Any, ...]:
-    return (-repo.shown.size, *_by_name(repo))
+def _by_name(row: Row) -> tuple[Any, ...]:
+    return (row.repo.repo_id.casefold(), row.repo.repo_type)
+
+
+def _largest(row: Row) -> tuple[Any, ...]:
+    return (-row.repo.shown.size, *_by_name(row))
 
 
 # Newest first takes a second sort: a date string cannot be negated.
-SORTS: Mapping[str, Callable[[Repo], tuple[Any, ...]]] = {"name": _by_name, "size": _largest, "newest": _by_name}
+SORTS: Mapping[str, Callable[[Row], tuple[Any, ...]]] = {"name": _by_name, "size": _largest, "newest": _by_name}
 
 
-def values(repos: Sequence[Repo], default: RepoType | None, author: str, query: Mapping[str, str]) -> dict[str, Any]:
+def values(
+    repos: Sequence[Repo],
+    default: RepoType | None,
+    author: str,
+    query: Mapping[str, str],
+    known: Callable[[Revision], Facts | None],
+) -> dict[str, Any]:
     """Return the values of the template, with the repos of an author ("": all).
 
-    `default` is the repo type unless the query has one (None: all).
+    `default` is the repo type unless the query has one (None: all). `known` returns what is in memory of a revision.
     """
     repo_types: dict[str, RepoType | None] = {"model": "model", "dataset": "dataset", "all": None}
     repo_type = repo_types.get(query.get("type", ""), default)
     search = query.get("search", "").strip()
     sort = query["sort"] if query.get("sort") in SORTS else "name"
-    found = [repo for repo in matching(repos, search=search, author=author) if repo_type in {None, repo.repo_type}]
-    found.sort(key=SORTS[sort])
+    chosen = {name: query.get(name, "").strip()[:_MAX_VALUE] for name in FILTERS}
+    of_author = matching(repos, search="", author=author)
+    rows = (Row(repo, known(repo.shown)) for repo in of_author if repo_type in {None, repo.repo_type})
+    words = search.casefold().split()
+    left = filtered((row for row in rows if row.matches(words)), chosen)
+    found = sorted(left.rows, key=SORTS[sort])
     if sort == "newest":
-        found.sort(key=lambda repo: hub_date(repo.shown.created) or "", reverse=True)
+        found.sort(key=lambda row: hub_date(row.repo.shown.created) or "", reverse=True)
     last = max(1, -(-len(found) // PAGE_SIZE))
     number = min(page_number(query), last)
 
-    def page_url(page: int) -> str:
-        fields = {"search": search, "type": repo_type or "all", "sort": sort, "page": page}
-        return "?" + urlencode({**fields, "author": author} if author else fields)
+    def url(**changed: object) -> str:
+        fields = {"search": search, "type": repo_type or "all", "sort": sort}
+        more = {"author": author, **chosen}
+        return "?" + urlencode({**fields, **{name: value for name, value in more.items() if value}, **changed})
 
     return {
-        "repos": found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
+        "rows": found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE],
         "count": len(found),
-        "total": sum(repo.shown.size for repo in found),
+        "total": sum(row.repo.shown.size for row in found),
         "is_empty": not repos,
         "search": search,
         "author": author,
         "type": repo_type or "all",
         "sort": sort,
+        "chosen": chosen,
+        "options": left.options,
+        "hidden": [(name, count, url(**{name: UNKNOWN})) for name, count in left.hidden.items()],
         "page": number,
         "last": last,
-        "previous_url": page_url(number - 1) if number > 1 else None,
-        "next_url": page_url(number + 1) if number < last else None,
+        "previous_url": url(page=number - 1) if number > 1 else None,
+        "next_url": url(page=number + 1) if number < last else None,
     }
 
 
