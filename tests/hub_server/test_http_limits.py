@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from llmstack.hub_server.http_server import MAX_HEAD, LimitedServer, Limits
+from llmstack.hub_server.layout_files import FileRange, FileResponse
 from llmstack.hub_server.metrics import Metrics
 from llmstack.oci.layout import Layout
 from tests.hub_server.test_load import MEGABYTE, memory
@@ -26,7 +28,9 @@ from tests.support.serving import Serving, serving
 
 HALF = b"GET /org/model/resolve/main/a HTTP/1.1\r\nHost: hub\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"
+# From memory, and from a file without a copy.
 GET_LARGE = CLOSING.replace(b"/", b"/large", 1)
+GET_FILE = CLOSING.replace(b"/", b"/file", 1)
 TOKEN = "hf_s3cret"
 # More than the socket buffers take.
 LARGE = 64 * MEGABYTE
@@ -126,6 +130,13 @@ def test_only_the_health_check_itself_needs_no_token(hub: Serving, path: str):
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the length of the request's body, or with many bytes."""
+    if scope["path"] == "/file":
+        with tempfile.TemporaryFile() as file:
+            file.truncate(LARGE)
+            part = FileRange(file, 0, LARGE)
+            response = FileResponse(Metrics(), part, 200, {"Content-Length": str(LARGE)})
+            await response(scope, receive, send)
+        return
     body = await Request(scope, receive).body()
     await PlainTextResponse("a" * LARGE if scope["path"] == "/large" else str(len(body)))(scope, receive, send)
 
@@ -176,22 +187,26 @@ def test_an_unfinished_request_is_closed_after_its_time(before: bytes, sent: byt
                 time.sleep(0.05)
 
 
-def test_a_client_that_reads_nothing_is_closed():
-    with running(Limits(10, stall=0.5)) as (port, server), request(port, GET_LARGE) as connection:
-        while server.server_state.total_requests == 0 or server.server_state.connections:
+@pytest.mark.parametrize("sent", [GET_LARGE, GET_FILE])
+def test_a_client_that_reads_nothing_is_closed(sent: bytes):
+    with running(Limits(10, stall=0.5)) as (port, server), request(port, sent) as connection:
+        assert connection.recv(1, socket.MSG_PEEK)
+        while server.server_state.connections:
             time.sleep(0.05)
         assert read_all(connection) < LARGE
 
 
-def test_a_slow_reader_gets_everything():
+@pytest.mark.parametrize("sent", [GET_LARGE, GET_FILE])
+def test_a_slow_reader_gets_everything(sent: bytes):
     limits = Limits(10, request=0.5, stall=1.0)
-    with running(limits) as (port, _), request(port, GET_LARGE) as connection:
+    with running(limits) as (port, _), request(port, sent) as connection:
         assert read_all(connection, 0.02) > LARGE
 
 
-def test_busy_connections_are_not_closed_for_new_ones():
+@pytest.mark.parametrize("sent", [GET_LARGE, GET_FILE])
+def test_busy_connections_are_not_closed_for_new_ones(sent: bytes):
     with running(Limits(3)) as (port, _), contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(request(port, GET_LARGE)) for _ in range(3)]
+        busy = [stack.enter_context(request(port, sent)) for _ in range(3)]
         for connection in busy:
             assert connection.recv(12) == b"HTTP/1.1 200"
         with request(port, CLOSING) as extra:

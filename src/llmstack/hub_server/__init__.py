@@ -10,4 +10,5 @@ facts_index  what their files declare (repo_facts, tensor_headers, packed_weight
              selected by repo_lists
 image_files  from an image to its revision, files and bytes
 streaming    blocking reads in threads, streamed to clients
+layout_files  files of an OCI layout that the kernel sends (file_sending)
 """

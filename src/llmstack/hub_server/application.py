@@ -28,6 +28,7 @@ from llmstack.hub_server.error_answers import (
 )
 from llmstack.hub_server.hub_api import json_response
 from llmstack.hub_server.hub_state import Hub
+from llmstack.hub_server.layout_files import ZERO_COPY
 from llmstack.hub_server.metrics import Slot
 from llmstack.hub_server.pages import error_page
 from llmstack.hub_server.paths import QUERY_CHARACTERS, path_of, quoted_path
@@ -142,7 +143,7 @@ class _Sent:
             self.status = message["status"]
             message["headers"] = [*message["headers"], *_EVERYWHERE]
         await self._send(message)
-        self.size += len(message.get("body", b""))
+        self.size += message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b""))
 
 
 def _error_response(request: Request, error: AnswerError) -> Response:

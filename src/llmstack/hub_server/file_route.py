@@ -15,9 +15,11 @@ from llmstack.hf.snapshot import HubFile
 from llmstack.hub_server.error_answers import AnswerError, entry_not_found, needs_extract
 from llmstack.hub_server.hub_state import Hub
 from llmstack.hub_server.image_files import check_readable, read_file, read_range
+from llmstack.hub_server.layout_files import ZERO_COPY, FileResponse
 from llmstack.hub_server.paths import Target, flag
 from llmstack.hub_server.repos import Files, Found, Revision
 from llmstack.hub_server.streaming import StreamedResponse
+from llmstack.oci.layout import Layout
 
 # huggingface_hub refuses to download more than this over HTTP if HEAD returns the length (MAX_HTTP_DOWNLOAD_SIZE).
 MAX_HTTP_SIZE = 50 * 1000**3
@@ -68,11 +70,15 @@ async def send_file(hub: Hub, request: Request, found: Found, headers: dict[str,
             data = await hub.threads.read(hub.repo_index.read, found.revision, found.file.path, MAX_SMALL)
         if data is not None:
             return Response(data[start:stop], status, headers)
+    if ZERO_COPY in request.scope.get("extensions", {}) and isinstance(found.revision.reader, Layout):
+        part = await hub.threads.read(hub.layout_files.open, found, start, stop)
+        if part:
+            return FileResponse(hub.metrics, part, status, headers)
     # A range cannot be compared with the hash of the file.
     if status == 206:
         chunks = read_range(found.revision, found.files, found.file, start, stop)
     else:
-        chunks = read_file(found.revision, found.files, found.file)
+        chunks = hub.layout_files.hashed(found, read_file(found.revision, found.files, found.file))
     transfer = await hub.threads.open(chunks)
     return StreamedResponse(transfer, status, headers)
 

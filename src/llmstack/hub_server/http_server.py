@@ -16,9 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
+import h11
 import uvicorn
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from llmstack.hub_server.file_sending import FileSending
+from llmstack.hub_server.layout_files import ZERO_COPY
 from llmstack.hub_server.metrics import Metrics
 
 # The head of a request, in bytes: the path and all headers.
@@ -172,6 +176,8 @@ class _Connection(H11Protocol):
         self.opening: asyncio.Task[None] | None = None
         self.since = loop.time()
         self._open_transport: asyncio.Transport | None = None
+        self._app, self.app = self.app, self._with_zero_copy
+        self._sending: FileSending | None = None
         self._unsent = 0
         self._progress = self.since
 
@@ -214,7 +220,41 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Make room for another connection."""
         self._server.forget(self)
+        if self._sending:
+            self._sending.cancel()
         super().connection_lost(exc)
+
+    async def _with_zero_copy(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; offer the extension to send files without a copy, except with TLS."""
+
+        async def send_all(message: Message) -> None:
+            if message["type"] == ZERO_COPY:
+                await self._send_file(message["file"], message["offset"], message["count"])
+            else:
+                await send(message)
+
+        if self._server.config.ssl is None:
+            scope["extensions"] = {ZERO_COPY: {}}
+        await self._app(scope, receive, send_all)
+
+    async def _send_file(self, file: int, offset: int, count: int) -> None:
+        """Send a part of a file after the head of the response; raises IntegrityError if it is shorter."""
+        transport = self._open_transport
+        if transport is None or transport.is_closing():
+            return
+        # h11 counts the bytes, and returns what to send around them.
+        self.conn.send_with_data_passthrough(h11.Data(data=cast(bytes, range(count))))
+        while transport.get_write_buffer_size() and not transport.is_closing():
+            await asyncio.sleep(_HEAD_START)
+        if transport.is_closing():
+            return
+        self._sending = FileSending(transport.get_extra_info("socket").fileno(), file, offset, count)
+        try:
+            await self._sending.run()
+            if self._sending.left:
+                transport.abort()
+        finally:
+            self._sending = None
 
     @property
     def _waits_for_request(self) -> bool:
@@ -222,4 +262,5 @@ class _Connection(H11Protocol):
         return cycle is None or cycle.response_complete or cycle.more_body
 
     def _unsent_bytes(self) -> int:
-        return self._open_transport.get_write_buffer_size() if self._open_transport else 0
+        unsent = self._open_transport.get_write_buffer_size() if self._open_transport else 0
+        return unsent + (self._sending.left if self._sending else 0)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from llmstack.errors import UnavailableError
 from llmstack.hub_server.error_answers import AnswerError
 from llmstack.hub_server.facts_index import FactsIndex
+from llmstack.hub_server.layout_files import LayoutFiles
 from llmstack.hub_server.lru_cache import Cache
 from llmstack.hub_server.metrics import Metrics
 from llmstack.hub_server.paths import Target
@@ -61,6 +62,7 @@ class Hub:
     repo_index: RepoIndex
     metrics: Metrics
     threads: Threads
+    layout_files: LayoutFiles = field(default_factory=LayoutFiles)
     forms: Forms = field(init=False)
     rendered: Cache[tuple[Digest, str], str] = field(init=False)
     facts: FactsIndex = field(init=False)

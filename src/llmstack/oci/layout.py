@@ -62,6 +62,10 @@ class Layout:
         stop = blob.size if stop is None else stop
         yield from self._files.chunks(blob_path(blob.digest), f"blob {blob.digest}", blob.size, start, stop)
 
+    def open_blob(self, blob: Descriptor) -> IO[bytes]:
+        """Open a blob; raises NotFoundError, IntegrityError if it has another size, UnavailableError."""
+        return self._files.open_sized(blob_path(blob.digest), f"blob {blob.digest}", blob.size)
+
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
         return tags_of(self._index())

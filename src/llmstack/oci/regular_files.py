@@ -41,10 +41,7 @@ class RegularFiles:
     def chunks(self, path: str, what: str, size: int, start: int, stop: int) -> Generator[bytes, None, None]:
         """Yield the bytes from `start` up to `stop` of a file; raises IntegrityError if its size is not `size`."""
         left = stop - start
-        with self.open(path, what) as file:
-            actual = os.fstat(file.fileno()).st_size
-            if actual != size:
-                raise IntegrityError(f"{self.name}: {what}: has {actual} bytes, not {size}")
+        with self.open_sized(path, what, size) as file:
             with self.errors(what):
                 file.seek(start)
             while left > 0:
@@ -55,6 +52,14 @@ class RegularFiles:
                     raise IntegrityError(f"{self.name}: {what}: truncated")
                 left -= len(chunk)
                 yield chunk
+
+    def open_sized(self, path: str, what: str, size: int) -> IO[bytes]:
+        """Open a file as `open` does; raises IntegrityError if its size is not `size`."""
+        file = self.open(path, what)
+        if (actual := os.fstat(file.fileno()).st_size) != size:
+            file.close()
+            raise IntegrityError(f"{self.name}: {what}: has {actual} bytes, not {size}")
+        return file
 
     def open(self, path: str, what: str) -> IO[bytes]:
         """Open a regular file without following links; raises NotFoundError, IntegrityError, UnavailableError."""
