@@ -314,6 +314,21 @@ def test_the_headers_of_pages_and_assets(served_layout: Serving):
         assert answer.headers["content-type"].startswith(("text/css", "image/svg+xml"))
 
 
+def test_the_script_of_a_page_needs_a_secret(served_layout: Serving):
+    """A page with snippets allows one script, by a nonce that is new in each response."""
+    nonces = set()
+    for _ in range(2):
+        page = served_layout.ask("GET", "/org/model", HTML)
+        (policy,) = [item for item in page.headers["content-security-policy"].split("; ") if "script" in item]
+        (script,) = re.findall(r"<script [^>]*>", page.body.decode())
+        nonce = re.search(r'nonce="([\w-]{16,})"', script)[1]
+        assert policy == f"script-src 'nonce-{nonce}'"
+        nonces.add(nonce)
+    assert len(nonces) == 2
+    answer = served_layout.get(re.search(r'src="([^"]+)"', script)[1])
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "media_type"),
     [

@@ -137,5 +137,33 @@ def test_everything_is_reachable_by_keyboard(browser: Browser, served_pages: Ser
         page.goto(f"{served_pages.url}/good/runs")
         page.locator("#use-shell pre").focus()
         page.keyboard.press("Tab")
+        expect(page.locator("#use-python").get_by_role("button", name="Copy")).to_be_focused()
+        page.keyboard.press("Tab")
         expect(page.locator("#use-python pre")).to_be_focused()
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_button_copies_a_snippet(browser: Browser, served_pages: Serving):
+    with visit(browser, f"{served_pages.url}/good/runs") as visited:
+        page = visited.page
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.locator("#use-shell").get_by_role("button", name="Copy").click()
+        expect(page.locator("#use-shell").get_by_role("button")).to_have_text("Copied")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == page.locator("#use-shell code").text_content()
+        # Pages without HTTPS have no clipboard; the button selects and copies.
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        page.locator("#use-extract").get_by_role("button", name="Copy").click()
+        expect(page.locator("#use-extract").get_by_role("button")).to_have_text("Copied")
+        assert visited.selected().startswith("llmstack extract ")
+
+
+def test_filters_work_without_scripts(browser: Browser, served_pages: Serving):
+    with visit(browser, served_pages.url, width=PHONE, scripts=False) as visited:
+        page = visited.page
+        page.get_by_label("Size").select_option("1GB")
+        page.get_by_label("Task").select_option("-")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_label("Task")).to_have_value("-")
+        expect(page.get_by_role("row")).to_have_count(6)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE

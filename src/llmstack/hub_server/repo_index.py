@@ -100,6 +100,10 @@ class RepoIndex:
         """The number of repos."""
         return len(self._repos)
 
+    def is_listed(self, repo_type: RepoType, repo_id: str) -> bool:
+        """Tell whether a repo is known, without asking the registry."""
+        return (repo_type, repo_id) in self._repos
+
     def find(self, repo_type: RepoType, repo_id: str) -> Repo:
         """Return one repo; raises UnavailableError before the first refresh.
 

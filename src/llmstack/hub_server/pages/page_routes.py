@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from llmstack.hub_server.repo_lists import matching
 from llmstack.reporting import human_size
 
 _HERE = Path(__file__).parent
-_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 # Even if a README passes the sanitizer, no script runs and no other host gets a request.
 _POLICY = "; ".join(
     [
@@ -121,13 +122,15 @@ def error_page(request: Request, error: AnswerError, headers: Mapping[str, str])
 
 def _page(request: Request, template: str, values: Mapping[str, object], status: int = 200) -> Response:
     language = choose_language(request.headers.get("Accept-Language", ""))
+    # The one script of a page copies its snippets. It runs by a secret of this response, which no README can know.
+    nonce = secrets.token_urlsafe(16) if values.get("snippets") else None
     html = _JINJA.get_template(template).render(
-        values, t=translator(language), lang=NAMES[language], base=prefix_of(request)
+        values, t=translator(language), lang=NAMES[language], base=prefix_of(request), nonce=nonce
     )
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Language": NAMES[language],
-        "Content-Security-Policy": _POLICY,
+        "Content-Security-Policy": f"{_POLICY}; script-src 'nonce-{nonce}'" if nonce else _POLICY,
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
         "Vary": "Accept, Accept-Language",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urlsplit
@@ -14,6 +14,7 @@ import nh3
 from markdown_it import MarkdownIt
 
 from llmstack.hf.hub_urls import PUBLIC_HOSTS
+from llmstack.hf.snapshot import RepoType
 from llmstack.hub_server.paths import file_url, folder_url, parse_repo_path
 from llmstack.hub_server.repos import Files, Revision
 
@@ -72,11 +73,23 @@ _FIRST, _LAST = _cleaner(last=False), _cleaner(last=True)
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
-def render(text: str, revision: Revision, files: Files, prefix: str = "") -> str:
-    """Return Markdown as HTML that is safe in a page; `prefix` is the path of the hub's URL."""
+IsCarried = Callable[[RepoType, str], bool]
+
+
+def render(
+    text: str,
+    revision: Revision,
+    files: Files,
+    prefix: str = "",
+    is_carried: IsCarried = lambda _type, _id: False,
+) -> str:
+    """Return Markdown as HTML that is safe in a page.
+
+    `prefix` is the path of the hub's URL. Links to repos that are carried lead to this hub.
+    """
     if len(text) > MAX_TEXT or len(_TAG.findall(text)) > MAX_TAGS:
         return f"<pre>{escape(text)}</pre>"
-    rewriter = _Rewriter(_Targets(revision, files, prefix))
+    rewriter = _Rewriter(_Targets(revision, files, prefix, is_carried))
     rewriter.feed(_FIRST.clean(_markdown(text)))
     rewriter.close()
     return _LAST.clean("".join(rewriter.html))
@@ -94,7 +107,8 @@ def _markdown(text: str) -> str:
 class _Targets:
     """The targets of links and images on this hub."""
 
-    def __init__(self, revision: Revision, files: Files, prefix: str) -> None:
+    def __init__(self, revision: Revision, files: Files, prefix: str, is_carried: IsCarried) -> None:
+        self._is_carried = is_carried
         self._prefix = prefix
         self._revision = revision
         self._files = files.files
@@ -107,10 +121,12 @@ class _Targets:
             parts = urlsplit(url)
         except ValueError:
             return None
+        fragment = f"#{quote(parts.fragment)}" if parts.fragment else ""
         path = self._path(url)
+        if path is None and parts.netloc in PUBLIC_HOSTS and self._is_other(parts.path):
+            return f"{self._prefix}{quote(unquote(parts.path))}{fragment}"
         if path is None:
             return f"https:{url}" if parts.netloc and not parts.scheme else url
-        fragment = f"#{quote(parts.fragment)}" if parts.fragment else ""
         if path.startswith("/"):
             return f"{self._prefix}/{quote(path.lstrip('/'))}{fragment}"
         target = file_url if path in self._files else folder_url
@@ -135,6 +151,11 @@ class _Targets:
         while path.startswith("../"):
             path = path.removeprefix("../")
         return "" if path in {".", ".."} else path
+
+    def _is_other(self, path: str) -> bool:
+        """Tell whether a path on the Hub is of another repo that is carried."""
+        target = parse_repo_path(path)
+        return target is not None and self._is_carried(target.repo_type or "model", target.repo_id)
 
     def _path_on_hub(self, path: str) -> str | None:
         target = parse_repo_path(path)

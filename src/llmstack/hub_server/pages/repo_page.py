@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -13,16 +15,18 @@ from llmstack.hf.front_matter import README, split_card
 from llmstack.hub_server.error_answers import entry_not_found
 from llmstack.hub_server.facts_index import MAX_README
 from llmstack.hub_server.hub_state import Hub
+from llmstack.hub_server.pages.model_numbers import Numbers, numbers_of, quantizations
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
 from llmstack.hub_server.paths import Target, file_url, folder_url
 from llmstack.hub_server.public_url import endpoint_of, prefix_of
-from llmstack.hub_server.repo_facts import Facts
+from llmstack.hub_server.repo_facts import CONFIG, Facts, Weights
 from llmstack.hub_server.repos import Files, Repo, Revision
 
 ENTRIES = 500
 MAX_TAGS = 20
+_MAX_CONFIG = 1024 * 1024
 
 
 def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Response:
@@ -44,6 +48,7 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
     facts = hub.facts.now(revision)
     locked = is_locked(revision, files)
     token = "Authorization" in request.headers
+    endpoint = None if locked else endpoint_of(request)
     has_readme = not folder and README in files.files
     return {
         "repo": repo,
@@ -59,19 +64,25 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         "last": last,
         "previous_url": f"?page={number - 1}#files" if number > 1 else None,
         "next_url": f"?page={number + 1}#files" if number < last else None,
-        "snippets": []
-        if folder
-        else snippets(
-            revision,
-            files,
-            {**facts.card, "library_name": facts.library},
-            None if locked else endpoint_of(request),
-            token=token,
-        ),
+        "snippets": [] if folder else snippets(revision, files, facts, endpoint, token=token),
+        "numbers": Numbers() if folder else _numbers(hub, revision),
+        "quantizations": [] if folder else quantizations(revision, files, None if token else endpoint),
         "has_readme": has_readme,
         "readme": _readme(hub, revision, files, prefix_of(request)) if has_readme else None,
         "owner": _owner(repo),
     }
+
+
+def _numbers(hub: Hub, revision: Revision) -> Numbers:
+    """Return the numbers of a model; those of none if its headers cannot be read now."""
+    if revision.repo_type != "model" or revision.files is None:
+        return Numbers()
+    weights, config = Weights(), None
+    with suppress(LlmstackError):
+        weights = hub.facts.weights(revision)
+    with suppress(LlmstackError, ValueError, RecursionError):
+        config = json.loads(hub.repo_index.read(revision, CONFIG, _MAX_CONFIG) or b"{}")
+    return numbers_of(weights, config if isinstance(config, dict) else {})
 
 
 def is_locked(revision: Revision, files: Files) -> bool:
@@ -90,9 +101,10 @@ def _readme(hub: Hub, revision: Revision, files: Files, prefix: str) -> Markup |
     if data is None:
         return None
     markdown = split_card(data.decode(errors="replace"))
-    # The links differ between revisions of the same image.
-    key = (revision.digest, prefix + folder_url(revision))
-    return Markup(hub.rendered.get(key, lambda: render(markdown, revision, files, prefix)))  # noqa: S704 - sanitized
+    # The links differ between revisions of the same image, and with the repos that are carried.
+    key = (revision.digest, f"{prefix}{folder_url(revision)} {hub.repo_index.count}")
+    is_carried = hub.repo_index.is_listed
+    return Markup(hub.rendered.get(key, lambda: render(markdown, revision, files, prefix, is_carried)))  # noqa: S704 - sanitized
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
-from llmstack.carried_image.gguf_files import gguf_models
+from llmstack.carried_image.gguf_files import LATEST, find_model, gguf_models
 from llmstack.carried_image.naming import DEFAULT_REVISION, Namespace
 from llmstack.errors import LlmstackError, UsageError
+from llmstack.hub_server.repo_facts import Facts
 from llmstack.hub_server.repos import Files, Revision
 from llmstack.model_serving.kubernetes import kubernetes_objects, mounting_pod
 from llmstack.model_serving.serve_plan import ServedModel, ServeRequest, make_plan
@@ -19,10 +18,10 @@ from llmstack.model_serving.serve_plan import ServedModel, ServeRequest, make_pl
 # The Python code that loads a model, by the library in its card.
 _LOADERS = {
     "transformers": """\
-from transformers import AutoModel, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({arguments})
-model = AutoModel.from_pretrained({arguments})
+model = {auto}.from_pretrained({arguments})
 """,
     "sentence-transformers": """\
 from sentence_transformers import SentenceTransformer
@@ -35,6 +34,21 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained({arguments})
 """,
 }
+# The class of transformers for a task; AutoModel for others.
+_AUTO = {
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "image-classification": "AutoModelForImageClassification",
+    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+}
+# These read images and audio by a processor, not by a tokenizer.
+_PROCESSED = frozenset({"image-text-to-text", "image-classification", "automatic-speech-recognition"})
+_VLLM_TASKS = frozenset({"text-generation", "image-text-to-text"})
 _DATASET = """\
 from datasets import load_dataset
 
@@ -55,9 +69,7 @@ class Snippet:
     text: str
 
 
-def snippets(
-    revision: Revision, files: Files, card: Mapping[str, Any], endpoint: str | None, *, token: bool
-) -> list[Snippet]:
+def snippets(revision: Revision, files: Files, facts: Facts, endpoint: str | None, *, token: bool) -> list[Snippet]:
     """Return the snippets for a revision of a hub with or without a token.
 
     `endpoint` is the hub's URL; None if clients cannot load the revision.
@@ -65,7 +77,11 @@ def snippets(
     found = []
     if endpoint:
         found.append(Snippet("shell", _shell(revision, endpoint, token=token)))
-        found.append(Snippet("python", _python(revision, files, card)))
+        found.append(Snippet("python", _python(revision, files, facts)))
+        if facts.library == "transformers" and facts.pipeline_tag in _VLLM_TASKS:
+            found.append(Snippet("vllm", _vllm(revision, endpoint, token=token)))
+        if command := _llama(revision, files, endpoint, token=token):
+            found.append(Snippet("llama", command))
         if (command := _ollama(revision, files, endpoint)) and not token:
             found.append(Snippet("ollama", command))
     found.append(
@@ -81,7 +97,7 @@ def snippets(
 
 def _serving(revision: Revision, files: Files) -> list[Snippet]:
     """Return how to serve a model; for what no server can serve, how to mount it."""
-    namespace = Namespace.parse(revision.image.rpartition("/")[0])
+    namespace = namespace_of(revision)
     model = ServedModel(
         name=revision.repo_id,
         revision=revision.name,
@@ -111,37 +127,70 @@ def _docker(revision: Revision) -> str:
     return f"docker create --name {name} {image} -\n{copy}\ndocker rm {name}\n"
 
 
-def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
+def _exports(endpoint: str, *, token: bool) -> list[str]:
     lines = [f"export HF_ENDPOINT={shlex.quote(endpoint)}"]
-    if token:
-        lines.append("export HF_TOKEN=YOUR-TOKEN")
+    return [*lines, "export HF_TOKEN=YOUR-TOKEN"] if token else lines
+
+
+def _vllm(revision: Revision, endpoint: str, *, token: bool) -> str:
+    command = ["vllm", "serve", revision.repo_id]
+    if revision.name != DEFAULT_REVISION:
+        command += ["--revision", revision.name]
+    return "\n".join([*_exports(endpoint, token=token), shlex.join(command)]) + "\n"
+
+
+def _llama(revision: Revision, files: Files, endpoint: str, *, token: bool) -> str | None:
+    """Return the command that serves a repo with llama.cpp, which loads the default revision only."""
+    model = find_model(gguf_models(files.in_order()), LATEST)
+    if revision.repo_type != "model" or revision.name != DEFAULT_REVISION or model is None or model.missing:
+        return None
+    name = f"{revision.repo_id}:{model.label}" if model.label else revision.repo_id
+    return "\n".join([*_exports(endpoint, token=token), shlex.join(["llama-server", "-hf", name])]) + "\n"
+
+
+def _shell(revision: Revision, endpoint: str, *, token: bool) -> str:
     command = ["hf", "download", revision.repo_id]
     if revision.repo_type == "dataset":
         command += ["--repo-type", "dataset"]
     if revision.name != DEFAULT_REVISION:
         command += ["--revision", revision.name]
-    return "\n".join([*lines, shlex.join(command)]) + "\n"
+    return "\n".join([*_exports(endpoint, token=token), shlex.join(command)]) + "\n"
 
 
 def _ollama(revision: Revision, files: Files, endpoint: str) -> str | None:
     """Return the command that pulls a repo with ollama; None if ollama cannot."""
-    url = urlsplit(endpoint)
     models = [model for model in gguf_models(files.in_order()) if not model.is_sharded]
-    # A registry is at the root of a host.
-    if revision.name != DEFAULT_REVISION or revision.repo_type != "model" or not models or url.path.strip("/"):
+    host = on_registry(endpoint)
+    if revision.name != DEFAULT_REVISION or revision.repo_type != "model" or not models or host is None:
         return None
-    command = ["ollama", "pull", *(["--insecure"] if url.scheme == "http" else [])]
-    return shlex.join([*command, f"{url.netloc}/{revision.repo_id}"]) + "\n"
+    return f"ollama pull {host[0]}{shlex.quote(f'{host[1]}/{revision.repo_id}')}\n"
 
 
-def _python(revision: Revision, files: Files, card: Mapping[str, Any]) -> str:
+def on_registry(endpoint: str) -> tuple[str, str] | None:
+    """Return ollama's option for the hub's scheme, and its host; None below a path: a registry is at a host's root."""
+    url = urlsplit(endpoint)
+    return None if url.path.strip("/") else ("--insecure " if url.scheme == "http" else "", url.netloc)
+
+
+def namespace_of(revision: Revision) -> Namespace:
+    """Return the namespace of a revision's image."""
+    return Namespace.parse(revision.image.rpartition("/")[0])
+
+
+def _python(revision: Revision, files: Files, facts: Facts) -> str:
     arguments = json.dumps(revision.repo_id)
     if revision.name != DEFAULT_REVISION:
         arguments += f", revision={json.dumps(revision.name)}"
     if revision.repo_type == "dataset":
         return _DATASET.format(arguments=arguments)
-    library = str(card.get("library_name") or ("transformers" if "config.json" in files.files else ""))
-    return _LOADERS.get(library, _FILES).format(arguments=arguments)
+    library = facts.library or ("transformers" if "config.json" in files.files else "")
+    # Files of GGUF have no config that transformers loads.
+    if library == "transformers" and "config.json" not in files.files:
+        library = ""
+    code = _LOADERS.get(library, _FILES)
+    if facts.pipeline_tag in _PROCESSED:
+        code = code.replace("AutoTokenizer", "AutoProcessor").replace("tokenizer", "processor")
+    return code.format(arguments=arguments, auto=_AUTO.get(facts.pipeline_tag or "", "AutoModel"))
 
 
 def _push(revision: Revision) -> str:
