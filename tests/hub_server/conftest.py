@@ -95,6 +95,9 @@ license: mit
 
 ![remote](http://evil.invalid/e.png) ![own](pictures/own.svg)
 """
+HOSTILE_CSV = b""""a",<script>alert("csv")</script>
+"=HYPERLINK(""http://evil.invalid/"")",<img src=x onerror=alert(1)>
+"""
 LONG_NAME = "a-rather-long-organisation-name/An-Extremely-Long-Model-Name-70B-Instruct-v2.5-GPTQ-Int4-128g"
 
 
@@ -112,7 +115,8 @@ def served_pages(
     carry(models, LONG_NAME.replace("/", "--"), long, repo_id=LONG_NAME)
     base = f"oci:{busybox_base}:latest"
     carry(models, "good--runs", {"README.md": b"# Runs", "data/a.txt": b"a"}, repo_id="good/runs", base=base)
-    carry(repository(namespace, "dataset"), "good--set", {"a.csv": b"a\n1\n"}, repo_id="good/set", repo_type="dataset")
+    rows = {"a.csv": b"a\n1\n", "bad.csv": HOSTILE_CSV}
+    carry(repository(namespace, "dataset"), "good--set", rows, repo_id="good/set", repo_type="dataset")
     with serving(tmp_path_factory.mktemp("hub"), namespace) as hub:
         yield hub
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 import shlex
@@ -24,7 +25,7 @@ from llmstack.hub_server.repo_facts import Facts, facts_of
 from llmstack.hub_server.repos import Repo, Revision, make_repo
 from llmstack.oci.layout import Layout
 from llmstack.oci.reference import Digest
-from tests.hub_server.conftest import HTML, OLD
+from tests.hub_server.conftest import FILES, HTML, OLD, WEIGHTS
 from tests.support.carried import COMMIT, carry
 from tests.support.cli import run_llmstack
 from tests.support.engine import Engine
@@ -238,14 +239,35 @@ def test_the_url_behind_a_tls_proxy(served_layout: Serving):
 
 def test_folders_and_files(served_layout: Serving):
     root = served_layout.ask("GET", "/org/model/tree/main").body.decode()
-    assert f'<a href="/org/model/resolve/{COMMIT}/config.json">config.json</a>' in root
+    assert '<a href="/org/model/blob/main/config.json">config.json</a>' in root
+    assert (
+        f'<a href="/org/model/resolve/{COMMIT}/config.json?download=true" aria-label="Download: config.json">' in root
+    )
     assert '<a href="/org/model/tree/main/sub%20dir">sub dir/</a>' in root
     folder = served_layout.ask("GET", "/org/model/tree/main/sub%20dir/").body.decode()
-    assert f'<a href="/org/model/resolve/{COMMIT}/sub%20dir/a%2Bb%252F%C3%A9.json">a+b%2Fé.json</a>' in folder
+    assert '<a href="/org/model/blob/main/sub%20dir/a%2Bb%252F%C3%A9.json">a+b%2Fé.json</a>' in folder
     assert "config.json" not in folder
     for verb in ("tree", "blob"):
         answer = served_layout.ask("GET", f"/org/model/{verb}/main/config.json")
         assert (answer.status, answer.headers["location"]) == (307, f"/org/model/resolve/{COMMIT}/config.json")
+    browsed = served_layout.ask("GET", "/org/model/tree/main/config.json", HTML)
+    assert (browsed.status, browsed.headers["location"]) == (307, "/org/model/blob/main/config.json")
+    assert served_layout.ask("GET", "/org/model/blob/main/sub%20dir", HTML).status == 200
+    assert served_layout.ask("GET", "/org/model/blob/main/none", HTML).status == 404
+
+
+def test_the_page_of_a_file(served_registry: Serving):
+    page = served_registry.ask("GET", "/org/model/blob/main/config.json", HTML).body.decode()
+    for text in (hashlib.sha256(FILES["config.json"]).hexdigest(), COMMIT, "&#34;model_type&#34;: &#34;bert&#34;"):
+        assert text in page
+    assert f'href="/org/model/resolve/{COMMIT}/config.json?download=true"' in page
+    weights = served_registry.ask("GET", "/org/model/blob/main/model.safetensors", HTML).body.decode()
+    assert hashlib.sha256(WEIGHTS).hexdigest() in weights
+    assert "has no preview" in weights
+    assert (
+        "<td><bdi>1</bdi></td>"
+        in served_registry.ask("GET", "/datasets/org/set/blob/main/data/train.csv", HTML).body.decode()
+    )
 
 
 def test_folders_are_paged(tmp_path: Path):
@@ -257,6 +279,7 @@ def test_folders_are_paged(tmp_path: Path):
     assert (onward, back) == (("next", "?page=2#files"), ("prev", "?page=1#files"))
     assert ("Page 1 of 2" in first, "Page 2 of 2" in second) == (True, True)
     assert [len(re.findall("resolve/", page)) for page in (first, second)] == [ENTRIES, 1]
+    assert len(first) < 200 * 1024
 
 
 def test_the_push_snippet_copies_the_image_to_a_registry(served_layout: Serving, registry: Registry):

@@ -17,6 +17,7 @@ from tests.support.browser import PHONE, chromium, visit
 from tests.support.engine import Engine
 from tests.support.serving import Serving
 
+FILE_PAGES = ("/datasets/good/set/blob/main/bad.csv", "/bad/files/blob/main/a.svg", "/bad/readme/blob/main/README.md")
 COPIED_BY_CLICK = ("shell", "python", "extract", "docker", "kubernetes")
 
 
@@ -41,8 +42,8 @@ def test_search_and_copy_work_without_scripts(browser: Browser, served_pages: Se
             page.locator(f"#use-{name} code").click()
             copied[name] = visited.selected()
         page.get_by_role("link", name="data/").click()
-        page.get_by_role("link", name="a.txt").click()
-        expect(page.locator("body")).to_have_text("a")
+        page.get_by_role("link", name="a.txt", exact=True).click()
+        expect(page.locator("pre.content")).to_have_text("a")
     check_copied(copied, engine, tmp_path)
 
 
@@ -105,9 +106,13 @@ def test_an_html_file_is_downloaded_not_shown(browser: Browser, served_pages: Se
         page = visited.page
         page.goto(f"{served_pages.url}/bad/files")
         with page.expect_download() as saved:
-            page.get_by_role("link", name="a.html").click()
+            page.get_by_role("link", name="Download: a.html").click()
         assert saved.value.suggested_filename == "a.html"
-        page.get_by_role("link", name="a.txt").click()
+        for name in ("a.html", "a.txt"):
+            page.goto(f"{served_pages.url}/bad/files")
+            page.get_by_role("link", name=name, exact=True).click()
+            expect(page.locator("pre.content")).to_contain_text("<script>")
+        page.get_by_role("link", name="Open the raw file").click()
         expect(page.locator("body")).to_contain_text("<script>")
     assert visited.dialogs == []
 
@@ -122,7 +127,7 @@ def test_themes_languages_and_phones(browser: Browser, served_pages: Serving):
             heading = "模型与数据集" if language == "zh-CN" else "Models and datasets"
             expect(page.get_by_role("heading", level=1)).to_have_text(heading)
             expect(page.locator("html")).to_have_attribute("lang", "zh-Hans" if language == "zh-CN" else "en")
-            for path in ("/", f"/{LONG_NAME}", "/datasets/good/set", "/no/such"):
+            for path in ("/", "/good", f"/{LONG_NAME}", "/datasets/good/set", *FILE_PAGES, "/no/such"):
                 page.goto(served_pages.url + path)
                 assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, path
     assert len(colours) == 4
@@ -167,3 +172,15 @@ def test_filters_work_without_scripts(browser: Browser, served_pages: Serving):
         expect(page.get_by_label("Task")).to_have_value("-")
         expect(page.get_by_role("row")).to_have_count(6)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+def test_the_rows_of_a_hostile_table_are_only_text(browser: Browser, served_pages: Serving):
+    with visit(browser, f"{served_pages.url}{FILE_PAGES[0]}") as visited:
+        page = visited.page
+        cells = page.locator("table.rows td")
+        expect(cells.nth(0)).to_have_text('=HYPERLINK("http://evil.invalid/")')
+        expect(cells.nth(1)).to_have_text("<img src=x onerror=alert(1)>")
+        expect(page.locator("table.rows tr")).to_have_count(2)
+        expect(page.locator("table.rows :is(a, img, script)")).to_have_count(0)
+        assert outside(visited.requests, served_pages) == set()
+    assert visited.dialogs == []

@@ -161,7 +161,7 @@ def test_a_target_has_a_valid_repo_id(path: str):
         ("/datasets/org/s/resolve/main/a%2Fb/c", "get_file", Target("dataset", "org/s", "main", "a/b/c")),
         ("/models/org/m/resolve/main/a", "get_file", Target("model", "org/m", "main", "a")),
         ("/org/m/resolve/main", "", None),
-        ("/org/m/blob/main", "get_repo_page", Target("model", "org/m", "main")),
+        ("/org/m/blob/main", "get_file_page", Target("model", "org/m", "main")),
         ("/datasets/s", "get_repo_page", Target("dataset", "s")),
         ("/datasets", "get_repo_list", Target("dataset")),
         ("//", "get_repo_list", Target()),

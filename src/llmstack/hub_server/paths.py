@@ -115,6 +115,11 @@ def folder_url(revision: Revision, path: str = "") -> str:
     return _url(revision, "tree", revision.name, path)
 
 
+def blob_url(revision: Revision, path: str) -> str:
+    """Return the path of a file's page at a revision."""
+    return _url(revision, "blob", revision.name, path)
+
+
 def file_url(revision: Revision, path: str) -> str:
     """Return the path of a file at a commit."""
     return _url(revision, "resolve", revision.commit, path)

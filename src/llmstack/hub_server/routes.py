@@ -12,7 +12,7 @@ from llmstack.hub_server.error_answers import headers_of, no_git
 from llmstack.hub_server.file_route import get_file, get_raw
 from llmstack.hub_server.hub_state import Handler, Hub
 from llmstack.hub_server.metrics import CONTENT_TYPE
-from llmstack.hub_server.pages import get_asset, get_repo_list, get_repo_page
+from llmstack.hub_server.pages import get_asset, get_file_page, get_repo_list, get_repo_page
 from llmstack.hub_server.paths import BLOB_PAGE, CLONE, FILE, RAW, REPO_PAGE, TREE_PAGE, Target, Template
 from llmstack.hub_server.public_url import endpoint_of
 from llmstack.hub_server.registry_api import registry_routes as registry
@@ -83,7 +83,7 @@ ROUTES = (
     Route(RAW, get_raw),
     Route(CLONE, get_clone, public=True),
     Route(TREE_PAGE, get_repo_page),
-    Route(BLOB_PAGE, get_repo_page),
+    Route(BLOB_PAGE, get_file_page),
     Route(REPO_PAGE, get_repo_page),
 )
 

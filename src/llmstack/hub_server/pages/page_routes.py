@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from llmstack.hub_server.error_answers import RETRY_AFTER, AnswerError, no_route
 from llmstack.hub_server.hub_state import Hub
-from llmstack.hub_server.pages import repo_list, repo_page
+from llmstack.hub_server.pages import file_page, repo_list, repo_page
 from llmstack.hub_server.pages.repo_filters import SIZES
-from llmstack.hub_server.paths import Target, file_url, folder_url, path_of, repo_url
+from llmstack.hub_server.paths import Target, blob_url, file_url, folder_url, path_of, repo_url
 from llmstack.hub_server.public_url import prefix_of
 from llmstack.hub_server.repo_lists import matching
 from llmstack.reporting import human_size
@@ -57,6 +57,7 @@ _JINJA = jinja2.Environment(
 )
 _JINJA.globals |= {
     "assets": {path.name: url for url, path in _ASSETS.items()},
+    "blob_url": blob_url,
     "file_url": file_url,
     "folder_url": folder_url,
     "repo_url": repo_url,
@@ -94,6 +95,17 @@ def get_repo_page(hub: Hub, request: Request, target: Target) -> Response:
     if isinstance(values, Response):
         return values
     return _page(request, "repo_page.html", {**values, "source": hub.repo_index.name})
+
+
+def get_file_page(hub: Hub, request: Request, target: Target) -> Response:
+    """Return the page of a file to a browser; the file to others, and the page of a folder.
+
+    Raises AnswerError if the path does not exist, and what reading the repo's files raises.
+    """
+    values = file_page.values(hub, target) if repo_page.is_browser(request) else None
+    if values is None:
+        return get_repo_page(hub, request, target)
+    return _page(request, "file_page.html", {**values, "source": hub.repo_index.name})
 
 
 def get_asset(_hub: Hub, request: Request, _target: Target) -> Response:

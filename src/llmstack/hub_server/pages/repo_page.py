@@ -19,7 +19,7 @@ from llmstack.hub_server.pages.model_numbers import Numbers, numbers_of, quantiz
 from llmstack.hub_server.pages.readme_html import render
 from llmstack.hub_server.pages.repo_list import page_number
 from llmstack.hub_server.pages.snippets import snippets
-from llmstack.hub_server.paths import Target, file_url, folder_url
+from llmstack.hub_server.paths import Target, blob_url, file_url, folder_url
 from llmstack.hub_server.public_url import endpoint_of, prefix_of
 from llmstack.hub_server.repo_facts import CONFIG, Facts, Weights
 from llmstack.hub_server.repos import Files, Repo, Revision
@@ -39,7 +39,8 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
     files = hub.repo_index.files(revision)
     folder = target.path.rstrip("/")
     if folder in files.files:
-        return RedirectResponse(prefix_of(request) + file_url(revision, folder))
+        url = blob_url if is_browser(request) else file_url
+        return RedirectResponse(prefix_of(request) + url(revision, folder))
     entries = entries_of(files, folder)
     if folder and not entries:
         raise entry_not_found(revision.repo_id, folder, revision.commit)
@@ -71,6 +72,11 @@ def values(hub: Hub, request: Request, target: Target) -> dict[str, object] | Re
         "readme": _readme(hub, revision, files, prefix_of(request)) if has_readme else None,
         "owner": _owner(repo),
     }
+
+
+def is_browser(request: Request) -> bool:
+    """Tell whether a person looks at the page; programs get the file."""
+    return "text/html" in request.headers.get("Accept", "")
 
 
 def _numbers(hub: Hub, revision: Revision) -> Numbers:
