@@ -226,7 +226,7 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
         ),
     }
     if files:
-        blobs = " ".join(f"{path} {digest}" for path, digest in _layers(carried).items())
+        blobs = " ".join(f"{path} {digest}" for path, digest in layers_of(carried).items())
         url = f"{rig.registry.url}/v2/carried/models/blobs"
         for title, write in {
             "curl | cat > file, 2 in parallel": f"{url}/$1 | cat > {out}/$0",
@@ -240,7 +240,7 @@ def _extract(rig: Rig, repo_id: str, files: Path | None) -> Candidates:
     return candidates
 
 
-def _layers(image: str) -> dict[str, str]:
+def layers_of(image: str) -> dict[str, str]:
     """Return the digests of an image's single-file layers by the path of the file."""
 
     def manifest(name: str) -> dict[str, Any]:

@@ -24,3 +24,17 @@ def test_carry(engine):  # noqa: ARG001 - DOCKER_HOST names it
         assert f"| llmstack {verb} |" in table
         assert by_hand in table
         assert ("curl" in table) == ("MB" in title)
+
+
+def test_links(registry):  # noqa: ARG001 - the benchmark starts its own; `make test-unit` leaves this test out
+    command = [sys.executable, "-m", "benchmarks.links", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = done.stdout.splitlines()[2:]
+    assert [row.partition(" file")[0] for row in rows] == [
+        "| ferry a",
+        "| extract a",
+        "| ferry small",
+        "| ferry one large",
+        "| extract one large",
+    ]
