@@ -16,7 +16,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 PIECE = 64 * 1024
 # Pieces in transit, for links without a limit.
 IN_TRANSIT = 512
@@ -112,7 +114,7 @@ def shaped(address: str, link: Link) -> Iterator[str]:
     rates = {"--connection": link.connection, "--total": link.total}
     options = [word for name, rate in rates.items() if rate for word in (name, str(rate / 1e6))]
     command = [sys.executable, "-m", "benchmarks.shaper", address, "--round-trip", str(link.round_trip * 1000)]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             if process.stdout is None or not (line := process.stdout.readline()):
                 raise SystemExit("the shaper did not start")

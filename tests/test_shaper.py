@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import urllib3
-
 from benchmarks.shaper import Link, shaped
-from tests.support.webserver import Request, Response, WebServer
+
+from tests.support.webserver import Response, WebServer
+
+pytestmark = pytest.mark.slow
 
 DATA = bytes(1_000_000)
 

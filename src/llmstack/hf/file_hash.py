@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator
 
 from llmstack.errors import LlmstackError
 from llmstack.hf.snapshot import HubFile, git_blob_sha1
+from llmstack.stream_hash import StreamHash
 
 
 class FileHash:
@@ -15,7 +15,7 @@ class FileHash:
 
     def __init__(self, file: HubFile) -> None:
         self._file = file
-        self._sha256 = hashlib.sha256()
+        self._sha256 = StreamHash()
         self._git = None if file.is_lfs else git_blob_sha1(file.size)
 
     def copy(self) -> FileHash:

@@ -138,6 +138,7 @@ class HubClient:
                 size=file.size,
                 start=begin,
                 stop=min(stop, begin + RANGE_WINDOW),
+                home=lambda: self.endpoint,
             )
             with on_side("source", file.path):
                 yield from chunks

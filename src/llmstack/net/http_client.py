@@ -20,7 +20,15 @@ from llmstack.net.connections import pool_classes
 from llmstack.net.http_body import Response, discard
 from llmstack.net.http_headers import basic_auth, is_header_value, requested_delay
 from llmstack.net.network_errors import ConnectionLostError, network_errors
-from llmstack.net.retry import DEFAULT_RETRY_POLICY, FIRST_DELAY, RETRIED_STATUS, Backoff, RetryPolicy
+from llmstack.net.parallel_limit import ParallelLimit
+from llmstack.net.retry import (
+    DEFAULT_RETRY_POLICY,
+    FIRST_DELAY,
+    RETRIED_STATUS,
+    Backoff,
+    OnFailure,
+    RetryPolicy,
+)
 from llmstack.net.urls import display_url, proxy_for, redirected
 
 Body = bytes | Iterable[bytes]
@@ -49,6 +57,7 @@ class Client:
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
     ) -> None:
         self.cancel = Cancel()
+        self.parallel = ParallelLimit()
         self.timeout = timeout
         self._retry_wait = retry_wait
         self._retry_policy = retry_policy
@@ -57,10 +66,10 @@ class Client:
         self._pools: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
-    def backoff(self) -> Backoff:
-        """Return a new Backoff with the retry policy of this client."""
-        tries, longest = self._retry_policy.tries, self._retry_policy.longest_retry_after
-        return Backoff(self.cancel, self._note, tries, self._retry_wait, longest)
+    def backoff(self, tries: int | None = None, on_failure: OnFailure = lambda _error, _retry_after: None) -> Backoff:
+        """Return a new Backoff with the retry policy of this client, or with fewer tries; see Backoff."""
+        tries, longest = tries or self._retry_policy.tries, self._retry_policy.longest_retry_after
+        return Backoff(self.cancel, self._note, tries, self._retry_wait, longest, on_failure)
 
     def for_cleanup(self, timeout: float) -> Client:
         """Return a client for cleaning up: it ignores this client's cancel, and makes one try."""

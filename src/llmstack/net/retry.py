@@ -18,6 +18,8 @@ LONGEST_RETRY_AFTER = 900.0
 # Only delays of at least this many seconds are reported.
 REPORTED_DELAY = 3.0
 
+OnFailure = Callable[[LlmstackError, float | None], None]
+
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -36,7 +38,7 @@ class Backoff:
     """Counts failed tries since the last progress, and waits between them: exponential delays with jitter.
 
     All requests of one operation (reading a file, uploading a layer) share one Backoff, so that the operation fails
-    after `tries` tries without progress.
+    after `tries` tries without progress. `on_failure` gets each error, and the delay that the server asks for.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Backoff:
         tries: int = TRIES,
         first_delay: float = FIRST_DELAY,
         longest_retry_after: float = LONGEST_RETRY_AFTER,
+        on_failure: OnFailure = lambda _error, _retry_after: None,
     ) -> None:
         self._cancel = cancel
         self._note = note
         self._tries = tries
         self._first_delay = first_delay
         self._longest_retry_after = longest_retry_after
+        self._on_failure = on_failure
         self._failed = 0
 
     def reset(self) -> None:
@@ -61,11 +65,13 @@ class Backoff:
     def wait(self, error: LlmstackError, retry_after: float | None = None) -> None:
         """Wait before the next try; raises `error` if there are no tries left, Cancelled if the run is cancelled."""
         self._failed += 1
+        retry_after = None if retry_after is None else min(retry_after, self._longest_retry_after)
+        self._on_failure(error, retry_after)
         if self._failed >= self._tries:
             raise error
         delay = min(LONGEST_DELAY, self._first_delay * 2.0 ** (self._failed - 1)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, not a secret
         if retry_after is not None:
-            delay = max(delay, min(retry_after, self._longest_retry_after))
+            delay = max(delay, retry_after)
         if delay >= REPORTED_DELAY:
             self._note(f"{error}; retrying in {delay:.0f} s ({self._failed} of {self._tries - 1})")
         if self._cancel.wait(delay):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from llmstack.oci.spec import (
     subject_of,
 )
 from llmstack.oci.store import BlobReader
+from llmstack.stream_hash import StreamHash
 
 REF_NAME = "org.opencontainers.image.ref.name"
 # The list of all images is no manifest: no registry limits it. Room for more than 100,000 images.
@@ -103,7 +103,7 @@ class Layout:
 
     def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
         """Write a stream to a partial file, and rename it when it is complete; see BlobStore."""
-        sha256, size = hashlib.sha256(), 0
+        sha256, size = StreamHash(), 0
         with self._writing(), self._partial_file() as (file, path):
             for chunk in make_chunks():
                 sha256.update(chunk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
@@ -43,6 +42,7 @@ from llmstack.oci.spec import (
     subject_of,
 )
 from llmstack.oci.store import BlobReader
+from llmstack.stream_hash import StreamHash
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 MAX_TAGS = 500_000
@@ -98,7 +98,15 @@ class Repository:
                 raise self._registry.error(response, what)
             return response
 
-        return read_resuming(self._client, open_range, what=what, size=blob.size, start=start, stop=stop)
+        return read_resuming(
+            self._client,
+            open_range,
+            what=what,
+            size=blob.size,
+            start=start,
+            stop=stop,
+            home=lambda: self._registry.url,
+        )
 
     def tags(self) -> list[str]:
         """Return all tags; see BlobReader."""
@@ -344,7 +352,7 @@ class _HashedStream:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
         self._complete = False
-        self.digest = hashlib.sha256()
+        self.digest = StreamHash()
         self.size = 0
         self.error: BaseException | None = None
 

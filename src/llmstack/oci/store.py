@@ -6,13 +6,13 @@ ferry writes to a BlobStore; extract, verify, inspect and the hub read from a Bl
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from llmstack.errors import IntegrityError, on_side
 from llmstack.oci.reference import Digest
 from llmstack.oci.spec import Descriptor, RawManifest
+from llmstack.stream_hash import StreamHash
 
 # Large enough that the cost per chunk does not matter, small enough for many parallel transfers.
 CHUNK = 1024 * 1024
@@ -99,7 +99,7 @@ def read_verified(reader: BlobReader, blob: Descriptor, limit: int) -> bytes:
 
 def verified(chunks: Iterable[bytes], blob: Descriptor, name: str) -> Iterator[bytes]:
     """Pass the chunks of a blob on; raises IntegrityError at the end if size or digest do not match."""
-    digest, size = hashlib.sha256(), 0
+    digest, size = StreamHash(), 0
     for chunk in chunks:
         digest.update(chunk)
         size += len(chunk)

@@ -15,7 +15,7 @@ Host = Literal["hub", "cdn"]
 
 @dataclass(slots=True)
 class Fault:
-    """One fault, for requests whose decoded URL path matches a glob, `times` times (None: always).
+    """One fault, for requests whose decoded URL path matches a glob: after `skip` of them, for `times` (None: all).
 
     `status` (with `retry_after` in seconds, or other `headers`) replaces the response. All other faults apply only to
     responses with the bytes of a file: `drop_after` closes the connection after this number of bytes, `stall_after`
@@ -26,6 +26,7 @@ class Fault:
 
     pattern: str
     times: int | None = 1
+    skip: int = 0
     host: Host | None = None
     methods: Collection[str] = ("GET",)
     status: int | None = None
@@ -73,6 +74,9 @@ class Faults:
                     and request.method in fault.methods
                     and fnmatchcase(request.path, fault.pattern)
                 ):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     if fault.times is not None:
                         fault.times -= 1
                     fault.taken += 1
