@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llmstack.errors import UsageError
-from llmstack.settings import Settings, load_settings
+from llmstack.settings import Settings, default_jobs, load_settings
 
 
 def write(folder, text):
@@ -17,7 +17,7 @@ def write(folder, text):
 
 def test_defaults(tmp_path):
     assert load_settings({}, {}, tmp_path) == Settings(
-        namespace=None, base="docker.io/library/busybox:stable", jobs=4, plain_http=()
+        namespace=None, base="docker.io/library/busybox:stable", jobs=default_jobs(), plain_http=()
     )
 
 

@@ -6,7 +6,7 @@ Write the file that editors take: python docs/_ext/settings_schema.py (make sche
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -36,7 +36,7 @@ TYPES: dict[Any, dict[str, Any]] = {
 DESCRIPTIONS = {
     "namespace": "Where images go to and come from: registry/path, or oci:DIR.",
     "base": "Base image of carried images: a reference, oci:DIR, an archive, or scratch.",
-    "jobs": "Number of parallel transfers.",
+    "jobs": "Largest number of parallel transfers. Default: one per processor, 4 to 8.",
     "plain_http": "Registries (host or host:port) without TLS. Loopback addresses need no entry.",
     "timeout": "Seconds without data after which a connection counts as lost.",
     "retry_wait": "Seconds before the first retry. Each further wait is twice as long.",
@@ -70,7 +70,8 @@ def schema() -> dict[str, Any]:
         properties[field.name] = {
             "description": DESCRIPTIONS[field.name],
             **TYPES[hints[field.name]],
-            **({} if value in {None, "", ()} else {"default": value}),
+            # Not a default that depends on the machine.
+            **({} if value in {None, "", ()} or field.default is MISSING else {"default": value}),
         }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llmstack.reporting import Reporter
     from llmstack.settings import Settings
 
+# Connections that are kept for reading ahead: of small files, and of large ones.
+_READ_AHEAD = 64
+
 OnProgress = Callable[[ProgressEvent], None]
 OnFailure = Callable[["RepoRequest", "LlmstackError"], None]
 
@@ -52,9 +55,8 @@ class Session(BundleMethods):
 
         self.settings = settings
         self.reporter = reporter
-        # Small files are opened ahead, on connections of their own.
         self.client = Client(
-            connections=settings.jobs + 10 + connections,
+            connections=settings.jobs + _READ_AHEAD + connections,
             note=reporter.note,
             timeout=settings.timeout,
             retry_wait=settings.retry_wait,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NewType, get_type_hints
 
@@ -51,12 +51,20 @@ class BuildSettings:
     netrc: Path | None = None
 
 
+def default_jobs() -> int:
+    """Return the number of parallel transfers for this machine: each one hashes, which keeps a processor busy.
+
+    Fewer than four would not hide the time between two transfers, and more than eight need too much memory.
+    """
+    return min(8, max(4, len(os.sched_getaffinity(0))))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings(BuildSettings):
     """All settings of a command.
 
     `namespace` is where images are written to and read from (None: not set), `base` the base image of carried images,
-    `jobs` the number of parallel transfers, `plain_http` the registries (host or host:port) to use without TLS.
+    `jobs` the largest number of parallel transfers, `plain_http` the registries (host or host:port) to use without TLS.
     `timeout` is the seconds without data after which a connection is lost, `retry_wait` the seconds before the second
     try; each further wait is twice as long. `max_layer` is the largest layer in bytes that the destination accepts
     (None: the registry's known limit); `split_large` carries larger files in parts. `hub_refresh` is the seconds
@@ -66,7 +74,7 @@ class Settings(BuildSettings):
 
     namespace: str | None = None
     base: str = "docker.io/library/busybox:stable"
-    jobs: int = 4
+    jobs: int = field(default_factory=default_jobs)
     plain_http: tuple[str, ...] = ()
     timeout: float = 90.0
     retry_wait: float = 0.5

@@ -41,6 +41,7 @@ JSON_KEYS = [
     "error",
     "renamed_to",
     "prepare",
+    "limited_by",
 ]
 
 
@@ -76,7 +77,7 @@ def test_json_result(port: Port):
     assert list(result) == JSON_KEYS
     size = sum(map(len, SMALL.values()))
     raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{port.image('org--tiny')}")
-    assert {**result, "seconds": 0} == {
+    assert {**result, "seconds": 0, "limited_by": None} == {
         "repo_id": "org/tiny",
         "repo_type": "model",
         "revision": "main",
@@ -91,6 +92,7 @@ def test_json_result(port: Port):
         "error": None,
         "renamed_to": None,
         "prepare": None,
+        "limited_by": None,
     }
     assert isinstance(result["seconds"], float)
 

@@ -51,6 +51,9 @@ def print_results(results: Sequence[FerryResult], *, as_json: bool, dry_run: boo
         for result in results
     ]
     print_table(("repo", "status", "size", "uploaded", "reused", "time", "image"), rows, right=(2, 3, 4, 5))
+    for result in results:
+        if result.limited_by:
+            sys.stdout.write(f"{_name(result)}: limited by: {result.limited_by}\n")
 
 
 def _sizes(result: FerryResult) -> tuple[str, str, str]:

@@ -49,7 +49,10 @@ IncludeOption = Annotated[
     list[str], typer.Option("--include", metavar="GLOB", help="Only files that match. Repeatable.")
 ]
 ExcludeOption = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="No files that match. Repeatable.")]
-JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="Number of parallel transfers (default: 4).")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Largest number of parallel transfers (default: one per processor, 4 to 8)."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout at the end.")]
 ProgressOption = Annotated[ProgressStyle, typer.Option("--progress", help="Style of the progress on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

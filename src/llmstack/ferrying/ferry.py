@@ -56,7 +56,10 @@ class FerryOptions:
 
 @dataclass(frozen=True, slots=True)
 class FerryResult:
-    """The result for one repo, with the fields of `ferry --json`. Sizes are bytes of files."""
+    """The result for one repo, with the fields of `ferry --json`. Sizes are bytes of files.
+
+    `limited_by` is "upload" if the run mostly waited for the destination: more connections to the Hub would not help.
+    """
 
     repo_id: str
     repo_type: RepoType
@@ -74,6 +77,7 @@ class FerryResult:
     prepare: str | None = None
     layers: tuple[LayerDecision, ...] = field(default=(), repr=False)
     exit_code: int = 0
+    limited_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for `ferry --json`."""
@@ -223,6 +227,7 @@ def _success(result: RepoFerryResult, image: str, seconds: float) -> FerryResult
         error=None,
         renamed_to=result.info.renamed_to,
         layers=result.layers,
+        limited_by="upload" if result.limited_by_destination else None,
     )
 
 

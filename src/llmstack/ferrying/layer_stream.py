@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from itertools import islice
 
 from llmstack.ferrying.layer_plan import PlannedLayer
 from llmstack.hf.file_hash import FileHash
 from llmstack.hf.snapshot import HubFile
+from llmstack.net.ranged_object import CHUNK
 from llmstack.oci import tar_writer
 from llmstack.reporting import Task
 
 Chunks = Generator[bytes, None, None]
 ReadFile = Callable[[HubFile], Chunks]
 
-# Files of a bundle requested in advance: hides the Hub's latency for small files.
-READ_AHEAD = 8
+# Files of a bundle requested in advance: their number hides the Hub's round trip for small files. The first chunk of
+# each is in memory.
+READ_AHEAD = 48
+_BYTES_AHEAD = 8 * CHUNK
+# Seconds, and the share of the time.
+_WORTH_MENTIONING = 5.0
+_MOST = 0.7
+
+
+class TransferTime:
+    """The seconds that uploads waited for their source, and for their destination; safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.source = 0.0
+        self.destination = 0.0
+
+    def measure(self, chunks: Chunks) -> Chunks:
+        """Pass chunks on and measure who waits for whom."""
+        source = destination = 0.0
+        began = time.monotonic()
+        try:
+            with contextlib.closing(chunks):
+                for chunk in chunks:
+                    read = time.monotonic()
+                    yield chunk
+                    source += read - began
+                    began = time.monotonic()
+                    destination += began - read
+        finally:
+            with self._lock:
+                self.source += source
+                self.destination += destination
+
+    @property
+    def is_limited_by_destination(self) -> bool:
+        """Whether the uploads waited for their destination most of the time, and long enough to mention it."""
+        return self.destination > max(_WORTH_MENTIONING, _MOST * (self.source + self.destination))
 
 
 class LayerStream:
@@ -93,20 +131,24 @@ class PartStream:
 
 
 def _open_ahead(files: Sequence[HubFile], read: ReadFile, executor: Executor) -> Iterator[Chunks]:
-    """Yield each file's chunks in order, with the first chunk of the next READ_AHEAD files already requested."""
-    remaining = iter(files)
-    opened: deque[Future[Chunks]] = deque(
-        executor.submit(_read_first, read(file)) for file in islice(remaining, READ_AHEAD)
-    )
+    """Yield each file's chunks in order, with the first chunk of the next files already requested."""
+    remaining = deque(files)
+    opened: deque[tuple[HubFile, Future[Chunks]]] = deque()
+    ahead = 0
     try:
-        while opened:
-            chunks = opened.popleft().result()
-            opened.extend(executor.submit(_read_first, read(file)) for file in islice(remaining, 1))
-            yield chunks
+        while remaining or opened:
+            while remaining and len(opened) < READ_AHEAD and ahead < _BYTES_AHEAD:
+                file = remaining.popleft()
+                opened.append((file, executor.submit(_read_first, read(file))))
+                ahead += min(file.size, CHUNK)
+            file, first = opened.popleft()
+            ahead -= min(file.size, CHUNK)
+            yield first.result()
     finally:
-        for future in opened:
+        futures = [future for _, future in opened]
+        for future in futures:
             future.cancel()
-        for future in opened:
+        for future in futures:
             if not future.cancelled():
                 with contextlib.suppress(Exception):
                     future.result().close()

@@ -14,7 +14,7 @@ from llmstack.errors import LlmstackError, NotFoundError, UsageError, on_side
 from llmstack.ferrying.base_image import BaseImage
 from llmstack.ferrying.earlier_images import EarlierImage, ReusableLayers, read_earlier_image
 from llmstack.ferrying.layer_plan import MAX_LAYERS, Limits, PlannedLayer, SplitFile, plan
-from llmstack.ferrying.layer_stream import READ_AHEAD
+from llmstack.ferrying.layer_stream import READ_AHEAD, TransferTime
 from llmstack.ferrying.partial_image import PartialImage, remove_partial_image
 from llmstack.ferrying.publish import CompleteLayer, publish
 from llmstack.ferrying.upload import FileSource, Upload
@@ -48,8 +48,9 @@ class LayerDecision:
 class RepoFerryResult:
     """The result for one repo; sizes are bytes of files, `created` is the commit's date.
 
-    `layers` is the plan, empty if the image was up to date; `digest` is None after a dry run. A dry run does not run a
-    script: sizes are 0 then, and there is no plan.
+    `layers` is the plan, empty if the image was up to date; `limited_by_destination` tells whether the uploads mostly
+    waited for the destination; `digest` is None after a dry run. A dry run does not run a script: sizes are 0 then, and
+    there is no plan.
     """
 
     status: Literal["carried", "up-to-date", "planned"]
@@ -59,6 +60,7 @@ class RepoFerryResult:
     bytes_total: int
     bytes_transferred: int
     layers: tuple[LayerDecision, ...] = ()
+    limited_by_destination: bool = False
 
 
 class RepoFerry:
@@ -140,8 +142,9 @@ class RepoFerry:
         complete = [CompleteLayer(entry.layer, entry.reused) for entry in layers if entry.reused]
         index = _empty_index(snapshot, request.selection)
         partial_image = PartialImage(index, store, tag, partial, complete, len(layers) - len(complete), self._reporter)
+        waits = TransferTime()
         try:
-            uploaded = self._upload(source, info, layers, store, partial_image)
+            uploaded = self._upload(source, info, layers, store, partial_image, waits)
             image = publish(index, uploaded, store, base, tag)
             partial_image.remove(image)
         except BaseException as error:
@@ -149,7 +152,8 @@ class RepoFerry:
             raise
         finally:
             self._reporter.end()
-        return RepoFerryResult("carried", info, snapshot.created, image.digest, total, to_upload, tuple(layers))
+        slow = waits.is_limited_by_destination
+        return RepoFerryResult("carried", info, snapshot.created, image.digest, total, to_upload, tuple(layers), slow)
 
     def _note_format(self, info: RepoInfo, layers: Sequence[LayerDecision]) -> None:
         """Say what must be uploaded again only because an earlier image has another format."""
@@ -191,11 +195,12 @@ class RepoFerry:
         layers: Sequence[LayerDecision],
         store: BlobStore,
         partial_image: PartialImage,
+        waits: TransferTime,
     ) -> list[CompleteLayer]:
         """Upload the layers that are not reused, the largest first; return all layers in order."""
         missing = sorted((entry.layer for entry in layers if not entry.reused), key=lambda layer: -layer.size)
         with ThreadPoolExecutor(READ_AHEAD, "read-ahead") as read_ahead:
-            upload = Upload(source, info, store, self._reporter, read_ahead, partial_image.add_part)
+            upload = Upload(source, info, store, self._reporter, read_ahead, partial_image.add_part, waits)
 
             def upload_layer(layer: PlannedLayer | SplitFile) -> CompleteLayer:
                 complete = CompleteLayer(layer, upload.upload(layer))

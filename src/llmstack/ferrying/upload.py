@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from llmstack.carried_image.file_index import BlobRange, IndexedFile
 from llmstack.errors import LlmstackError, on_side
 from llmstack.ferrying.layer_plan import PlannedLayer, SplitFile
-from llmstack.ferrying.layer_stream import Chunks, LayerStream, PartStream
+from llmstack.ferrying.layer_stream import Chunks, LayerStream, PartStream, TransferTime
 from llmstack.ferrying.publish import layer_annotations
 from llmstack.hf.file_hash import FileHash, hash_while_reading
 from llmstack.hf.snapshot import HubFile, RepoInfo, RepoType, Snapshot
@@ -41,6 +41,7 @@ class Upload:
     """Uploads the layers of one repo.
 
     `read_ahead` opens small files in advance. `on_part` is called with each uploaded part of a file except the last.
+    `waits` is measured.
     """
 
     source: FileSource
@@ -49,6 +50,7 @@ class Upload:
     reporter: Reporter
     read_ahead: Executor
     on_part: Callable[[Descriptor], None]
+    waits: TransferTime = field(default_factory=TransferTime)
 
     def upload(self, planned: PlannedLayer | SplitFile) -> tuple[IndexedFile, ...]:
         """Upload a layer or a split file, and return the entries of the file index.
@@ -75,7 +77,7 @@ class Upload:
 
         stream = LayerStream(layer, read, self.read_ahead, task)
         with on_side("destination", layer.name):
-            digest, _ = self.store.write_blob(stream)
+            digest, _ = self.store.write_blob(partial(self._measured, stream))
         return tuple(
             IndexedFile(file.path, file.size, file.oid, sha256[file.path], (BlobRange(digest, start, file.size),))
             for file, start in zip(layer.files, layer.offsets, strict=True)
@@ -91,12 +93,15 @@ class Upload:
             check = partial(self._check, file) if stop == file.size else None
             stream = PartStream(part, read, file_hash, task, check)
             with on_side("destination", split.name):
-                digest, size = self.store.write_blob(stream)
+                digest, size = self.store.write_blob(partial(self._measured, stream))
             if stop < file.size:
                 self.on_part(Descriptor(LAYER_TAR, digest, size, layer_annotations(split)))
             file_hash, start = stream.hash_after, stop
             ranges.append(BlobRange(digest, offset, part.size))
         return IndexedFile(file.path, file.size, file.oid, file_hash.sha256, tuple(ranges))
+
+    def _measured(self, stream: LayerStream | PartStream) -> Chunks:
+        return self.waits.measure(stream())
 
     def _check(self, file: HubFile, file_hash: FileHash) -> None:
         if not file_hash.matches:
