@@ -37,4 +37,5 @@ def test_links(registry):  # noqa: ARG001 - the benchmark starts its own; `make 
         "| ferry small",
         "| ferry one large",
         "| extract one large",
+        "| extract four large",
     ]
