@@ -67,7 +67,10 @@ def test_reading_does_not_create_the_directory(layout: Layout):
 
 
 def test_blob_store_operations(layout: Layout):
-    assert layout.write_blob(lambda: [DATA[:7], DATA[7:]]) == (BLOB.digest, BLOB.size)
+    with pytest.raises(IntegrityError, match="does not match its digest"):
+        layout.write_blob(lambda: [DATA[1:]], BLOB)
+    assert not any((layout.folder / "blobs/sha256").iterdir())
+    assert layout.write_blob(lambda: [DATA[:7], DATA[7:]], BLOB) == (BLOB.digest, BLOB.size)
     assert layout.has_blob(BLOB.digest)
     assert read_verified(layout, BLOB, len(DATA)) == DATA
     assert b"".join(layout.read_blob(BLOB, 5, 2_000_000)) == DATA[5:2_000_000]

@@ -84,6 +84,17 @@ def test_an_exception_from_the_chunks_passes_through_and_leaves_no_upload(regist
     assert uploads(registry, repository) == []
 
 
+def test_other_bytes_than_expected_are_not_stored(registry: Registry, client: Client):
+    repository = open_repository(client, f"{registry.namespace()}/models")
+    wrong = Descriptor("", Digest.of(b"expected"), len(DATA))
+    with pytest.raises(IntegrityError, match="does not match its digest") as raised:
+        repository.write_blob(lambda: [DATA], wrong)
+    assert raised.value.side == "source"
+    assert not repository.has_blob(BLOB.digest)
+    assert uploads(registry, repository) == []
+    assert repository.write_blob(lambda: [DATA], BLOB) == (BLOB.digest, BLOB.size)
+
+
 def test_an_interrupt_in_the_chunks_passes_through_and_leaves_no_upload(registry: Registry, client: Client):
     repository = open_repository(client, f"{registry.namespace()}/models")
 

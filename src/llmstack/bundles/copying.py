@@ -19,11 +19,11 @@ from llmstack.carried_image.image_location import (
     parse_location,
 )
 from llmstack.carried_image.naming import Namespace
-from llmstack.errors import UsageError
+from llmstack.errors import IntegrityError, LlmstackError, UsageError
 from llmstack.oci.reference import Digest
 from llmstack.oci.repository import Registries
 from llmstack.oci.spec import Descriptor
-from llmstack.oci.store import BlobReader, verified
+from llmstack.oci.store import BlobReader
 from llmstack.reporting import Reporter
 
 
@@ -67,10 +67,13 @@ class _Sources:
             blob.digest: image.reader for image in images for blob in image.graph.blobs
         }
 
-    def verified_blob(self, blob: Descriptor) -> Generator[bytes, None, None]:
+    def read_blob(self, blob: Descriptor, /) -> Generator[bytes, None, None]:
         """Yield a blob; see BlobSupply."""
-        reader = self._readers[blob.digest]
-        yield from verified(reader.read_blob(blob), blob, reader.name)
+        return self._readers[blob.digest].read_blob(blob)
+
+    def damage(self, blob: Descriptor, error: LlmstackError) -> LlmstackError:
+        """Name the repository; see BlobSupply."""
+        return IntegrityError(f"{self._readers[blob.digest].name}: {error.message}", side="source")
 
     def mountable(self, digest: Digest) -> BlobReader | None:
         """Return the repository that has a blob; see BlobSupply."""

@@ -16,7 +16,7 @@ from llmstack.bundles.volume_reader import OpenedVolume, StoredPiece
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.image import open_image
 from llmstack.carried_image.naming import Namespace
-from llmstack.errors import LlmstackError, NotFoundError, on_side
+from llmstack.errors import IntegrityError, LlmstackError, NotFoundError, on_side
 from llmstack.lists.catalogue import FILE_NAMES, CatalogueRow, record
 from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.graph import ImageGraph
@@ -31,11 +31,18 @@ from llmstack.reporting import Reporter, Task
 MakeChunks = Callable[[], Generator[bytes, None, None]]
 
 
-class BlobSupply(Protocol):
-    """Where the blobs of images come from: a bundle, or repositories."""
+class _Readable(Protocol):
+    """Has bytes that a store can verify while it writes them."""
 
-    def verified_blob(self, blob: Descriptor) -> Generator[bytes, None, None]:
-        """Yield a blob; raises IntegrityError at the end if it is damaged."""
+    def read_blob(self, blob: Descriptor, /) -> Generator[bytes, None, None]:
+        """Yield a blob, not verified."""
+
+    def damage(self, blob: Descriptor, error: LlmstackError) -> LlmstackError:
+        """Return the error for a blob whose bytes were wrong when it was read."""
+
+
+class BlobSupply(_Readable, Protocol):
+    """Where the blobs of images come from: a bundle, or repositories."""
 
     def mountable(self, digest: Digest) -> BlobReader | None:
         """Return the repository that has a complete blob; None if there is none."""
@@ -101,7 +108,7 @@ class Target:
                 for each in group:
                     store = self._open(each.repository)
                     if source is None or not store.mount_blob(blob, source):
-                        store.write_blob(_counted(lambda: supply.verified_blob(blob), count))
+                        _write(store, blob, supply, count)
                         count = unless_cancelled(lambda _: None, cancel)
                     source = store
             finally:
@@ -121,7 +128,7 @@ class Target:
                         task.advance(len(chunk))
                 else:
                     count = unless_cancelled(task.advance, cancel)
-                    self.record_store.write_blob(_counted(lambda: opened.verified_chunks(part.piece), count))
+                    _write(self.record_store, part.blob, part, count)
             finally:
                 task.done()
 
@@ -204,6 +211,14 @@ class Target:
         notes = raw.json().get("annotations")
         created = notes.get(annotation_keys.CREATED, "") if isinstance(notes, dict) else ""
         return TargetImage(raw.digest, str(created))
+
+
+def _write(store: BlobStore, blob: Descriptor, supply: _Readable, count: Callable[[int], None]) -> None:
+    """Write a blob. The store hashes the bytes: they are hashed once."""
+    try:
+        store.write_blob(_counted(lambda: supply.read_blob(blob), count), blob)
+    except IntegrityError as error:
+        raise supply.damage(blob, error) if error.side == "source" else error from error
 
 
 def _counted(make_chunks: MakeChunks, count: Callable[[int], None]) -> MakeChunks:

@@ -38,6 +38,19 @@ class StoredPiece:
             return self.reader.chunks(self.piece, start - offset, stop - offset)
         return self.reader.read_blob(self.blob, start - offset, stop - offset)
 
+    def read_blob(self, _blob: Descriptor, /) -> Generator[bytes, None, None]:
+        """Yield the piece, not verified."""
+        return self.chunks(self.piece.start, self.piece.stop)
+
+    def damage(self, _blob: Descriptor, _error: LlmstackError, /) -> LlmstackError:
+        """Return the error if the bytes were wrong."""
+        return damaged(self.where, self.piece.path)
+
+    @property
+    def where(self) -> str:
+        """The volume or the repository that has the piece."""
+        return self.reader.files.name if isinstance(self.reader, OpenedVolume) else self.reader.name
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedVolume:
@@ -210,7 +223,7 @@ class BundleReader:
             raise IntegrityError(f"{self.name}: manifest {digest}: larger than {MAX_MANIFEST_SIZE:,} bytes")
         data = b"".join(self.read_blob(Descriptor("", digest, size)))
         if Digest.of(data) != digest:
-            raise damaged(self._where(parts[0]), parts[0].piece.path)
+            raise damaged(parts[0].where, parts[0].piece.path)
         return replace(RawManifest("", data), media_type=media_type_of(parse_object(data, f"manifest {digest}")))
 
     def read_blob(self, blob: Descriptor, start: int = 0, stop: int | None = None) -> Generator[bytes, None, None]:
@@ -229,10 +242,21 @@ class BundleReader:
         try:
             yield from verified(self.read_blob(blob), blob, self.name)
         except IntegrityError as error:
-            parts = self._parts(blob.digest)
-            if len(parts) == 1 and isinstance(parts[0].reader, OpenedVolume):
-                raise damaged(parts[0].reader.files.name, parts[0].piece.path) from error
-            raise self._find_damage(parts, error) from error
+            raise self.damage(blob, error) from error
+
+    def damage(self, blob: Descriptor, error: LlmstackError) -> LlmstackError:
+        """Return the error for a blob that is damaged: only the volume of the damaged part must be copied again."""
+        parts = self._parts(blob.digest)
+        if len(parts) == 1 and isinstance(parts[0].reader, OpenedVolume):
+            return damaged(parts[0].reader.files.name, parts[0].piece.path)
+        for part in parts:
+            if isinstance(part.reader, OpenedVolume):
+                try:
+                    for _ in part.reader.verified_chunks(part.piece):
+                        pass
+                except IntegrityError as found:
+                    return found
+        return error
 
     def tags(self) -> list[str]:
         """Return nothing: images are read by digest; see BlobReader."""
@@ -251,17 +275,3 @@ class BundleReader:
             return self._pieces[digest]
         except KeyError:
             raise NotFoundError(f"{self.name}: blob {digest}: not found") from None
-
-    def _where(self, part: StoredPiece) -> str:
-        return part.reader.files.name if isinstance(part.reader, OpenedVolume) else part.reader.name
-
-    def _find_damage(self, parts: list[StoredPiece], error: LlmstackError) -> LlmstackError:
-        """Return the error for the part that does not match SHA256SUMS: only its volume must be copied again."""
-        for part in parts:
-            if isinstance(part.reader, OpenedVolume):
-                try:
-                    for _ in part.reader.verified_chunks(part.piece):
-                        pass
-                except IntegrityError as found:
-                    return found
-        return error

@@ -27,7 +27,7 @@ from llmstack.oci.spec import (
     media_type_of,
     subject_of,
 )
-from llmstack.oci.store import BlobReader
+from llmstack.oci.store import BlobReader, check_expected
 from llmstack.stream_hash import StreamHash
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -101,7 +101,9 @@ class Layout:
         """Return false: layouts do not share files, so that damage to one is not damage to another."""
         return False
 
-    def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
+    def write_blob(
+        self, make_chunks: Callable[[], Iterable[bytes]], expected: Descriptor | None = None, /
+    ) -> tuple[Digest, int]:
         """Write a stream to a partial file, and rename it when it is complete; see BlobStore."""
         sha256, size = StreamHash(), 0
         with self._writing(), self._partial_file() as (file, path):
@@ -110,6 +112,7 @@ class Layout:
                 size += len(chunk)
                 file.write(chunk)
             digest = Digest("sha256:" + sha256.hexdigest())
+            check_expected(digest, size, expected)
             publish(file, path, self.folder / blob_path(digest), _MODE)
         return digest, size
 

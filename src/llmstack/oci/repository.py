@@ -41,7 +41,7 @@ from llmstack.oci.spec import (
     parse_object,
     subject_of,
 )
-from llmstack.oci.store import BlobReader
+from llmstack.oci.store import BlobReader, check_expected
 from llmstack.stream_hash import StreamHash
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
@@ -174,7 +174,9 @@ class Repository:
             self._cancel(self._location(response))
         return response.status == 201
 
-    def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
+    def write_blob(
+        self, make_chunks: Callable[[], Iterable[bytes]], expected: Descriptor | None = None, /
+    ) -> tuple[Digest, int]:
         """Upload a stream by one streamed PATCH, as `docker push` does; see BlobStore.
 
         Content-Range chunks are not used: several registries refuse or mishandle them. The common registries cannot
@@ -186,7 +188,7 @@ class Repository:
             try:
                 # The source of the chunks, for example a connection to the Hub, is closed before the delay.
                 with contextlib.closing(stream):
-                    return self._upload(stream, backoff)
+                    return self._upload(stream, expected, backoff)
             except (_UploadBrokenError, ConnectionLostError) as broken:
                 if stream.error:
                     raise stream.error from None
@@ -248,7 +250,7 @@ class Repository:
         except NotFoundError:
             return None
 
-    def _upload(self, stream: _HashedStream, backoff: Backoff) -> tuple[Digest, int]:
+    def _upload(self, stream: _HashedStream, expected: Descriptor | None, backoff: Backoff) -> tuple[Digest, int]:
         what = f"{self.name}: cannot upload a layer"
         no_body = {"Content-Length": "0"}
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, no_body, backoff=backoff)
@@ -264,6 +266,7 @@ class Repository:
             location = self._location(response)
             stream.check(what)
             digest = Digest("sha256:" + stream.digest.hexdigest())
+            check_expected(digest, stream.size, expected)
             self._commit(location, digest, what, backoff)
         except BaseException:
             self._cancel(location)

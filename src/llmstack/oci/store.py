@@ -60,11 +60,14 @@ class BlobStore(BlobReader, Protocol):
     def has_blob(self, digest: Digest) -> bool:
         """Tell whether the complete blob exists."""
 
-    def write_blob(self, make_chunks: Callable[[], Iterable[bytes]]) -> tuple[Digest, int]:
-        """Store a stream of unknown digest; return its digest and size.
+    def write_blob(
+        self, make_chunks: Callable[[], Iterable[bytes]], expected: Descriptor | None = None, /
+    ) -> tuple[Digest, int]:
+        """Store a stream; return its digest and size.
 
         Calls `make_chunks` again if an upload has to start over. An exception from the chunks cancels the upload and
-        passes through; nothing is stored then.
+        passes through; nothing is stored then. Raises IntegrityError with the side "source", and stores nothing, if
+        the stream is not the `expected` blob.
         """
 
     def mount_blob(self, blob: Descriptor, source: BlobReader) -> bool:
@@ -110,12 +113,30 @@ def verified(chunks: Iterable[bytes], blob: Descriptor, name: str) -> Iterator[b
         raise IntegrityError(f"{name}: blob {blob.digest}: does not match its digest")
 
 
+def check_expected(digest: Digest, size: int, expected: Descriptor | None) -> None:
+    """Raise IntegrityError if a stream that was written is not the blob that was expected."""
+    if expected and (digest, size) != (expected.digest, expected.size):
+        raise IntegrityError(f"blob {expected.digest}: does not match its digest", side="source")
+
+
 def copy_blob(blob: Descriptor, source: BlobReader, target: BlobStore) -> bool:
     """Copy a blob unless `target` has it; tell whether bytes were transferred."""
     if target.has_blob(blob.digest) or target.mount_blob(blob, source):
         return False
-    target.write_blob(lambda: _from_source(verified(source.read_blob(blob), blob, source.name)))
+    with _damage_of(source):
+        target.write_blob(lambda: _from_source(source.read_blob(blob)), blob)
     return True
+
+
+@contextlib.contextmanager
+def _damage_of(source: BlobReader) -> Iterator[None]:
+    """Name the source in the error about its bytes."""
+    try:
+        yield
+    except IntegrityError as error:
+        if error.side == "source" and not error.message.startswith(source.name):
+            error.message = f"{source.name}: {error.message}"
+        raise
 
 
 def _from_source(chunks: Iterable[bytes]) -> Iterator[bytes]:
