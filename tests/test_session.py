@@ -35,10 +35,15 @@ PUBLIC = [
     "UsageError",
     "VerifyResult",
     "__version__",
+    "copy",
     "extract",
     "ferry",
     "inspect",
+    "inventory",
     "list_images",
+    "load",
+    "prune",
+    "save",
     "verify",
 ]
 FILES = {"config.json": b"{}", "model.safetensors": bytes(100_000)}
@@ -110,6 +115,15 @@ for call in (
 
 one = llmstack.ferry("org/model", to=namespace + "/one", base=base, include="*.json")
 assert one.bytes_total == 2
+far = f"oci:{out}-far"
+saved = llmstack.save("org/model", out + "-bundle", source=namespace)
+assert isinstance(saved, llmstack.SaveResult)
+[loaded] = llmstack.load(out + "-bundle", to=far)
+assert (loaded.status, loaded.images[0].digest) == ("loaded", carried.digest)
+assert llmstack.inventory(far).prefixes == llmstack.inventory(namespace, repositories=["models"]).prefixes
+[copied] = llmstack.copy(far, f"oci:{out}-copy").images
+assert copied.digest == carried.digest
+assert not [image for image in llmstack.prune(far, keep=1).images if image.status == "deleted"]
 many = llmstack.Session.from_settings(namespace=namespace + "/many", base=base).ferry_all(
     [llmstack.RepoRequest("org/model", "model", "main"), llmstack.RepoRequest("org/absent", "model", "main")]
 )

@@ -19,10 +19,22 @@ if TYPE_CHECKING:
     from llmstack.bundles.save import SaveResult
     from llmstack.extraction.extract import ExtractResult
     from llmstack.ferrying.ferry import FerryResult
+    from llmstack.functions import (
+        copy,
+        extract,
+        ferry,
+        inspect,
+        inventory,
+        list_images,
+        load,
+        prune,
+        save,
+        verify,
+    )
     from llmstack.inspection import ImageDetails, ListedImage, VerifyResult
     from llmstack.lists.wish_list import RepoRequest
     from llmstack.reporting.callback import ProgressEvent
-    from llmstack.session import Session, extract, ferry, inspect, list_images, verify
+    from llmstack.session import Session
 
 __version__ = "0.2.0"
 
@@ -48,10 +60,15 @@ __all__ = [
     "UsageError",
     "VerifyResult",
     "__version__",
+    "copy",
     "extract",
     "ferry",
     "inspect",
+    "inventory",
     "list_images",
+    "load",
+    "prune",
+    "save",
     "verify",
 ]
 
@@ -67,6 +84,7 @@ _MODULES = {
     "PruneResult": "llmstack.bundles.prune",
     "RepoRequest": "llmstack.lists.wish_list",
     "SaveResult": "llmstack.bundles.save",
+    "Session": "llmstack.session",
     "VerifyResult": "llmstack.inspection",
 }
 
@@ -77,7 +95,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_MODULES.get(name, "llmstack.session")), name)
+    value = getattr(import_module(_MODULES.get(name, "llmstack.functions")), name)
     globals()[name] = value
     return value
 

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.slow
 
 def test_a_repo_goes_from_the_hub_to_the_disk(hub: Hub, tmp_path: Path):
     hub.add_repo("org/model", FILES)
-    run = run_llmstack("save", "org/model", "--from-hub", "--to", "b", cwd=tmp_path, env={"LLMSTACK_BASE": "scratch"})
+    hub.add_repo("org/other", {"x": b"x"})
+    # A run that ended early leaves repos that this one does not name.
+    command = ["save", "org/model", "--from-hub", "--base", "scratch", "--exclude", "b.*", "--to", "b"]
+    assert run_llmstack(*command, "org/other", "org/absent", cwd=tmp_path).code == 3
+    run = run_llmstack(*command, cwd=tmp_path)
     assert run.code == 0, run.stderr
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
         "SHA256SUMS",
@@ -29,7 +33,13 @@ def test_a_repo_goes_from_the_hub_to_the_disk(hub: Hub, tmp_path: Path):
     assert checksums_are_right(tmp_path / "b")
     assert run_llmstack("load", "b", "--to", "oci:far", cwd=tmp_path).code == 0
     assert run_llmstack("extract", "org/model", "out", "--from", "oci:far", cwd=tmp_path).code == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES.keys() - {"b.safetensors"}
+    assert run_llmstack("extract", "org/other", "out", "--from", "oci:far", cwd=tmp_path).code == 3
+
+
+def test_options_of_ferry_need_the_hub(tmp_path: Path):
+    run = run_llmstack("save", "org/model", "--from", "oci:near", "--to", "b", "--include", "*", cwd=tmp_path)
+    assert (run.code, "require --from-hub" in run.stderr) == (2, True)
 
 
 def test_volumes_and_an_absent_repo(hub: Hub, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The methods of a session for bundles, and the functions for each single call."""
+"""The methods of a session for bundles."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmstack.errors import LlmstackError
     from llmstack.ferrying.ferry import FerryResult
     from llmstack.hf.snapshot import RepoType
+    from llmstack.lists.wish_list import RepoRequest
     from llmstack.net import Client
     from llmstack.oci.repository import Registries
     from llmstack.reporting import Reporter
@@ -49,6 +50,9 @@ class BundleMethods:
         missing: str | Path | None = None,
         prune: bool = False,
         from_hub: bool = False,
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        base: str | None = None,
         with_llmstack: bool = False,
         pythons: Sequence[str] = (),
         platforms: Sequence[str] = (),
@@ -57,14 +61,17 @@ class BundleMethods:
     ) -> SaveResult:
         """Save images (`REPO_ID[@REVISION]`, `NAME:TAG`) of a namespace into a bundle; all of them if none is named.
 
-        With `from_hub`, the images are repos of the Hugging Face Hub. With `with_llmstack`, the directory `llmstack`
+        With `from_hub`, the images are repos of the Hugging Face Hub; `include`, `exclude` and `base` are those of
+        ferry. With `with_llmstack`, the directory `llmstack`
         in the bundle's has llmstack and its dependencies, for these Python versions and platform tags (default: those
         of this Python). A run that is interrupted is resumed by the same call.
         """
         from llmstack.bundles.installer import write_installer
         from llmstack.bundles.save import SaveOptions, SaveRequest, save
+        from llmstack.carried_image.selection import NO_SELECTION, Selection
         from llmstack.errors import UsageError
         from llmstack.image_builds.build_environment import BuildEnvironment
+        from llmstack.lists.wish_list import named_entries
 
         options = SaveOptions(
             destination=Path(destination),
@@ -78,14 +85,19 @@ class BundleMethods:
         )
         if (pythons or platforms) and not with_llmstack:
             raise UsageError("--python and --platform require --with-llmstack")
-        repos: tuple[str, ...] = ()
+        selection = Selection(_words(include), _words(exclude))
+        if (selection != NO_SELECTION or base) and not from_hub:
+            raise UsageError("--include, --exclude and --base require --from-hub", hint="a bundle has complete images")
         with contextlib.ExitStack() as stack:
             if from_hub:
                 if source or missing or dry_run:
                     raise UsageError("--from-hub excludes --from, --missing and --dry-run", hint="leave them out")
-                repos = (images,) if isinstance(images, str) else tuple(images)
-                images, source = (), stack.enter_context(self._ferried(repos, options.destination, repo_type, jobs))
-            request = SaveRequest(self._images(images, source, repo_type), _path(missing), repos)
+                requests = named_entries(_words(images), repo_type, selection)
+                # Of an earlier run, the directory may have other repos.
+                images = [f"{each.repo_id}@{each.revision}" for each in requests]
+                source = stack.enter_context(self._ferried(requests, options.destination, base, jobs))
+            wanted = self._images(images, source, repo_type)
+            request = SaveRequest(wanted, _path(missing), selection if from_hub else None)
             self.client.cancel.clear()
             result = save(request, options, self.registries, self.client.cancel, self.reporter)
         if with_llmstack and not dry_run:
@@ -182,16 +194,12 @@ class BundleMethods:
         return pruner.delete(plan) if deletes and not dry_run and confirm(plan.result) else plan.result
 
     def _ferried(
-        self, repos: Sequence[str], destination: Path, repo_type: RepoType, jobs: int | None
+        self, requests: Sequence[RepoRequest], destination: Path, base: str | None, jobs: int | None
     ) -> AbstractContextManager[str]:
         from llmstack.bundles.hub_source import OnFailure, ferried
-        from llmstack.carried_image.selection import NO_SELECTION
-        from llmstack.lists.wish_list import named_entries
-
-        requests = named_entries(repos, repo_type, NO_SELECTION)
 
         def ferry(namespace: str, on_failure: OnFailure) -> object:
-            return self.ferry_all(requests, to=namespace, jobs=jobs, on_failure=on_failure)
+            return self.ferry_all(requests, to=namespace, base=base, jobs=jobs, on_failure=on_failure)
 
         return ferried(destination, ferry)
 
@@ -211,8 +219,7 @@ class BundleMethods:
     def _images(self, images: str | Sequence[str], source: str | None, repo_type: RepoType) -> ImagesRequest:
         from llmstack.bundles.found_images import ImagesRequest
 
-        names = (images,) if isinstance(images, str) else tuple(images)
-        return ImagesRequest(names, source, self._own_namespace("source", "--from", given=source), repo_type)
+        return ImagesRequest(_words(images), source, self._own_namespace("source", "--from", given=source), repo_type)
 
     def _own_namespace(self, role: str, option: str, *, given: str | None = None) -> Namespace:
         """Return the namespace of the settings; raises UsageError if none is set and none is given."""
@@ -223,6 +230,10 @@ class BundleMethods:
         if self.settings.namespace is None and given is None:
             raise UsageError(f"no {role} namespace", hint=f"add {option} registry/path or {option} oci:DIR")
         return Namespace.parse(self.settings.namespace or DEFAULT_NAMESPACE)
+
+
+def _words(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _path(given: str | Path | None) -> Path | None:

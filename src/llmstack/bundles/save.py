@@ -20,6 +20,7 @@ from llmstack.bundles.save_plan import SavePlan, layout_files, plan_missing, pla
 from llmstack.bundles.unfinished import STATE, Unfinished, check_free, check_same, complete_bundle
 from llmstack.bundles.volume_plan import MAX_FAT_FILE, parse_size, plan_volumes
 from llmstack.bundles.volume_writer import ReadBlob, VolumeWriter, check_largest_file, disk_errors, free_space
+from llmstack.carried_image.selection import Selection
 from llmstack.disk import lock_directory
 from llmstack.engine.streamed_image import StreamedImage
 from llmstack.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
@@ -34,12 +35,12 @@ from llmstack.reporting import Reporter, human_size
 class SaveRequest:
     """What to save: images, or with `missing`, a list that `load` wrote, these blobs only.
 
-    `from_hub` are the repos that were ferried into the directory of the bundle for it.
+    `from_hub` selects the files of repos that were ferried into the directory of the bundle for it.
     """
 
     wanted: ImagesRequest
     missing: Path | None = None
-    from_hub: tuple[str, ...] = ()
+    from_hub: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class _Save:
         # The engine sends an image in one stream.
         jobs = 1 if engines else self.options.jobs
         writer = VolumeWriter(_reading(plan), self.reporter, self.cancel, jobs)
-        if self.request.from_hub:
+        if self.request.from_hub is not None:
             manifests = {digest for digest, source in plan.sources.items() if source.is_manifest}
             # A resumed run finds the images by their manifests.
             writer.take = lambda digest, target: digest not in manifests and take_blob(directory, digest, target)
@@ -264,7 +265,7 @@ class _Save:
             "images": list(wanted.images),
             "source": wanted.source or str(wanted.namespace),
             "repo_type": wanted.repo_type,
-            "from_hub": list(self.request.from_hub),
+            "from_hub": [[*hub.include], [*hub.exclude]] if (hub := self.request.from_hub) else None,
             "volume_size": options.volume_size,
             "have": _hash_of(options.have),
             "missing": _hash_of(self.request.missing),

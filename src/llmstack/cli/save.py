@@ -12,7 +12,9 @@ import typer
 from llmstack.cli.options import (
     DebugOption,
     DryRunOption,
+    ExcludeOption,
     FromOption,
+    IncludeOption,
     JobsOption,
     JsonOption,
     PlainHttpOption,
@@ -54,6 +56,11 @@ def save(
     from_hub: Annotated[
         bool, typer.Option("--from-hub", help="The repos are on the Hugging Face Hub, in no registry yet.")
     ] = False,
+    include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="REF|scratch", help="With --from-hub: base image, as for ferry.")
+    ] = None,
     with_llmstack: Annotated[
         bool, typer.Option("--with-llmstack", help="Add llmstack and its dependencies, for a host without a network.")
     ] = False,
@@ -99,6 +106,9 @@ def save(
             missing=missing,
             prune=prune,
             from_hub=from_hub,
+            include=include,
+            exclude=exclude,
+            base=base,
             with_llmstack=with_llmstack,
             pythons=python,
             platforms=platform,
