@@ -103,6 +103,25 @@ def test_links_that_run_scripts_are_removed(text: str):
     assert "href" not in html(text) or 'href="#"' in html(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$a_1 * b_2 * c$", '<p><code class="math">a_1 * b_2 * c</code></p>'),
+        (r"so \\(x_{i} \le y_{j}\\) is", r'<p>so <code class="math">x_{i} \le y_{j}</code> is</p>'),
+        ("$$\n{a}_{b}\n- c\n= d\n$$", '<pre class="math" tabindex="0"><code>{a}_{b}\n- c\n= d</code></pre>'),
+        ("> $$a_b$$", '<blockquote>\n<pre class="math" tabindex="0"><code>a_b</code></pre>\n</blockquote>'),
+        ("$5 or $6, $x$5", "<p>$5 or $6, $x$5</p>"),
+        (r"\[WIP\] \(a\) $ $ $$ $$$", "<p>[WIP] (a) $ $ $$ $$$</p>"),
+        ("$$\nnever", "<p>$$\nnever</p>"),
+        ("`$a$`", "<p><code>$a$</code></p>"),
+        ("$<img src=x onerror=alert(1)>$", '<p><code class="math">&lt;img src=x onerror=alert(1)&gt;</code></p>'),
+        ("- $$a\n- b$$", "<ul>\n<li>$$a</li>\n<li>b$$</li>\n</ul>"),
+    ],
+)
+def test_formulas_keep_their_source(text: str, expected: str):
+    assert html(text) == expected
+
+
 @pytest.mark.parametrize("text", ["<div>" * (MAX_TAGS + 1), "a" * (MAX_TEXT + 1)])
 def test_a_too_long_readme_is_shown_as_plain_text(text: str):
     assert html(text) == f"<pre>{text.replace('<', '&lt;').replace('>', '&gt;')}</pre>"
@@ -115,6 +134,7 @@ FRAGMENTS = st.sampled_from(
         *("data:text/html,<script>", "vbscript:", "\t", "\n\n", "&#106;", "&colon;", "//e.example", "/\\e.example"),
         *("![a](", "[a](", ")", "pic.png", "`", "```", "|a|\n|-|\n", "# ", "> ", "<noscript>", "<title>", "<textarea>"),
         *("</a>", "<table>", "<td>", "<mglyph>", "<template>", "<xmp>", "<plaintext>", "\x00", "https://", "#"),
+        *("$", "$$"),
     ]
 )
 
@@ -127,7 +147,7 @@ class Checker(HTMLParser):
         for name, value in attrs:
             assert value is not None
             assert name in ATTRIBUTES.get(tag, set()) | {"class", "rel", "tabindex"}
-            assert name != "class" or value in {"", "image", "scrolled"}
+            assert name != "class" or value in {"", "image", "math", "scrolled"}
             if name in {"id", "name"}:
                 assert value.startswith(ID_PREFIX)
             if name == "src":

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from llmstack.hf.hub_urls import PUBLIC_HOSTS
 from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.pages.markdown_math import CLASS, add_math
 from llmstack.hub_server.paths import file_url, folder_url, parse_repo_path
 from llmstack.hub_server.repos import Files, Revision
 
@@ -62,7 +63,7 @@ def _cleaner(*, last: bool) -> nh3.Cleaner:
         url_schemes=SCHEMES,
         clean_content_tags={"script", "style"},
         tag_attribute_values={"div": _FOCUSED, "pre": _FOCUSED},
-        allowed_classes={"a": {"image"}, "div": {"scrolled"}, "span": {"image"}},
+        allowed_classes={"a": {"image"}, "code": {CLASS}, "div": {"scrolled"}, "pre": {CLASS}, "span": {"image"}},
         link_rel="nofollow noopener noreferrer",
         attribute_filter=_own_images if last else None,
     )
@@ -70,7 +71,7 @@ def _cleaner(*, last: bool) -> nh3.Cleaner:
 
 # The first makes the HTML well-formed for the rewriter; the last one sanitizes the result.
 _FIRST, _LAST = _cleaner(last=False), _cleaner(last=True)
-_MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+_MARKDOWN = add_math(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]))
 
 
 IsCarried = Callable[[RepoType, str], bool]
@@ -182,6 +183,9 @@ class _Rewriter(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         for name in {"id", "name"} & given.keys():
             given[name] = ID_PREFIX + given[name]
+        # The cleaner leaves an empty one of a class that it removes.
+        if not given.get("class"):
+            given.pop("class", None)
         if tag == "img":
             self._image(given)
             return
