@@ -147,7 +147,7 @@ ALL = ["art/paint", "bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/t
         ({"limit": "2", "cursor": "5"}, ALL[5:]),
         ({"filter": "arxiv:2112.10752,conversational"}, ["art/paint"]),
         ({"pipeline_tag": "text-to-image", "filter": "diffusers:StableDiffusionPipeline"}, ["art/paint"]),
-        ({"search": "", "filter": ""}, ALL),
+        ({"search": "", "author": ""}, ALL),
     ],
 )
 def test_a_parameter_of_the_list_of_models(served_cards: Serving, query: dict[str, str], expected: list[str]):
@@ -195,6 +195,10 @@ def test_several_filters_must_all_match(served_cards: Serving):
         ("models", "gated=maybe", "gated"),
         ("models", "gated=", "gated"),
         ("models", "filter=,", "filter"),
+        ("models", "filter=", "filter"),
+        ("models", "pipeline_tag=", "pipeline_tag"),
+        ("models", "num_parameters=", "num_parameters"),
+        ("datasets", "license=", "license"),
         ("datasets", "license=,", "license"),
         ("models", "limit=", "limit"),
         ("models/org/base", "blobs=maybe", "blobs"),

@@ -126,7 +126,7 @@ class ListQuery:
             search=" ".join(values.get("search", [])),
             author=read_one(values, "author") or "",
             tags=frozenset(_wanted_tags(repo_type, values)),
-            task=read_one(values, "pipeline_tag") or "",
+            task=_task(read_one(values, "pipeline_tag")),
             gated=read_flag(values, "gated"),
             inference=_inference(values),
             parameters=_parameters(read_one(values, "num_parameters")),
@@ -217,14 +217,21 @@ def _wanted_tags(repo_type: RepoType, values: Values) -> Iterable[str]:
     for name, start in _TAGS[repo_type].items():
         for value in values.get(name, []):
             tags = [tag for part in value.split(",") if (tag := part.strip().lower())]
-            if value and not tags:
+            if not tags:
                 raise invalid(f"{name}: {value!r} names no tag")
             for tag in tags:
                 yield tag if tag.startswith(start) else start + tag
 
 
+def _task(text: str | None) -> str:
+    # Clients leave out a filter that they do not use: an empty one is a mistake, and must not select all repos.
+    if text == "":
+        raise invalid("pipeline_tag: '' names no task")
+    return text or ""
+
+
 def _parameters(text: str | None) -> tuple[float, float] | None:
-    if not text:
+    if text is None:
         return None
     found = {"min": 0.0, "max": math.inf}
     for part in text.split(","):
