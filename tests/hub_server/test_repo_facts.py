@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstack.hub_server.repo_facts import CONFIGS, facts_of, gguf_files, safetensors_files
+from llmstack.hub_server.tensor_headers import Gguf
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
@@ -95,6 +96,13 @@ def test_the_task_of_a_pipeline(name: str, task: str | None):
     assert (facts.library, facts.pipeline_tag) == ("diffusers", task)
     assert list(facts.tags) == ["diffusers", *([task] if task else []), f"diffusers:{name}"]
     assert facts.config == {"diffusers": {"_class_name": name}}
+
+
+def test_a_gguf_header_with_a_chat_template_is_for_conversations():
+    headers = {"{{ x }}": ["gguf", "conversational"], None: ["gguf"]}
+    for template, tags in headers.items():
+        header = Gguf(total=1, architecture="llama", context_length=1, chat_template=template, file_type=None)
+        assert list(facts_of("model", {}, {}, ["a.gguf"], None, gguf=header).tags) == tags
 
 
 def test_links_to_papers_are_tags():

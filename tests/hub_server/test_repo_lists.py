@@ -146,6 +146,7 @@ ALL = ["art/paint", "bad/cards", "bad/deep", "lab/chat-GGUF", "org/base", "org/t
         ({"limit": "2"}, ALL[:2]),
         ({"limit": "2", "cursor": "5"}, ALL[5:]),
         ({"filter": "arxiv:2112.10752,conversational"}, ["art/paint"]),
+        ({"filter": "gguf,conversational"}, ["lab/chat-GGUF"]),
         ({"pipeline_tag": "text-to-image", "filter": "diffusers:StableDiffusionPipeline"}, ["art/paint"]),
         ({"search": "", "author": ""}, ALL),
     ],

@@ -151,7 +151,9 @@ class FactsIndex:
         names = [name for name in CONFIGS if name in paths] if revision.repo_type == "model" else []
         configs = {name: _parse_config(self._start(revision, name, 0, _MAX_CONFIG)) for name in names}
         text = readme.decode(errors="replace")
-        return facts_of(revision.repo_type, parse_card(text), configs, paths, revision.license, text)
+        first = next(iter(gguf_files(paths)), None) if revision.repo_type == "model" else None
+        gguf = self.gguf(revision, first) if first else None
+        return facts_of(revision.repo_type, parse_card(text), configs, paths, revision.license, text, gguf)
 
     def _start(self, revision: Revision, path: str, start: int, limit: int) -> bytes:
         """Return a file of up to `limit` bytes, the first `start` bytes of a larger one, nothing of a missing one."""

@@ -153,10 +153,12 @@ def facts_of(
     paths: Collection[str],
     declared_license: str | None,
     readme: str = "",
+    gguf: Gguf | None = None,
 ) -> Facts:
     """Return the facts of a repo.
 
     `configs` are the JSON objects of a model's files by path; `declared_license` is used if the card has none.
+    `gguf` is the header of the first GGUF file.
     """
     licenses = _strings(card.get("license")) or ([declared_license] if declared_license else [])
     papers = [f"arxiv:{number}" for number in dict.fromkeys(_PAPER.findall(readme))][:_MAX_PAPERS]
@@ -170,7 +172,8 @@ def facts_of(
     task = _string(card.get("pipeline_tag")) or _task(library, config, "vision_config" in configs.get(CONFIG, {}))
     tags = [*filter(None, [library]), *formats, *filter(None, [_string(config.get("model_type")), task])]
     tags += _strings(card.get("tags"))
-    if "chat_template" in config.get("tokenizer_config", {}) or not _TEMPLATES.isdisjoint(paths):
+    has_template = "chat_template" in config.get("tokenizer_config", {}) or not _TEMPLATES.isdisjoint(paths)
+    if has_template or (gguf and gguf.chat_template):
         tags.append("conversational")
     if config.get("auto_map"):
         tags.append("custom_code")
