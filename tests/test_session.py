@@ -31,6 +31,7 @@ PUBLIC = [
     "RepoRequest",
     "SaveResult",
     "Session",
+    "SignResult",
     "UnavailableError",
     "UsageError",
     "VerifyResult",

@@ -44,6 +44,7 @@ DESCRIPTIONS = {
     "split_large": "Split files that are larger than one layer of the target.",
     "hub_refresh": "Seconds between two listings of the registry by llmstack hub.",
     "hub_trusted_proxies": "IP addresses and networks of proxies whose X-Forwarded headers llmstack hub believes.",
+    "trust": "Trust file, or a public key: verify and extract require signatures. Relative to llmstack.yaml.",
     "pip_index": "Python package index for image builds. No credentials in the URL.",
     "pip_extra_index": "Additional Python package indexes for image builds.",
     "pip_trusted_host": "Hosts that pip trusts without TLS verification during image builds.",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llmstack.lists.wish_list import RepoRequest
     from llmstack.reporting.callback import ProgressEvent
     from llmstack.session import Session
+    from llmstack.signing.sign import SignResult
 
 __version__ = "0.2.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "RepoRequest",
     "SaveResult",
     "Session",
+    "SignResult",
     "UnavailableError",
     "UsageError",
     "VerifyResult",
@@ -85,6 +87,7 @@ _MODULES = {
     "RepoRequest": "llmstack.lists.wish_list",
     "SaveResult": "llmstack.bundles.save",
     "Session": "llmstack.session",
+    "SignResult": "llmstack.signing.sign",
     "VerifyResult": "llmstack.inspection",
 }
 

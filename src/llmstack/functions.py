@@ -65,6 +65,8 @@ def extract(
     layout: Literal["dir", "hf-cache"] = "dir",
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    trust: str | Path | None = None,
+    bundle: bool = False,
     jobs: int | None = None,
     plain_http: bool = False,
     on_progress: OnProgress | None = None,
@@ -79,6 +81,8 @@ def extract(
             layout=layout,
             include=include,
             exclude=exclude,
+            trust=trust,
+            bundle=bundle,
             jobs=jobs,
         )
 
@@ -88,13 +92,14 @@ def verify(
     *,
     source: str | None = None,
     repo_type: RepoType = "model",
+    trust: str | Path | None = None,
     jobs: int | None = None,
     plain_http: bool = False,
     on_progress: OnProgress | None = None,
 ) -> VerifyResult:
     """Read every byte of an image: Session.verify with the settings of this machine."""
     with Session.from_settings(on_progress=on_progress, plain_http=plain_http) as session:
-        return session.verify(image, source=source, repo_type=repo_type, jobs=jobs)
+        return session.verify(image, source=source, repo_type=repo_type, trust=trust, jobs=jobs)
 
 
 def inspect(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from llmstack.bundles.bundle_methods import BundleMethods
 from llmstack.reporting.callback import CallbackReporter, ProgressEvent
+from llmstack.signing.signing_methods import SigningMethods
 
 if TYPE_CHECKING:
     from llmstack.carried_image.naming import Namespace
@@ -31,7 +32,7 @@ OnProgress = Callable[[ProgressEvent], None]
 OnFailure = Callable[["RepoRequest", "LlmstackError"], None]
 
 
-class Session(BundleMethods):
+class Session(BundleMethods, SigningMethods):
     """Settings, connections and registry credentials for several calls; use it from one thread at a time.
 
     Options have the names of the command line's flags, with `source` for `--from`. None means the value of the
@@ -190,11 +191,14 @@ class Session(BundleMethods):
         layout: Literal["dir", "hf-cache"] = "dir",
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
+        trust: str | Path | None = None,
+        bundle: bool = False,
         jobs: int | None = None,
     ) -> ExtractResult:
         """Write the files of a carried repo (`REPO_ID[@REVISION]`) or of any image into a directory, verified.
 
-        With layout "hf-cache" the destination is a Hugging Face cache, HF_HUB_CACHE if it is None.
+        With layout "hf-cache" the destination is a Hugging Face cache, HF_HUB_CACHE if it is None. With `trust`, a
+        trust file or a public key, only images that are signed accordingly are extracted; `bundle` writes model.sig.
         """
         from llmstack.errors import UsageError
         from llmstack.extraction.extract import ExtractRequest, extract
@@ -211,16 +215,25 @@ class Session(BundleMethods):
             selection=_selection(include, exclude),
             layout=layout,
             jobs=self._settings(jobs=jobs).jobs,
+            trust=self._trust(trust),
+            bundle=bundle,
         )
         self.client.cancel.clear()
         return extract(request, self.registries, self.client.cancel, self.reporter)
 
     def verify(
-        self, image: str, *, source: str | None = None, repo_type: RepoType = "model", jobs: int | None = None
+        self,
+        image: str,
+        *,
+        source: str | None = None,
+        repo_type: RepoType = "model",
+        trust: str | Path | None = None,
+        jobs: int | None = None,
     ) -> VerifyResult:
         """Read every byte of an image and compare it with its digests and its file index.
 
-        Look at `ok` and `problems` of the result: wrong bytes raise no error.
+        Look at `ok` and `problems` of the result: wrong bytes raise no error. With `trust`, a trust file or a public
+        key, an image without valid signatures raises IntegrityError.
         """
         from llmstack.carried_image.image_location import locate
         from llmstack.carried_image.open_location import open_requested
@@ -231,7 +244,8 @@ class Session(BundleMethods):
         request = locate(image, source, repo_type, self.namespace)
         # The image that was asked for is verified, not a local one of the same name.
         with open_requested(request, self.registries, self.reporter.note, prefer_engine=False) as opened:
-            return verify(opened, self.reporter, self.client.cancel, self._settings(jobs=jobs).jobs)
+            jobs = self._settings(jobs=jobs).jobs
+            return verify(opened, self.reporter, self.client.cancel, jobs, self._trust(trust))
 
     def inspect(self, image: str, *, source: str | None = None, repo_type: RepoType = "model") -> ImageDetails:
         """Return what an image is: commit, license, layers and files."""

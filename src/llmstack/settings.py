@@ -69,7 +69,7 @@ class Settings(BuildSettings):
     try; each further wait is twice as long. `max_layer` is the largest layer in bytes that the destination accepts
     (None: the registry's known limit); `split_large` carries larger files in parts. `hub_refresh` is the seconds
     between two listings of the hub's source, `hub_trusted_proxies` the addresses and networks of the reverse proxies
-    whose X-Forwarded headers the hub believes.
+    whose X-Forwarded headers the hub believes. `trust` is the trust file: only images that its signers signed are used.
     """
 
     namespace: str | None = None
@@ -82,6 +82,7 @@ class Settings(BuildSettings):
     split_large: bool = False
     hub_refresh: int = 60
     hub_trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1")
+    trust: Path | None = None
 
 
 def load_settings(

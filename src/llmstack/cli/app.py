@@ -19,6 +19,7 @@ from llmstack.cli.prune import prune
 from llmstack.cli.runner import Invocation, run
 from llmstack.cli.save import copy, inventory, load, save
 from llmstack.cli.serve import serve
+from llmstack.cli.sign import sign
 
 app = typer.Typer(
     name="llmstack",
@@ -57,6 +58,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "inventory": inventory,
     "copy": copy,
     "prune": prune,
+    "sign": sign,
     "build": build,
     "images": images,
     "squash": squash,

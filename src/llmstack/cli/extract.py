@@ -23,6 +23,7 @@ from llmstack.cli.options import (
     ProgressStyle,
     QuietOption,
     RepoTypeChoice,
+    TrustOption,
     TypeOption,
     open_session,
 )
@@ -48,6 +49,10 @@ def extract(
     ] = LayoutStyle.DIR,
     include: IncludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
     exclude: ExcludeOption = [],  # noqa: B006 - Typer reads the default, nobody writes to it
+    trust: TrustOption = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also write model.sig, the signature of the files. Needs --trust.")
+    ] = False,
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -59,7 +64,7 @@ def extract(
 
     Each file gets its name only when it is complete and verified. Rerun to resume.
     """
-    from llmstack.reporting import human_size, human_time
+    from llmstack.reporting import human_size, human_time, printable
 
     with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
         result = session.extract(
@@ -70,12 +75,15 @@ def extract(
             layout=layout.value,
             include=include,
             exclude=exclude,
+            trust=trust,
+            bundle=bundle,
         )
     if as_json:
         sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
     elif not quiet:
         reused = f" ({human_size(result.bytes_reused)} reused)" if result.bytes_reused else ""
+        signed = f", signed by {printable(', '.join(result.signed_by))}" if result.signed_by else ""
         sys.stdout.write(
             f"{result.destination}: {result.files} files, {human_size(result.bytes_total)}{reused} verified"
-            f" in {human_time(result.seconds)}\n"
+            f" in {human_time(result.seconds)}{signed}\n"
         )

@@ -19,6 +19,7 @@ from llmstack.cli.options import (
     ProgressStyle,
     QuietOption,
     RepoTypeChoice,
+    TrustOption,
     TypeOption,
     open_session,
 )
@@ -62,6 +63,7 @@ def verify(
     image: ImageArgument,
     source: FromOption = None,
     repo_type: TypeOption = RepoTypeChoice.MODEL,
+    trust: TrustOption = None,
     jobs: JobsOption = None,
     plain_http: PlainHttpOption = False,
     as_json: JsonOption = False,
@@ -76,14 +78,15 @@ def verify(
     from llmstack.reporting import human_size, printable
 
     with open_session(progress, quiet=quiet, warnings_only=as_json, plain_http=plain_http, jobs=jobs) as session:
-        found = session.verify(image, source=source, repo_type=repo_type.value)
+        found = session.verify(image, source=source, repo_type=repo_type.value, trust=trust)
     if as_json:
         sys.stdout.write(json.dumps({**asdict(found), "ok": found.ok}, indent=2) + "\n")
     elif found.ok and not quiet:
         size = human_size(found.bytes_read)
         files = f"{found.files} files" if found.files else "no file index, so digests of layers only"
         form = f", format {found.format}" if found.format else ""
-        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {files}, {size} verified{form}\n")
+        signed = f", signed by {printable(', '.join(found.signed_by))}" if found.signed_by else ""
+        sys.stdout.write(f"{found.image}: OK: {found.layers} layers, {files}, {size} verified{form}{signed}\n")
     if not found.ok:
         for problem in found.problems[:20]:
             sys.stderr.write(f"{printable(problem)}\n")

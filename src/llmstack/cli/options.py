@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,6 +60,12 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors o
 DebugOption = Annotated[bool, typer.Option("--debug", help="Print the traceback of errors.", callback=_set_debug)]
 PlainHttpOption = Annotated[
     bool, typer.Option("--plain-http", help="Use HTTP for all registries (default for localhost).")
+]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust", metavar="FILE", help="Require signatures: a trust file, a PEM public key or a CA certificate."
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmstack.carried_image import annotation_keys
 from llmstack.carried_image.file_index import FORMAT_2, MODELS_ROOT, ROOT, FileIndex
@@ -30,6 +30,10 @@ from llmstack.oci.repository import Registries
 from llmstack.oci.tar_reader import TarReader
 from llmstack.reporting import Reporter
 
+if TYPE_CHECKING:
+    from llmstack.signing.check import TrustedImage
+    from llmstack.signing.trust import Trust
+
 DEFAULT_JOBS = 4
 
 
@@ -38,7 +42,7 @@ class ExtractRequest:
     """What to extract, and the destination.
 
     `argument` is `REPO_ID[@REVISION]|IMAGE`, `source` the value of `--from`. `destination` None: HF_HUB_CACHE, for
-    `layout` "hf-cache" only.
+    `layout` "hf-cache" only. With `trust`, the image must be signed; `bundle` writes the signature of its files, too.
     """
 
     argument: str
@@ -49,6 +53,8 @@ class ExtractRequest:
     selection: Selection = NO_SELECTION
     layout: Literal["dir", "hf-cache"] = "dir"
     jobs: int = DEFAULT_JOBS
+    trust: Trust | None = None
+    bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class ExtractResult:
     """What was extracted. Sizes are bytes of files; `bytes_reused` counts those that existed before.
 
     `destination` is the directory of the files; in a cache, the snapshot's. `repo_id` and `commit` are None for images
-    without a file index.
+    without a file index. `signed_by` are the trusted signers, if trust was asked for.
     """
 
     repo_id: str | None
@@ -68,6 +74,7 @@ class ExtractResult:
     bytes_written: int
     bytes_reused: int
     seconds: float
+    signed_by: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what `extract --json` prints."""
@@ -82,11 +89,33 @@ def extract(request: ExtractRequest, registries: Registries, cancel: Event, repo
     started = time.monotonic()
     directory = _destination(request)
     image_request = locate(request.argument, request.source, request.repo_type, request.namespace)
-    with open_requested(image_request, registries, reporter.note) as image:
-        extraction = _Extraction(request, image, cancel, reporter, started)
+    _check_bundle(request)
+    # The Docker Engine keeps no signatures.
+    with open_requested(image_request, registries, reporter.note, prefer_engine=request.trust is None) as image:
+        trusted = _check_trust(image, request.trust) if request.trust else None
+        extraction = _Extraction(request, image, cancel, reporter, started, trusted)
         if image.index is None:
             return extraction.from_layers(directory)
         return extraction.from_index(directory, image.index)
+
+
+def _check_bundle(request: ExtractRequest) -> None:
+    if not request.bundle:
+        return
+    if request.trust is None:
+        raise UsageError("--bundle needs --trust", hint="add --trust KEY.pub")
+    if request.layout != "dir" or request.selection != NO_SELECTION:
+        raise UsageError(
+            "--bundle excludes --include, --exclude and --layout hf-cache",
+            hint="verifiers of model.sig accept a directory with exactly the signed files only",
+        )
+
+
+def _check_trust(image: OpenedImage, trust: Trust) -> TrustedImage:
+    # Imported late: cryptography is for those who ask for trust.
+    from llmstack.signing.check import check_image
+
+    return check_image(image, trust)
 
 
 def _destination(request: ExtractRequest) -> Path:
@@ -106,6 +135,7 @@ class _Extraction:
     cancel: Event
     reporter: Reporter
     started: float
+    trusted: TrustedImage | None = None
 
     def from_index(self, directory: Path, index: FileIndex) -> ExtractResult:
         """Fetch the selected files that the destination does not hold yet."""
@@ -134,7 +164,17 @@ class _Extraction:
             else:
                 reused += fetch(ranges.reader, ranges.layers, missing, context)
             layout.finish(context.destination, files)
+            self._write_bundle(context.destination, index)
         return self._result(str(layout.result), len(files), total, reused, index)
+
+    def _write_bundle(self, destination: Destination, index: FileIndex) -> None:
+        if not self.request.bundle or self.trusted is None or self.trusted.model_bundle is None:
+            return
+        from llmstack.signing.statement import SIGNATURE_FILE
+
+        if any(file.path == SIGNATURE_FILE for file in index.files):
+            raise UsageError(f"{self.image.name}: the repo has its own {SIGNATURE_FILE}", hint="leave --bundle out")
+        destination.write(SIGNATURE_FILE, [self.trusted.model_bundle])
 
     def from_layers(self, directory: Path) -> ExtractResult:
         """Merge the layers of an image without a file index."""
@@ -227,4 +267,5 @@ class _Extraction:
             bytes_written=total - reused,
             bytes_reused=reused,
             seconds=time.monotonic() - self.started,
+            signed_by=self.trusted.signed_by if self.trusted else (),
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from threading import Event
+from typing import TYPE_CHECKING
 
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.image import FileTar, OpenedImage
@@ -15,12 +16,16 @@ from llmstack.net.parallel import run_all, unless_cancelled
 from llmstack.oci.tar_reader import TarEntry, TarReader, clean_path
 from llmstack.reporting import Reporter
 
+if TYPE_CHECKING:
+    from llmstack.signing.trust import Trust
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
     """What was verified, and what is wrong.
 
-    `files` counts the files in the file index, 0 without one; `format` is its version, None without one.
+    `files` counts the files in the file index, 0 without one; `format` is its version, None without one. `signed_by`
+    are the trusted signers, if trust was asked for.
     """
 
     image: str
@@ -29,6 +34,7 @@ class VerifyResult:
     bytes_read: int
     problems: tuple[str, ...]
     format: str | None = None
+    signed_by: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -36,12 +42,15 @@ class VerifyResult:
         return not self.problems
 
 
-def verify(image: OpenedImage, reporter: Reporter, cancel: Event, jobs: int) -> VerifyResult:
+def verify(
+    image: OpenedImage, reporter: Reporter, cancel: Event, jobs: int, trust: Trust | None = None
+) -> VerifyResult:
     """Hash all layers of all platforms, and all files of the file index at their positions in the layers.
 
     Layers without indexed files need not be tars: registries also hold attestations and charts. Wrong and missing bytes
-    are reported in the result. Raises LlmstackError if the image cannot be read.
+    are reported in the result. Raises LlmstackError if the image cannot be read, or is not signed as `trust` requires.
     """
+    signed_by = _signers(image, trust) if trust else ()
     if image.artifact_type:
         reporter.warn(f"{image.name} is an artifact ({image.artifact_type}), not an image: only digests are verified")
     groups, problems = image.tars_to_verify()
@@ -59,7 +68,15 @@ def verify(image: OpenedImage, reporter: Reporter, cancel: Event, jobs: int) -> 
         bytes_read=size,
         problems=tuple(sorted(chain(problems, *found))),
         format=image.index.format if image.index else None,
+        signed_by=signed_by,
     )
+
+
+def _signers(image: OpenedImage, trust: Trust) -> tuple[str, ...]:
+    # Imported late: cryptography is for those who ask for trust.
+    from llmstack.signing.check import check_image
+
+    return check_image(image, trust).signed_by
 
 
 class _Verification:
