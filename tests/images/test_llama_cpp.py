@@ -23,7 +23,7 @@ from tests.support.cli import run_llmstack
 from tests.support.process import free_port
 from tests.support.standin import CACHE, running
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(3600), pytest.mark.xdist_group("images")]
+pytestmark = [pytest.mark.images, pytest.mark.timeout(7200), pytest.mark.xdist_group("images")]
 SDIST = "llama-cpp-python==0.3.36"
 KEY = "key-of-the-tests"
 VARIANTS = ("cpu", "cpu-dev")

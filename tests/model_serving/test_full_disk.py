@@ -13,6 +13,7 @@ import pytest
 
 from llmstack.engine.containers import mounts_images
 from llmstack.engine.docker_engine import Engine as OurEngine
+from llmstack.oci.layout import Layout
 from tests.support.carried import carry
 from tests.support.cli import Run, run_llmstack
 from tests.support.disk import small_disk
@@ -73,4 +74,15 @@ def test_the_disk_fills_up_while_the_model_gets_into_the_engine(
     fill(disk, len(next(iter(MODEL.values()))) // 2)
     check(run_llmstack(*serve), f"copying the model of {image} into the volume llmstack-model-")
     assert engine.docker("volume", "ls", "--quiet").stdout == ""
+    assert engine.docker("ps", "--all", "--quiet").stdout == ""
+
+
+def test_the_disk_fills_up_while_a_layout_is_loaded(
+    small_engine: tuple[Engine, Path], busybox_base: Path, tmp_path: Path
+):
+    engine, disk = small_engine
+    base = f"oci:{busybox_base}:latest"
+    carry(Layout(tmp_path / "models"), "org--large", MODEL, repo_id="org/large", base=base)
+    fill(disk, len(next(iter(MODEL.values()))) // 2)
+    check(run_llmstack("serve", "org/large", "--from", f"oci:{tmp_path}", "--server-image", BUSYBOX), "loading ")
     assert engine.docker("ps", "--all", "--quiet").stdout == ""
