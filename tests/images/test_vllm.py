@@ -45,7 +45,7 @@ def test_tiny_model_answers_a_chat_for_clients_with_the_key(shared_engine, netwo
         assert "WARNING: every client can use the server" not in container.logs
         assert container.exec("id", "-u").stdout == "2000\n"
         started = container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
-        assert "serve --host 0.0.0.0 --port 9000 --tensor-parallel-size 1 /models/tiny" in started
+        assert "serve /models/tiny --host 0.0.0.0 --port 9000 --tensor-parallel-size 1 --dtype" in started
         body = {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 8, "temperature": 0}
         url = f"http://{container.ip}:9000/v1/chat/completions"
         status, answer = ask(url, body, KEY)
