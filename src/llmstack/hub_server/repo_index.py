@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -17,6 +15,7 @@ from llmstack.carried_image.naming import DEFAULT_REVISION, tag_for
 from llmstack.carried_image.open_location import ImageReader
 from llmstack.errors import LlmstackError, NotAuthorizedError, UnavailableError, UsageError
 from llmstack.hf.snapshot import RepoType
+from llmstack.hub_server.bounded_lock import BoundedLock
 from llmstack.hub_server.error_answers import (
     AnswerError,
     MovedError,
@@ -363,33 +362,6 @@ class RepoIndex:
             self._ids = {**renamed, **ids}
             self._repos = {key: make_repo(*key, found) for key, found in revisions.items()}
             self.refreshed = refreshed or self.refreshed
-
-
-class BoundedLock:
-    """A lock with a bounded wait.
-
-    Waiters give up after `longest` seconds, and at once if the holder has had the lock for longer: when a registry does
-    not answer, one thread waits for it, not all.
-    """
-
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
-        self._lock = threading.Lock()
-        # When waiters give up.
-        self._until = math.inf
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock; raises UnavailableError if another thread holds it for too long."""
-        left = self._until - time.monotonic()
-        if not self._lock.acquire(timeout=min(self._longest, max(0.0, left))):
-            raise UnavailableError("the registry does not answer: new repos cannot be looked up now")
-        try:
-            self._until = time.monotonic() + self._longest
-            yield
-        finally:
-            self._until = math.inf
-            self._lock.release()
 
 
 def _possible_tags(repo_id: str, name: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import replace
 from threading import Event
 
@@ -18,7 +18,6 @@ from llmstack.net import Backoff, Cancelled, Client, ConnectionLostError, Respon
 from llmstack.net.cancel import GRACE
 from llmstack.net.http_body import discard
 from llmstack.net.http_headers import requested_delay
-from llmstack.net.network_errors import ConnectionClosedError
 from llmstack.net.page_limits import PageLimits
 from llmstack.net.parallel import run_all
 from llmstack.net.retry import RETRIED_STATUS
@@ -42,7 +41,7 @@ from llmstack.oci.spec import (
     subject_of,
 )
 from llmstack.oci.store import BlobReader, check_expected
-from llmstack.stream_hash import StreamHash
+from llmstack.oci.upload_body import HashedStream
 
 _ACCEPT = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 MAX_TAGS = 500_000
@@ -184,7 +183,7 @@ class Repository:
         """
         backoff = self._client.backoff()
         while True:
-            stream = _HashedStream(make_chunks())
+            stream = HashedStream(make_chunks())
             try:
                 # The source of the chunks, for example a connection to the Hub, is closed before the delay.
                 with contextlib.closing(stream):
@@ -250,7 +249,7 @@ class Repository:
         except NotFoundError:
             return None
 
-    def _upload(self, stream: _HashedStream, expected: Descriptor | None, backoff: Backoff) -> tuple[Digest, int]:
+    def _upload(self, stream: HashedStream, expected: Descriptor | None, backoff: Backoff) -> tuple[Digest, int]:
         what = f"{self.name}: cannot upload a layer"
         no_body = {"Content-Length": "0"}
         response = self._registry.request("POST", self._path("blobs/uploads/"), self._scopes, no_body, backoff=backoff)
@@ -343,46 +342,6 @@ class _UploadBrokenError(LlmstackError):
         super().__init__(error.message, hint=error.hint)
         self.error = error
         self.retry_after = retry_after
-
-
-class _HashedStream:
-    """Iterates over chunks once and hashes them.
-
-    If the chunks raise an exception, the iteration just ends, so that the registry answers and the session can be
-    cancelled: a session cannot be cancelled during a request. `check` raises the exception, before the commit.
-    """
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = chunks
-        self._complete = False
-        self.digest = StreamHash()
-        self.size = 0
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._chunks:
-                self.digest.update(chunk)
-                self.size += len(chunk)
-                yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.error = error
-        else:
-            self._complete = True
-
-    def close(self) -> None:
-        """Close the source of the chunks if it is a generator."""
-        if isinstance(self._chunks, Generator):
-            self._chunks.close()
-
-    def check(self, what: str) -> None:
-        """Raise what the chunks raised; ConnectionClosedError if not all of them were sent."""
-        if self.error:
-            raise self.error
-        if not self._complete:
-            raise ConnectionClosedError(f"{what}: the registry answered before the end of the upload")
 
 
 class Registries:
