@@ -50,13 +50,20 @@ model.save_pretrained("model")
 tokenizer = transformers.LlamaTokenizer("tokenizer.model")
 tokenizer.chat_template = "{{ bos_token }}{% for each in messages %}{{ each['content'] }}{% endfor %}"
 tokenizer.save_pretrained("model")
-prompt = [1, 270, 280, 290]
 def answer(prompt):
-    made = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
-    return made[0, len(prompt) :].tolist()
-chat = tokenizer.apply_chat_template([{"role": "user", "content": words[0]}], tokenize=False)
-chat = tokenizer(chat, add_special_tokens=False).input_ids
-print("tokens:", json.dumps({"prompt": prompt, "answer": answer(prompt), "asked": words[0], "chat": answer(chat)}))
+    options = dict(max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    made = model.generate(torch.tensor([prompt]), **options, output_scores=True, return_dict_in_generate=True)
+    leads = [float(best[0] - best[1]) for best in (scores[0].topk(2).values for scores in made.scores)]
+    return made.sequences[0, len(prompt) :].tolist(), min(leads)
+def chat(word):
+    text = tokenizer.apply_chat_template([{"role": "user", "content": word}], tokenize=False)
+    return tokenizer(text, add_special_tokens=False).input_ids
+# Of several prompts, the one whose tokens lead most clearly: rounding differs between processors.
+prompt = max(([1, number, 280, 290] for number in range(260, 290)), key=lambda each: answer(each)[1])
+asked = max(words[:30], key=lambda each: answer(chat(each))[1])
+print("leads:", answer(prompt)[1], answer(chat(asked))[1])
+answers = {"prompt": prompt, "answer": answer(prompt)[0], "asked": asked, "chat": answer(chat(asked))[0]}
+print("tokens:", json.dumps(answers))
 """
 CONVERT = """
 set -e
@@ -178,7 +185,7 @@ def test_a_carried_model_answers_a_chat_as_transformers_does(
 
 
 def test_model_is_converted_quantized_and_served(shared_engine, network, server_images, tmp_path):
-    """With any uid; the converted model answers as PyTorch does."""
+    """With any uid; the converted model and the quantized one answer as PyTorch does."""
     tmp_path.chmod(0o777)
     work = ("--volume", f"{tmp_path}:/work")
     options = (*work, "--network", "none", "--user", "1234:1234", "--env", f"MAKE_MODEL={MAKE_MODEL}")
@@ -194,5 +201,4 @@ def test_model_is_converted_quantized_and_served(shared_engine, network, server_
             container.wait_healthy()
             status, answers[name] = ask(f"http://{container.ip}:8080/completion", body, KEY)
             assert status == 200
-    assert answers["model.gguf"]["tokens"] == expected["answer"]
-    assert answers["small.gguf"]["tokens_predicted"] == 8
+    assert {name: answer["tokens"] for name, answer in answers.items()} == dict.fromkeys(sizes, expected["answer"])
