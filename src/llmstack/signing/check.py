@@ -76,8 +76,9 @@ def check_image(image: OpenedImage, trust: Trust) -> TrustedImage:
     for stored in attached_bundles(image.reader, image.digest):
         try:
             bundle = Bundle.parse(stored)
-            statement = parse_statement(bundle.payload)
-            signatures.append(_Signature(who_made(bundle, signers), statement, stored))
+            # First who made it: strangers do not get their statements parsed.
+            signer = who_made(bundle, signers)
+            signatures.append(_Signature(signer, parse_statement(bundle.payload), stored))
         except IntegrityError as error:
             problems.append(error.message)
     by_digest = [each for each in signatures if each.predicate == IMAGE_PREDICATE]
