@@ -460,4 +460,21 @@ def test_the_hub_serves_it(small: Path, tmp_path: Path):
         info = json.loads(server.get("/api/models/lab/tuned").body)
         assert info["sha"] == commit
         assert "lastModified" not in info
-        assert server.get("/lab/tuned/resolve/main/config.json").body == SMALL["config.json"]
+        for verb in ("resolve", "raw"):
+            assert server.get(f"/lab/tuned/{verb}/main/config.json").body == SMALL["config.json"]
+        [config] = [
+            item for item in json.loads(server.get("/api/models/lab/tuned/tree/main").body) if "config" in item["path"]
+        ]
+        assert "lfs" not in config
+
+
+def test_git_would_have_a_pointer_of_a_large_file(tmp_path: Path):
+    (tmp_path / "weights").mkdir()
+    with (tmp_path / "weights/model.bin").open("wb") as file:
+        file.truncate(10 * 1024 * 1024 + 1)
+    ferry(tmp_path / "weights", tmp_path / "carried")
+    with serving(tmp_path / "hub", f"oci:{tmp_path}/carried") as server:
+        pointer = server.get("/lab/tuned/raw/main/model.bin").body
+        [entry] = json.loads(server.get("/api/models/lab/tuned/tree/main").body)
+    assert pointer.startswith(b"version https://git-lfs.github.com/spec/v1\n")
+    assert entry["lfs"]["pointerSize"] == len(pointer)

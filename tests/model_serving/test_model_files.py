@@ -53,6 +53,11 @@ def test_the_server_can_be_chosen():
     assert choose_files("org/m", files("a.gguf", *SAFETENSORS), "llama.cpp", None) == gguf("a.gguf")
 
 
+def test_a_gguf_repo_is_not_said_to_be_pickles():
+    with pytest.raises(UsageError, match="cannot be served by vllm: no safetensors files"):
+        choose_files("org/m", files("a.gguf", "imatrix.bin"), "vllm", None)
+
+
 @pytest.mark.parametrize(
     ("paths", "wanted", "error", "text"),
     [

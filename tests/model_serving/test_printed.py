@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,9 +274,15 @@ def test_compose_says_who_reaches_the_server(listen: str, line: str):
 
 
 def test_an_image_that_nobody_can_pull_is_refused():
-    model = ServedModel("org/m", "main", FILES["Qwen/Qwen3-8B"])
-    with pytest.raises(UsageError, match="in a directory or archive"):
-        compose_file(make_plan(model, ServeRequest(), [], gpus=1))
+    model = ServedModel("org/m", "main", FILES["Qwen/Qwen3-8B"], has_base=False)
+    made = make_plan(model, ServeRequest(), [], gpus=1)
+    for print_it in (
+        compose_file,
+        partial(kserve_objects, native=False),
+        partial(kubernetes_objects, init_container=True),
+    ):
+        with pytest.raises(UsageError, match="in a directory or archive"):
+            print_it(made)
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,7 @@ def test_without_an_engine(bench: Bench):
         (("org/gguf", "--native"), "--native: needs --print kserve"),
         (("--list", "--stop", "org/gguf"), "--list and --stop: --list lists all servers"),
         (("--list", "org/gguf"), "--list and org/gguf: --list lists all servers"),
+        (("org/gguf", "org/safe"), "org/safe: one model at a time"),
         ((), "no model"),
     ],
 )
@@ -249,13 +250,16 @@ def test_a_model_in_a_layout_is_loaded_once(bench: Bench, busybox_base: Path, tm
     assert (printed.code, "in a directory or archive" in printed.stderr) == (2, True)
 
 
-def test_a_dataset_is_not_served(bench: Bench):
+def test_a_dataset_is_not_served(bench: Bench, tmp_path: Path):
     store = repository(bench.namespace, "dataset")
     carry(store, "org--set", {"a.parquet": b"a"}, repo_id="org/set", repo_type="dataset", base="scratch")
     done = bench.serve(f"{bench.namespace}/datasets:org--set")
     assert (done.code, "holds the dataset org/set" in done.stderr) == (2, True)
-    by_id = bench.serve("org/set")
-    assert (by_id.code, "org/set: is a dataset, which no server can serve" in by_id.stderr) == (2, True), by_id.stderr
+    with serving(tmp_path, bench.namespace) as hub:
+        for source in ((), ("--hub", hub.url, "--print", "compose")):
+            by_id = bench.serve("org/set", *source)
+            assert by_id.code == 2
+            assert "org/set: is a dataset, which no server can serve" in by_id.stderr
 
 
 def test_clients_of_an_exposed_server_send_the_key(bench: Bench):

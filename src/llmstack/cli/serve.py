@@ -134,6 +134,11 @@ def serve(
         )
     if hub_url and source:
         raise UsageError("--hub and --from: both say where the model is", hint="leave one out")
+    if server_args and not server_args[0].startswith("-"):
+        raise UsageError(
+            f"{server_args[0]}: one model at a time; arguments of the server begin with an option",
+            hint="write them after --, for example: -- --threads 8",
+        )
     request = ServeRequest(
         server=None if engine is None else engine.value,
         file=file,

@@ -108,9 +108,9 @@ async def get_raw(hub: Hub, request: Request, target: Target) -> Response:
     """Answer a GET or HEAD of a file as git has it: the pointer of an LFS file, else the file."""
     found = await hub.threads.run(_find, hub, target)
     file = found.file
-    known = HubFile(file.path, file.size, file.oid)
-    if not known.is_lfs:
+    if not found.files.is_lfs(file):
         return await get_file(hub, request, target)
+    known = HubFile(file.path, file.size, file.oid)
     pointer = known.pointer
     in_git = IndexedFile(file.path, len(pointer), known.git_oid, "", ())
     headers = file_headers(Found(found.revision, found.files, in_git), is_download=flag(request, "download"))

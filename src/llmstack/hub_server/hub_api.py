@@ -277,7 +277,7 @@ def tree(revision: Revision, files: Files, folder: str, *, recursive: bool) -> I
         if not recursive and "/" in path[start:]:
             number = files.after(path[: path.index("/", start)])
             continue
-        yield entry(files.files[path])
+        yield entry(files, files.files[path])
         number, previous = number + 1, path
 
 
@@ -294,7 +294,7 @@ def paths_info(files: Files, paths: Iterable[str]) -> list[Json]:
     found = []
     for path in dict.fromkeys(paths):
         if file := files.files.get(path):
-            found.append(entry(file))
+            found.append(entry(files, file))
         elif path and files.below(path):
             found.append(_directory(path))
     return found

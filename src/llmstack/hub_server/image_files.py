@@ -93,7 +93,8 @@ def _foreign(source: ImageReader, tag: str, image: Image) -> tuple[Revision, Non
 
 def _indexed_files(image: Image) -> Files:
     files = image.index.files if image.index else ()
-    return Files({file.path: file for file in files}, image.layers_of(files))
+    local = image.index is not None and image.index.local
+    return Files({file.path: file for file in files}, image.layers_of(files), local)
 
 
 def check_readable(revision: Revision, files: Files, file: IndexedFile) -> None:

@@ -90,22 +90,22 @@ def weighed(weights: Weights) -> Json:
 
 def siblings(files: Files, *, blobs: bool) -> Json:
     """Return the files of a repo."""
-    return {"siblings": [_sibling(file, blobs=blobs) for file in files.in_order()]}
+    return {"siblings": [_sibling(files, file, blobs=blobs) for file in files.in_order()]}
 
 
-def entry(file: IndexedFile) -> Json:
+def entry(files: Files, file: IndexedFile) -> Json:
     """Return a file's entry in a tree."""
     known = HubFile(file.path, file.size, file.oid)
     value: Json = {"type": "file", "oid": known.git_oid, "size": file.size, "path": file.path}
-    if known.is_lfs:
+    if files.is_lfs(file):
         value["lfs"] = {"oid": file.oid, "size": file.size, "pointerSize": len(known.pointer)}
     return value
 
 
-def _sibling(file: IndexedFile, *, blobs: bool) -> Json:
+def _sibling(files: Files, file: IndexedFile, *, blobs: bool) -> Json:
     value: Json = {"rfilename": file.path}
     if blobs:
-        known = entry(file)
+        known = entry(files, file)
         value |= {"size": file.size, "blobId": known["oid"]}
         if lfs := known.get("lfs"):
             value["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from llmstack.carried_image.file_index import IndexedFile
 from llmstack.carried_image.image import StoredLayer
 from llmstack.carried_image.naming import DEFAULT_REVISION
-from llmstack.hf.snapshot import RepoType
+from llmstack.hf.snapshot import HubFile, RepoType
 from llmstack.oci.reference import Digest
 from llmstack.oci.store import BlobReader
+
+# The Hub takes larger files in LFS only, in bytes.
+_MAX_GIT_FILE = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,23 @@ class Repo:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one image by path, and their layers by diff ID. `paths` are sorted."""
+    """The files of one image by path, and their layers by diff ID. `paths` are sorted.
+
+    `local` files were carried from a machine, not from the Hub.
+    """
 
     files: Mapping[str, IndexedFile]
     layers: Mapping[Digest, StoredLayer]
+    local: bool = False
     paths: Sequence[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", sorted(self.files))
+
+    def is_lfs(self, file: IndexedFile) -> bool:
+        """Tell whether git has a pointer instead of a file; for local files, whether it would on the Hub, by size."""
+        known = HubFile(file.path, file.size, file.oid)
+        return known.is_lfs and (not self.local or file.size > _MAX_GIT_FILE)
 
     def in_order(self) -> Iterator[IndexedFile]:
         """Yield the files, sorted by path."""

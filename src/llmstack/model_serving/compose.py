@@ -77,10 +77,11 @@ def model_image(plan: ServePlan) -> str:
 
 
 def check_shell(plan: ServePlan, user: str, advice: str) -> None:
-    """Raise UsageError if the image of the model has no base image: `user` runs a shell in it."""
+    """Raise UsageError if the model's image has no base image, in which `user` runs a shell, or is in no registry."""
+    image = model_image(plan)
     if not plan.model.has_base:
         raise UsageError(
-            f"{plan.model.image}: has no base image (--base scratch), and {user} runs a shell in it",
+            f"{image}: has no base image (--base scratch), and {user} runs a shell in it",
             hint=f"{advice}, or carry the model again with --base IMAGE",
         )
 

@@ -6,6 +6,7 @@ import contextlib
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llmstack.carried_image.file_index import ROOT
@@ -20,6 +21,9 @@ from llmstack.net import Client
 from llmstack.oci.reference import Reference, is_registry
 from llmstack.oci.repository import Registries
 from llmstack.settings import DEFAULT_NAMESPACE
+
+if TYPE_CHECKING:
+    from llmstack.hf.hub_client import HubClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,23 @@ def find_in_hub(argument: str, url: str, client: Client) -> FoundModel:
     from llmstack.hf.hub_client import HubClient
 
     hub = HubClient(client, url)
-    files = hub.snapshot(hub.info(repo_id, "model", revision)).files
+    try:
+        info = hub.info(repo_id, "model", revision)
+    except NotFoundError as error:
+        if _hub_has_dataset(hub, repo_id, revision):
+            raise UsageError(f"{argument}: is a dataset, which no server can serve") from error
+        error.hint = "check the spelling: the hub's pages list its models"
+        raise
+    files = hub.snapshot(info).files
     return FoundModel(ServedModel(repo_id, revision, files, hub=url.rstrip("/")))
+
+
+def _hub_has_dataset(hub: HubClient, repo_id: str, revision: str) -> bool:
+    try:
+        hub.info(repo_id, "dataset", revision)
+    except LlmstackError:
+        return False
+    return True
 
 
 def server_namespaces(location: Location | None, configured: Namespace) -> list[Namespace]:

@@ -104,10 +104,10 @@ def _reason(paths: Sequence[str]) -> str:
         return "it is an adapter without its base model"
     if ".safetensors" in endings:
         return f"no {_CONFIG} next to its safetensors files, so it is not a language model that vLLM can load"
-    if endings & _PICKLES:
-        return "its weights are pickles only, which can run code when they are loaded"
     if ".gguf" in {ending.lower() for ending in endings}:
         return "no safetensors files"
+    if endings & _PICKLES:
+        return "its weights are pickles only, which can run code when they are loaded"
     return "no GGUF and no safetensors files"
 
 
