@@ -60,14 +60,15 @@ def _storage_uri(plan: ServePlan, *, native: bool) -> str:
         if model.name.count("/") != 1:
             raise UsageError(f"{model.name}: KServe's hf:// takes OWNER/NAME only", hint="leave --hub out")
         return f"hf://{model.name}" + ("" if model.revision == DEFAULT_REVISION else f":{model.revision}")
+    image = model_image(plan)
     if MODELS_ROOT not in model.roots:
         raise UsageError(
-            f"{model.image}: KServe looks for the files under /{MODELS_ROOT}, this image has them under /REPO only",
+            f"{image}: KServe looks for the files under /{MODELS_ROOT}, this image has them under /REPO only",
             hint="carry the model again: llmstack ferry writes both; or add --hub URL",
         )
     if not native:
         check_shell(plan, "KServe's oci://", "add --native")
-    return f"{'oci+native' if native else 'oci'}://{model_image(plan)}"
+    return f"{'oci+native' if native else 'oci'}://{image}"
 
 
 def _service(name: str, predictor: dict[str, Any]) -> dict[str, Any]:
